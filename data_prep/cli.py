@@ -1,0 +1,169 @@
+"""One way in for every command: YAML, then command-line overrides, into frozen dataclasses, with one-line errors.
+
+``python -m data_prep`` and ``python -m trainer`` list their commands as :class:`Command` and call :func:`main`. A
+command's config class and function are named, not imported, so ``--help`` of one does not load another's libraries.
+
+Overrides win wherever they stand on the line; unknown keys, wrong types and contradictory values end the command with
+``error: ...`` on stderr and status 2; anything else that a user can cause ends it with status 1. ``--debug`` shows the
+traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+_bases: list[type] = []
+
+
+def polymorphic(base: type[Any]) -> type[Any]:
+    """Class decorator: a field of type ``base`` takes any subclass, as ``{class_path: NAME, init_args: {...}}``.
+
+    NAME is the class's name where its module is imported, or a dotted import path (``my_lab.models.MyEncoder``).
+    """
+    _bases.append(base)
+    set_parsing_settings(subclasses_enabled=list(_bases))
+    return base
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A subcommand: ``config`` and ``run`` are ``module:name``; ``run(config)`` returns None or an exit status."""
+
+    config: str
+    run: str
+    help: str
+
+
+class CommandError(Exception):
+    """What a user can mend, said in one sentence; printed as ``error: ...`` without a traceback."""
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ConfigError(_one_line(str(ex) if ex else message))
+
+
+class ConfigError(CommandError):
+    """A config that cannot be: unknown key, wrong type, contradiction. Exit status 2."""
+
+
+def main(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
+    """Parse ``argv``, run the command, return the exit status (0 success, 1 failure, 2 bad configuration)."""
+    arguments, debug = _pop_flag(list(sys.argv[1:] if argv is None else argv), "--debug")
+    # The deepspeed launcher puts --local_rank=N before the subcommand; RANK and LOCAL_RANK are in the environment as well.
+    while arguments and arguments[0].startswith(("--local_rank", "--local-rank")):
+        flag = arguments.pop(0)
+        os.environ.setdefault("LOCAL_RANK", flag.split("=", 1)[1] if "=" in flag else arguments.pop(0))
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        print(f"usage: {prog} COMMAND --config FILE.yaml [--field value ...]\n\n{description}\n")
+        print("\n".join(f"  {name:<{width}}  {command.help}" for name, command in commands.items()))
+        print(f"\n{prog} COMMAND --help lists a command's fields; --print_config prints them as YAML; --debug shows tracebacks.")
+        return 0 if arguments else 2
+    try:
+        name = arguments.pop(0)
+        if name not in commands:
+            raise ConfigError(f"unknown command {name!r}: expected one of {', '.join(commands)}")
+        command = commands[name]
+        config = parse(_load(command.config), arguments, prog=f"{prog} {name}")
+        return _load(command.run)(config) or 0
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    except (CommandError, ValueError, OSError, RuntimeError) as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(str(error) or type(error).__name__)}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") -> Any:
+    """Build ``config_class`` from ``--config FILE`` and ``--field value`` overrides.
+
+    Raises
+    ------
+    ConfigError
+        One line naming the field.
+    """
+    parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip(), exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with the fields below")
+    parser.add_class_arguments(config_class)
+    try:
+        namespace = parser.parse_args(_config_first(arguments))
+        fields = {k: v for k, v in vars(parser.instantiate_classes(namespace)).items() if k != "config"}
+        return config_class(**fields)
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ConfigError(_one_line(str(error))) from error
+
+
+def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
+    """Rebuild a config from :func:`to_plain`'s output, as saved beside every result."""
+    parser = _Parser(exit_on_error=False)
+    parser.add_class_arguments(config_class)
+    try:
+        namespace = parser.parse_object(dict(plain))
+        return config_class(**vars(parser.instantiate_classes(namespace)))
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ConfigError(_one_line(str(error))) from error
+
+
+def to_plain(config: Any, declared: Any = None) -> Any:
+    """A config as plain YAML-able values; a subclass in a field of its base class becomes ``class_path`` + ``init_args``."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        hints = get_type_hints(type(config))
+        fields = {f.name: to_plain(getattr(config, f.name), hints[f.name]) for f in dataclasses.fields(config) if f.init}
+        if declared is None or declared is type(config) or type(config) in getattr(declared, "__args__", ()):
+            return fields
+        return {"class_path": f"{type(config).__module__}.{type(config).__qualname__}", "init_args": fields}
+    if isinstance(config, Mapping):
+        return {str(k): to_plain(v) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_plain(v) for v in config]
+    if isinstance(config, enum.Enum):
+        return config.name
+    return os.fspath(config) if isinstance(config, Path) else config
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved config as YAML; ``--config`` reads it back."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _config_first(arguments: Sequence[str]) -> list[str]:
+    # jsonargparse applies arguments in order, so a --config after an override would silently undo it.
+    first, rest = [], []
+    queue = list(arguments)
+    while queue:
+        word = queue.pop(0)
+        if word == "--config" and queue:
+            first += [word, queue.pop(0)]
+        elif word.startswith("--config="):
+            first.append(word)
+        else:
+            rest.append(word)
+    return first + rest
+
+
+def _pop_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:
+    return [a for a in arguments if a != flag], flag in arguments
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _load(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
