@@ -1,0 +1,54 @@
+# make quickstart   simulate -> shard -> train -> evaluate -> register, one table at the end (QUICKSTART_STUDY=muse: real recordings)
+# make test         checks and all tests            make checks   formatting, lint, types, import layers
+# make bench        benchmarks beside their peers -> bench.json
+# Each works alone on a machine with Python >= 3.11, g++ and the Python headers: the environment is made first.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock.txt
+
+export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+export HF_HUB_OFFLINE ?= 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.PHONY: quickstart test checks unit distributed integration bench clean
+
+$(VENV)/installed: requirements.txt requirements.lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor} found, 3.11 or newer expected")'
+	@echo "installing into $(VENV) (about 6.5 GB, some minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+quickstart: $(VENV)/installed
+	@$(BIN)/python -m launch quickstart $(if $(QUICKSTART_STUDY),--study $(QUICKSTART_STUDY))
+
+test: checks unit distributed integration
+
+checks: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/unit --durations=5
+
+distributed: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/distributed --durations=5
+
+integration: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/integration --durations=5
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf runs studies bench.json
