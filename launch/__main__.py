@@ -1,0 +1,30 @@
+"""``python -m launch``: start training on this machine or several, show the plan, check the machine, run the quickstart."""
+
+import json
+import sys
+
+from data_prep.cli import Command, main
+
+COMMANDS = {
+    "run": Command(
+        config="launch.plan:LaunchConfig",
+        run="launch.supervise:run",
+        help="start a trainer command on several ranks: -- contrastive --config ...",
+    ),
+    "plan": Command(config="launch.plan:LaunchConfig", run="launch.supervise:show", help="print the command line that run would start"),
+    "doctor": Command(config="launch.doctor:DoctorConfig", run="launch.doctor:run", help="check this machine"),
+    "quickstart": Command(
+        config="launch.quickstart:QuickstartConfig", run="launch.quickstart:run", help="the whole path once, one table at the end"
+    ),
+}
+
+
+def _arguments(argv: list[str]) -> list[str]:
+    """Turn ``... -- contrastive --config X`` into one value of the launch config."""
+    if "--" not in argv:
+        return argv
+    cut = argv.index("--")
+    return [*argv[:cut], f"--trainer_command={json.dumps(argv[cut + 1 :])}"]
+
+
+sys.exit(main("python -m launch", __doc__ or "", COMMANDS, _arguments(sys.argv[1:])))

@@ -1,0 +1,80 @@
+"""Start a plan, forward signals, and believe the run folder's ``completed.json`` rather than an exit code.
+
+The ``deepspeed`` runner can exit 0 although its ranks died, and on SIGTERM it may leave them running. So the launcher
+gets a process group of its own, signals go to the whole group, and success is the marker that rank 0 writes last.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from data_prep.cli import CommandError, parse
+from launch.plan import LaunchConfig, Plan, plan
+from trainer.tasks.contrastive import ContrastiveConfig
+
+_CONFIGS = {"contrastive": ContrastiveConfig}
+
+
+def run(config: LaunchConfig) -> int:
+    """``python -m launch run``: check the trainer's config once, start the ranks, wait, and require ``completed.json``."""
+    prepared = plan(config, python=sys.executable, port=free_port())
+    name, *arguments = config.trainer_command
+    run_folder = Path(parse(_CONFIGS[name], arguments).run)
+    if config.hostfile and not Path(config.hostfile).is_file():
+        # The runner itself only warns, and trains on one rank.
+        raise CommandError(f"hostfile: {config.hostfile}: no such file")
+    marker = run_folder / "completed.json"
+    before = marker.stat().st_mtime_ns if marker.is_file() else None
+    status = supervise(prepared, grace_seconds=config.grace_seconds)
+    after = marker.stat().st_mtime_ns if marker.is_file() else None
+    if after is None or after == before:
+        raise CommandError(f"{run_folder}: the ranks ended with status {status} and did not write completed.json; see events.jsonl there")
+    return 0
+
+
+def show(config: LaunchConfig) -> None:
+    """``python -m launch plan``: print the command line that ``run`` would start."""
+    print(plan(config, python=sys.executable, port=free_port()))
+
+
+def supervise(prepared: Plan, *, grace_seconds: float) -> int:
+    """Run the plan in its own process group until it ends; SIGINT and SIGTERM go to the group, which is killed after the grace time."""
+    process = subprocess.Popen(prepared.argv, env={**os.environ, **prepared.environment}, start_new_session=True)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        os.killpg(process.pid, number)
+        signal.setitimer(signal.ITIMER_REAL, grace_seconds)
+
+    def kill(number: int, frame: FrameType | None) -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+    previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, kill)
+    try:
+        return process.wait()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _end_group(process.pid)
+
+
+def _end_group(group: int) -> None:
+    # Ranks that outlived their launcher would hold ports and memory.
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def free_port() -> int:
+    """A TCP port that was free on loopback a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
