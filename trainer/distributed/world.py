@@ -1,0 +1,184 @@
+"""Who this process is among all ranks, on which device it computes, and how the ranks find each other.
+
+:func:`read_world` is the only place that reads the launcher's variables; :class:`World` is a value, so everything that
+depends on rank and size can be tested for any cluster in one process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among all: ``rank`` of ``size`` ranks, ``local_rank`` of ``local_size`` on this host."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    local_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"RANK is {self.rank}, expected 0 to {self.size - 1} in a world of {self.size}")
+        if not 0 <= self.local_rank < self.local_size <= self.size:
+            raise ValueError(f"LOCAL_RANK is {self.local_rank} of {self.local_size} local ranks in a world of {self.size}")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and logs."""
+        return self.rank == 0
+
+    @property
+    def one_host(self) -> bool:
+        """Whether all ranks are on this host."""
+        return self.local_size == self.size
+
+    def rows(self, count: int) -> slice:
+        """The contiguous slice of ``count`` rows that is this rank's; ``count`` must be divisible by the world size."""
+        if count % self.size:
+            raise ValueError(f"{count} rows cannot be divided among {self.size} ranks")
+        share = count // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+
+def read_world(environ: Mapping[str, str] | None = None) -> World:
+    """The world that the launcher (deepspeed, torchrun, Slurm through either) describes; without one, a single process.
+
+    Reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE`` (deepspeed calls it ``LOCAL_SIZE``).
+
+    Raises
+    ------
+    ValueError
+        Only one of RANK and WORLD_SIZE is there, a value is no integer, or they contradict each other.
+    """
+    environ = os.environ if environ is None else environ
+    if "RANK" not in environ and "WORLD_SIZE" not in environ:
+        return World()
+    for needed, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        if needed not in environ:
+            raise ValueError(
+                f"{other} is {environ[other]!r} in the environment but {needed} is missing: start through a launcher, or unset it"
+            )
+    rank, size = _integer(environ, "RANK", 0), _integer(environ, "WORLD_SIZE", 1)
+    local_size = _integer(environ, "LOCAL_WORLD_SIZE", _integer(environ, "LOCAL_SIZE", size))
+    return World(rank=rank, size=size, local_rank=_integer(environ, "LOCAL_RANK", rank % max(local_size, 1)), local_size=local_size)
+
+
+def check_world_size(world: World, expected: int | None) -> None:
+    """Raise ValueError unless the world has ``expected`` ranks (None: any). A missing hostfile only warns in the launcher."""
+    if expected is not None and world.size != expected:
+        raise ValueError(
+            f"train.world_size: {expected} ranks were asked for, but {world.size} started: check the launcher and its hostfile"
+        )
+
+
+def choose_device(name: DeviceName, world: World) -> torch.device:
+    """The device this rank computes on.
+
+    ``auto`` takes CUDA where there is one for every local rank, else the CPU (MPS only when named).
+
+    Raises
+    ------
+    ValueError
+        The device is not there, or cannot be used by so many ranks.
+    """
+    num_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        name = "cuda" if num_cuda >= world.local_size else "cpu"
+    if name == "cuda":
+        if num_cuda == 0:
+            raise ValueError("train.device: cuda, but this machine has no usable CUDA device; use cpu or auto")
+        if world.local_size > num_cuda:
+            raise ValueError(f"train.device: cuda with {world.local_size} ranks on this host, but it has {num_cuda} CUDA devices")
+        return torch.device("cuda", world.local_rank)
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("train.device: mps, but this machine has no Apple GPU that torch can use; use cpu or auto")
+        if world.size > 1:
+            raise ValueError(f"train.device: mps with {world.size} ranks, but mps has no collectives: use one rank, or cpu")
+        return torch.device("mps")
+    if name != "cpu":
+        raise ValueError(f"train.device: {name!r}, expected auto, cpu, cuda or mps")
+    return torch.device("cpu")
+
+
+def start_distributed(world: World, device: torch.device, timeout_seconds: float) -> None:
+    """Connect the ranks (also a single one, through a free loopback port) for DeepSpeed on ``device``.
+
+    Call it before anything imports deepspeed: the accelerator is chosen at import. Call :func:`set_group_timeouts` again
+    after ``deepspeed.initialize``, which makes further groups.
+
+    Raises
+    ------
+    ValueError
+        deepspeed was imported for another accelerator, or the timeout is not positive.
+    """
+    if timeout_seconds <= 0:
+        raise ValueError(f"train.timeout_seconds: {timeout_seconds}, expected a positive number of seconds")
+    os.environ["DS_ACCELERATOR"] = device.type
+    if world.size == 1 and "MASTER_ADDR" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    if world.one_host and "GLOO_SOCKET_IFNAME" not in os.environ:
+        # gloo would resolve the host's own name, which fails on machines whose name no server knows.
+        loopback = sorted({name for _, name in socket.if_nameindex()} & {"lo", "lo0"})
+        if loopback:
+            os.environ["GLOO_SOCKET_IFNAME"] = loopback[0]
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    chosen = get_accelerator().device_name()
+    if chosen != device.type:
+        raise ValueError(f"train.device: {device.type}, but deepspeed was already set up for {chosen}: set DS_ACCELERATOR={device.type}")
+    if device.type == "cpu":
+        # The shared-memory op serves tensor-parallel inference only, and compiling it at first use takes a minute.
+        getattr(deepspeed.ops, "__compatible_ops__", {}).update(deepspeed_shm_comm=False)
+    timeout = timedelta(seconds=timeout_seconds)
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    set_group_timeouts(timeout_seconds)
+
+
+def set_group_timeouts(timeout_seconds: float) -> None:
+    """Give every process group of this rank the timeout: that of ``init_distributed`` reaches only the default group,
+    and the others would wait half an hour for a rank that is gone."""
+    groups = torch.distributed.distributed_c10d
+    set_timeout = getattr(torch.distributed, "set_timeout", None) or groups._set_pg_timeout
+    for group in list(groups._world.pg_map):
+        set_timeout(timedelta(seconds=timeout_seconds), group)
+
+
+def stop_distributed() -> None:
+    """Leave the process groups, if any; safe to call twice."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        backend = sys.modules.get("deepspeed.comm.comm")
+        if backend is not None:
+            vars(backend)["cdb"] = None  # else a later start in the same process would believe it is connected
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int) -> int:
+    try:
+        return int(environ.get(name, default))
+    except ValueError:
+        raise ValueError(f"{name} is {environ[name]!r} in the environment, expected an integer") from None

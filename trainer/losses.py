@@ -1,0 +1,169 @@
+"""Losses of the contrastive task: pure functions of tensors, computed in float32.
+
+Each rank computes the loss of its own rows against the columns of all ranks. The mean of these local losses over ranks
+is the loss of the global batch, and with gathers that carry gradients so is its gradient (see
+``trainer.distributed.collectives``), whatever the number of ranks.
+
+B: rows of this rank, G: rows of all ranks, E: embedding dimension, K: concepts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Which losses, with which weights, are summed into the one that is minimised."""
+
+    name: Literal["info_nce", "siglip"] = "info_nce"
+    """Contrastive loss: ``info_nce`` softmax over the global batch both ways, ``siglip`` a sigmoid for every pair."""
+    positives: Literal["pair", "stimulus", "concept"] = "stimulus"
+    """Columns never used as a row's negatives, apart from its own pair: none, those of its stimulus, those of its concept."""
+    contrastive_weight: float = 1.0
+    """Weight of the contrastive loss."""
+    mse_weight: float = 0.0
+    """Weight of the mean squared error between EEG projection and image embedding, neither normalised."""
+    cosine_weight: float = 0.0
+    """Weight of 1 - cosine of the pair."""
+    cross_entropy_weight: float = 0.0
+    """Weight of the cross-entropy of a linear head over concepts; 0 makes no head."""
+    temperature: float = 0.07
+    """Initial temperature; the logit scale starts at its reciprocal."""
+    learnable_temperature: bool = True
+    """Whether the logit scale (and SigLIP's bias) is trained."""
+    max_logit_scale: float = 100.0
+    """The logit scale is clamped to this in the forward pass."""
+    logit_bias: float = -10.0
+    """Initial bias of SigLIP's logits; InfoNCE has none."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("info_nce", "siglip"):
+            raise ValueError(f"loss.name: {self.name!r}, expected info_nce or siglip")
+        if self.positives not in ("pair", "stimulus", "concept"):
+            raise ValueError(f"loss.positives: {self.positives!r}, expected pair, stimulus or concept")
+        weights = {f"{term}_weight": getattr(self, f"{term}_weight") for term in ("contrastive", "mse", "cosine", "cross_entropy")}
+        for field, weight in weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"loss.{field}: {weight}, expected 0 or a positive number")
+        if not any(weights.values()):
+            raise ValueError("loss: every weight is 0, expected at least one positive weight")
+        if not self.max_logit_scale > 0:
+            raise ValueError(f"loss.max_logit_scale: {self.max_logit_scale}, expected a positive number")
+        if not self.temperature > 0 or 1 / self.temperature > self.max_logit_scale:
+            raise ValueError(f"loss.temperature: {self.temperature}, expected at least 1 / max_logit_scale = {1 / self.max_logit_scale:g}")
+
+
+class GlobalColumns(NamedTuple):
+    """What this rank's rows are compared with: the rows of all ranks, in rank order."""
+
+    eeg_GE: Tensor
+    image_GE: Tensor
+    ids_G: Tensor | None
+    offset: int
+    """Column of this rank's first row."""
+
+
+Gather = Callable[[Tensor], Tensor]
+
+
+def gather_columns(
+    eeg_BE: Tensor, image_BE: Tensor, ids_B: Tensor | None, *, gather_rows: Gather, gather_ids: Gather, rank: int
+) -> GlobalColumns:
+    """Columns of all ranks; ``gather_rows`` must carry gradients, and all ranks must bring equally many rows.
+
+    One gather for both embeddings, since on small batches its latency is its cost.
+    """
+    width = eeg_BE.shape[1]
+    both = gather_rows(torch.cat([eeg_BE, image_BE], dim=1))
+    return GlobalColumns(both[:, :width], both[:, width:], None if ids_B is None else gather_ids(ids_B), rank * len(eeg_BE))
+
+
+def excluded_columns(ids_B: Tensor, ids_G: Tensor, offset: int) -> Tensor:
+    """Columns that are no negatives of a row although they are not its pair: bool (B, G), same id but another row."""
+    same_BG = ids_B[:, None] == ids_G[None, :]
+    rows = torch.arange(len(ids_B), device=ids_B.device)
+    same_BG[rows, rows + offset] = False
+    return same_BG
+
+
+def info_nce(eeg_BE: Tensor, image_BE: Tensor, columns: GlobalColumns, logit_scale: Tensor, ids_B: Tensor | None = None) -> Tensor:
+    """Symmetric InfoNCE of this rank's rows against all columns, both ways; its mean over ranks is the global loss.
+
+    Parameters
+    ----------
+    eeg_BE, image_BE
+        Unit-norm embeddings of this rank's pairs.
+    columns
+        Embeddings and ids of all ranks.
+    logit_scale
+        Shape (1,), already clamped.
+    ids_B
+        Positive ids (stimulus or concept); columns with a row's id other than its own pair leave its denominator. None
+        keeps every other column as a negative.
+
+    Returns
+    -------
+    Scalar, float32.
+    """
+    with torch.autocast(eeg_BE.device.type, enabled=False):
+        scale = logit_scale.float()
+        to_image_BG = scale * (eeg_BE.float() @ columns.image_GE.float().T)
+        to_eeg_BG = scale * (image_BE.float() @ columns.eeg_GE.float().T)
+        if ids_B is not None:
+            assert columns.ids_G is not None, "ids of rows without ids of columns"
+            excluded_BG = excluded_columns(ids_B, columns.ids_G, columns.offset)
+            to_image_BG = to_image_BG.masked_fill(excluded_BG, -torch.inf)
+            to_eeg_BG = to_eeg_BG.masked_fill(excluded_BG, -torch.inf)
+        pair_B = torch.arange(len(eeg_BE), device=eeg_BE.device) + columns.offset
+        return (F.cross_entropy(to_image_BG, pair_B) + F.cross_entropy(to_eeg_BG, pair_B)) / 2
+
+
+def siglip(eeg_BE: Tensor, columns: GlobalColumns, logit_scale: Tensor, logit_bias: Tensor, ids_B: Tensor | None = None) -> Tensor:
+    """Sigmoid loss over all pairs (Zhai et al. 2023) of this rank's EEG rows; its mean over ranks is the global loss.
+
+    Shapes as for :func:`info_nce`; ``logit_bias`` is (1,). Excluded columns count neither as positive nor as negative.
+    """
+    with torch.autocast(eeg_BE.device.type, enabled=False):
+        logits_BG = logit_scale.float() * (eeg_BE.float() @ columns.image_GE.float().T) + logit_bias.float()
+        rows = torch.arange(len(eeg_BE), device=eeg_BE.device)
+        sign_BG = torch.full_like(logits_BG, -1.0)
+        sign_BG[rows, rows + columns.offset] = 1.0
+        terms_BG = -F.logsigmoid(sign_BG * logits_BG)
+        if ids_B is not None:
+            assert columns.ids_G is not None, "ids of rows without ids of columns"
+            terms_BG = terms_BG.masked_fill(excluded_columns(ids_B, columns.ids_G, columns.offset), 0.0)
+        return terms_BG.sum() / len(eeg_BE)
+
+
+def mse(prediction_BE: Tensor, target_BE: Tensor) -> Tensor:
+    """Mean squared error over rows and dimensions: scalar float32."""
+    return F.mse_loss(prediction_BE.float(), target_BE.float())
+
+
+def cosine(prediction_BE: Tensor, target_BE: Tensor) -> Tensor:
+    """Mean of 1 - cosine of the rows: scalar float32."""
+    return 1 - F.cosine_similarity(prediction_BE.float(), target_BE.float(), dim=1).mean()
+
+
+def cross_entropy(logits_BK: Tensor, concept_B: Tensor) -> Tensor:
+    """Cross-entropy over concepts, mean over rows: scalar float32."""
+    return F.cross_entropy(logits_BK.float(), concept_B.long())
+
+
+def positive_ids(positives: str, stimulus_B: Tensor, concept_B: Tensor) -> Tensor | None:
+    """The ids that :func:`info_nce` masks by, for ``LossConfig.positives``."""
+    return {"pair": None, "stimulus": stimulus_B, "concept": concept_B}[positives]
+
+
+def weighted_sum(terms: dict[str, Tensor], config: LossConfig) -> dict[str, Tensor]:
+    """``terms`` with ``loss``, their sum with the config's ``<name>_weight``, in front."""
+    weighted = [getattr(config, f"{name}_weight") * term for name, term in terms.items()]
+    return {"loss": torch.stack(weighted).sum(), **terms}

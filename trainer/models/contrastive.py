@@ -1,0 +1,195 @@
+"""The contrastive model: an EEG encoder and, where wanted, an image-side head, into one space of unit vectors.
+
+B: rows, C: channels, T: time points, E: image embedding dimension, P: dimension of the common space, K: concepts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.distributed.batch_norm import NormKind
+from trainer.losses import LossConfig
+from trainer.models.encoders import EncoderConfig, EncoderOutput, TSConv
+from trainer.models.projector import HeadKind, build_head
+from trainer.models.subjects import SubjectLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveModelConfig:
+    """EEG encoder, heads and the common space."""
+
+    encoder: EncoderConfig = field(default_factory=TSConv)
+    """EEG encoder: ``{class_path: TSConv, init_args: {...}}``; CnnTransformer, TSConv, EEGProject, FlatLinear or an import path."""
+    proj_dim: int | None = None
+    """Dimension of the common space; null takes the image embedding's."""
+    eeg_head: HeadKind = "residual"
+    """From encoder embedding to common space: ``none`` (sizes must agree), ``linear``, ``mlp``, or NICE's ``residual``."""
+    eeg_head_hidden: int = 1024
+    """Hidden width of an ``mlp`` EEG head."""
+    eeg_head_dropout: float = 0.5
+    """Dropout inside an ``mlp`` or ``residual`` EEG head."""
+    image_head: HeadKind = "none"
+    """From image embedding to common space, trained with the encoder: ``none`` leaves the frozen embedding as it is."""
+    image_head_hidden: int = 1024
+    """Hidden width of an ``mlp`` image head."""
+    image_head_dropout: float = 0.0
+    """Dropout inside an ``mlp`` or ``residual`` image head."""
+    norm: NormKind = "batch"
+    """Normalisation in convolutional encoders: ``batch`` over the global batch, ``group``, ``layer``."""
+    subject_layer: Literal["none", "linear"] = "none"
+    """``linear``: a channel-mixing matrix a subject before the encoder; an unknown subject (-1) gets the subjects' mean."""
+
+    def __post_init__(self) -> None:
+        for name in ("eeg_head_hidden", "image_head_hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}: {getattr(self, name)}, expected at least 1")
+        for name in ("eeg_head_dropout", "image_head_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name}: {getattr(self, name)}, expected 0 to below 1")
+        if self.proj_dim is not None and self.proj_dim < 1:
+            raise ValueError(f"model.proj_dim: {self.proj_dim}, expected at least 1, or null for the image embedding's dimension")
+
+    def build(
+        self,
+        *,
+        n_chans: int,
+        n_times: int,
+        sfreq: float,
+        num_subjects: int,
+        embedding_dim: int,
+        num_concepts: int = 0,
+        loss: LossConfig | None = None,
+    ) -> ContrastiveModel:
+        """The model for data of this shape, randomly initialised.
+
+        Parameters
+        ----------
+        n_chans, n_times, sfreq
+            Shape and rate (Hz) of the trials.
+        num_subjects
+            Rows of the study's table of subjects.
+        embedding_dim
+            Dimension of the image embeddings.
+        num_concepts
+            Rows of the study's table of concepts; used where the loss has a cross-entropy term.
+        loss
+            Gives temperature, SigLIP's bias and whether there is a concept head; needed for training only.
+
+        Raises
+        ------
+        ValueError
+            Sizes contradict each other; both are in the message.
+        """
+        return ContrastiveModel(self, n_chans, n_times, sfreq, num_subjects, embedding_dim, num_concepts, loss or LossConfig())
+
+
+class ContrastiveOutput(NamedTuple):
+    """Forward result; embeddings and scalars are float32."""
+
+    z_eeg_BP: Tensor
+    """Unit norm."""
+    z_image_BP: Tensor
+    """Unit norm."""
+    logit_scale: Tensor
+    """Shape (1,), clamped."""
+    logit_bias: Tensor
+    """Shape (1,); 0 for InfoNCE."""
+    eeg_BP: Tensor
+    """EEG projection before normalisation."""
+    image_BP: Tensor
+    """Image side before normalisation."""
+    concept_logits_BK: Tensor | None
+    """Scores of the concept head, where the loss has one."""
+
+
+class ContrastiveModel(nn.Module):
+    """EEG and image embeddings into one space; see :class:`ContrastiveModelConfig`."""
+
+    def __init__(
+        self,
+        config: ContrastiveModelConfig,
+        n_chans: int,
+        n_times: int,
+        sfreq: float,
+        num_subjects: int,
+        embedding_dim: int,
+        num_concepts: int,
+        loss: LossConfig,
+    ) -> None:
+        super().__init__()
+        proj_dim = config.proj_dim or embedding_dim
+        if config.image_head == "none" and proj_dim != embedding_dim:
+            raise ValueError(
+                f"model.proj_dim: {proj_dim}, but model.image_head is none and the image embedding has {embedding_dim} dimensions: "
+                "leave proj_dim null or choose image_head linear or mlp"
+            )
+        self.n_chans, self.n_times, self.proj_dim = n_chans, n_times, proj_dim
+        self.subjects = SubjectLayer(num_subjects, n_chans) if config.subject_layer == "linear" else None
+        self.encoder = config.encoder.build(n_chans=n_chans, n_times=n_times, sfreq=sfreq, num_subjects=num_subjects, norm=config.norm)
+        self.eeg_head = build_head(
+            config.eeg_head, self.encoder.embedding_dim, proj_dim, config.eeg_head_hidden, config.eeg_head_dropout, field="model.eeg_head"
+        )
+        self.image_head = build_head(
+            config.image_head, embedding_dim, proj_dim, config.image_head_hidden, config.image_head_dropout, field="model.image_head"
+        )
+        self.concept_head = None
+        if loss.cross_entropy_weight:
+            if num_concepts < 2:
+                raise ValueError(
+                    f"loss.cross_entropy_weight: {loss.cross_entropy_weight} with {num_concepts} concepts, expected at least 2"
+                )
+            self.concept_head = nn.Linear(proj_dim, num_concepts)
+        self.max_logit_scale = loss.max_logit_scale
+        # Shape (1,): DeepSpeed cannot partition a parameter without dimensions.
+        self.log_logit_scale = nn.Parameter(torch.tensor([math.log(1 / loss.temperature)]), requires_grad=loss.learnable_temperature)
+        self.logit_bias = None
+        if loss.name == "siglip":
+            self.logit_bias = nn.Parameter(torch.tensor([loss.logit_bias]), requires_grad=loss.learnable_temperature)
+
+    def forward(self, eeg_BCT: Tensor, subject_B: Tensor, target_BE: Tensor) -> ContrastiveOutput:
+        """Both sides of a batch of pairs.
+
+        Parameters
+        ----------
+        eeg_BCT
+            Normalised EEG.
+        subject_B
+            Subject ids, int64, -1 unknown.
+        target_BE
+            Frozen image embeddings.
+        """
+        eeg_BP = self.eeg_head(self.encode(eeg_BCT, subject_B).embedding_BE).float()
+        image_BP = self.image_head(target_BE).float()
+        with torch.autocast(eeg_BCT.device.type, enabled=False):
+            scale = self.log_logit_scale.float().exp().clamp(max=self.max_logit_scale)
+            bias = torch.zeros_like(scale) if self.logit_bias is None else self.logit_bias.float()
+        concept_logits_BK = None if self.concept_head is None else self.concept_head(eeg_BP)
+        return ContrastiveOutput(_unit(eeg_BP), _unit(image_BP), scale, bias, eeg_BP, image_BP, concept_logits_BK)
+
+    def encode(self, eeg_BCT: Tensor, subject_B: Tensor) -> EncoderOutput:
+        """Tokens and embedding of the encoder itself, before the head."""
+        if eeg_BCT.shape[1:] != (self.n_chans, self.n_times):
+            raise ValueError(
+                f"EEG has {eeg_BCT.shape[1]} channels x {eeg_BCT.shape[2]} time points, the model wants {self.n_chans} x {self.n_times}"
+            )
+        if self.subjects is not None:
+            eeg_BCT = self.subjects(eeg_BCT, subject_B)
+        return self.encoder(eeg_BCT, subject_B)
+
+    def embed_eeg(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
+        """EEG in the common space: (B, P) float32, unit norm."""
+        return _unit(self.eeg_head(self.encode(eeg_BCT, subject_B).embedding_BE).float())
+
+    def embed_image(self, target_BE: Tensor) -> Tensor:
+        """Image embeddings in the common space: (B, P) float32, unit norm."""
+        return _unit(self.image_head(target_BE).float())
+
+
+def _unit(x_BP: Tensor) -> Tensor:
+    return F.normalize(x_BP, dim=-1)

@@ -1,0 +1,28 @@
+"""A channel-mixing matrix for each subject, for data in which subjects' topographies differ.
+
+B: rows, S: subjects, C: channels, T: time points.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SubjectLayer(nn.Module):
+    """y = (I + M[subject]) x over channels, M starting at zero; an unknown subject (-1) gets the subjects' mean matrix."""
+
+    def __init__(self, num_subjects: int, n_chans: int) -> None:
+        super().__init__()
+        if num_subjects < 1:
+            raise ValueError(f"model.subject_layer: linear with {num_subjects} subjects, expected at least 1")
+        self.mixing_SCC = nn.Parameter(torch.zeros(num_subjects, n_chans, n_chans))
+
+    def forward(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T)."""
+        if subject_B.numel() and not -1 <= int(subject_B.min()) <= int(subject_B.max()) < len(self.mixing_SCC):
+            raise ValueError(
+                f"subject ids {int(subject_B.min())} to {int(subject_B.max())}, the model knows {len(self.mixing_SCC)} subjects"
+            )
+        with_mean_SCC = torch.cat([self.mixing_SCC, self.mixing_SCC.mean(0, keepdim=True)])  # row -1 is the mean
+        return eeg_BCT + torch.bmm(with_mean_SCC[subject_B], eeg_BCT)
