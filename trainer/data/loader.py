@@ -1,0 +1,359 @@
+"""From shards on disk to batches in host memory.
+
+A batch of the training stream, walked through::
+
+    positions [start, stop)  --Order-->  items  --grouping-->  repetitions  --index-->  (tar, byte offset) of each
+      --copy from the mapped tars-->  (R, C, T) float16  --selected channels, times-->  HostBatch
+      --Loader.prepare, on the device-->  Batch: float32, transformed, repetitions averaged, normalised
+
+An *item* is what the order permutes: a sample (its repetitions are averaged), or with ``repetitions: each`` a single
+repetition. Any contiguous slice of the stream can be had at any time (:meth:`Loader.batch`), so ranks, micro-batches and
+restarts need no coordination; :meth:`Loader.batches` adds a thread that gathers ahead.
+
+Shapes: R repetitions in a batch, B items, C channels, T time points, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from data_prep import schema
+from trainer.data import random
+from trainer.data.batch import Batch, HostBatch, Normalise, Transform, prepare
+from trainer.data.index import StudyIndex, eeg_dtype
+from trainer.data.order import Order, rank_slices
+from trainer.data.prefetch import Prefetched
+from trainer.data.select import SelectConfig, select_channels, select_fraction, select_rows, select_times
+
+_DRAW = random.word("draw of repetitions")
+_EVALUATION_DRAW = random.word("draw of repetitions for evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data a run uses, and what an item of it is."""
+
+    study: str
+    """Folder of the sharded study."""
+    split: str
+    """Name of a split of the study (``splits/NAME.json``)."""
+    embedding: str
+    """Name of the image embedding to align with (``embeddings/NAME.npy``)."""
+    repetitions: Literal["mean", "each", "random_mean"] = "mean"
+    """``mean``: an item is a sample, the average of its repetitions in the part; ``random_mean``: the average of
+    ``random_mean_k`` of them, drawn anew in each data pass; ``each``: an item is a single repetition."""
+    random_mean_k: int = 2
+    """Repetitions averaged under ``random_mean``, without replacement; a sample that has fewer gives all it has."""
+    select: SelectConfig = field(default_factory=SelectConfig)
+    """Part of the data to use."""
+    block_shards: int = 16
+    """Shards whose items are mixed with each other: more mixes better, fewer read from fewer files at a time."""
+    transform: str | None = None
+    """Name of what was fitted on the split's training rows (``transforms/NAME.npz``), applied to each repetition; null: none."""
+    normalise: Normalise = "none"
+    """Scaling of each averaged item by itself: ``none``; ``channel_demean`` (each channel's mean over time to 0);
+    ``channel_zscore`` (and its deviation to 1); ``trial_zscore`` (one mean and deviation for all channels)."""
+
+    def __post_init__(self) -> None:
+        schema.check_split_name(self.split)
+        schema.check_embedding_name(self.embedding)
+        if self.repetitions not in ("mean", "each", "random_mean"):
+            raise ValueError(f"data.repetitions is {self.repetitions!r}, expected mean, each or random_mean")
+        if self.random_mean_k < 1:
+            raise ValueError(f"data.random_mean_k is {self.random_mean_k}, expected at least 1")
+        if self.block_shards < 1:
+            raise ValueError(f"data.block_shards is {self.block_shards}, expected at least 1")
+        if self.transform is not None and not schema.SPLIT_NAME.match(self.transform):
+            raise ValueError(f"data.transform is {self.transform!r}, expected letters, digits, '_' and '-' only")
+        if self.normalise not in ("none", "channel_demean", "channel_zscore", "trial_zscore"):
+            raise ValueError(f"data.normalise is {self.normalise!r}, expected none, channel_demean, channel_zscore or trial_zscore")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grouping:
+    # Items of a part: item i averages the repetitions first_N[i] ... + count_N[i] of the loader's rows.
+    first_N: np.ndarray
+    count_N: np.ndarray
+    sample_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first_N)
+
+
+class Loader:
+    """One part of a split as a random-access stream of batches.
+
+    Attributes
+    ----------
+    num_items, num_samples, num_repetitions : int
+        Items of a data pass, and samples and repetitions behind them.
+    n_chans, n_times, sfreq, tmin, ch_names, positions
+        Of a prepared batch: after the selection, Hz and seconds; ``positions`` in metres or None.
+    num_subjects, embedding_dim : int
+        Rows of the manifest's table of subjects (ids in a batch point into it), and E.
+    gallery : np.ndarray
+        The study's embedding table, float32 (n_stimuli, E).
+    stimuli : np.ndarray
+        Distinct stimulus ids of the part, ascending.
+    order : Order
+    split_hash, fingerprint : str
+    transform : Transform or None
+
+    Raises
+    ------
+    ValueError, schema.StudyError
+        One sentence naming the field or file.
+    """
+
+    def __init__(self, index: StudyIndex, config: DataConfig, part: str, seed: int) -> None:
+        self.index, self.config, self.part, self.seed = index, config, part, seed
+        self.split_hash: str = index.split(config.split)["hash"]
+        self.fingerprint: str = index.manifest["fingerprint"]
+        self.gallery = index.embedding(config.embedding)
+        self.embedding_dim = self.gallery.shape[1]
+        self._select_signal()
+        self._rows = self._select_rows()
+        self._place_rows()
+        self._samples = self._group_by_sample()
+        self._items = self._group_singly() if config.repetitions == "each" else self._samples
+        self._keep_fraction()
+        self.num_items, self.num_samples, self.num_repetitions = len(self._items), len(self._samples), len(self._rows)
+        self.num_subjects = len(index.manifest["tables"]["subjects"])
+        self.stimuli = np.unique(index.samples["stimulus"][self._samples.sample_N])
+        per_shard = np.bincount(index.samples["shard"][self._items.sample_N], minlength=len(index.manifest["shards"]))
+        self.order = Order(seed=seed, shard_items=per_shard.tolist(), split_hash=self.split_hash, block_shards=config.block_shards)
+        self._transforms: dict[str, Transform] = {}
+
+    # ---------------------------------------------------------------------------------------------------- batches
+
+    def batch(self, start: int, stop: int) -> HostBatch:
+        """Items at positions [start, stop) of the training stream, which never ends."""
+        items, data_pass = self.order.items(start, stop), self.order.data_passes(start, stop)
+        draw = self.config.random_mean_k if self.config.repetitions == "random_mean" else None
+        return self._gather(self._items, items, data_pass, draw, (self.seed, _DRAW))
+
+    def batches(
+        self,
+        samples_seen: int,
+        *,
+        global_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batch_size: int | None = None,
+        ahead: int = 2,
+        pin: bool = False,
+    ) -> Prefetched[HostBatch]:
+        """One rank's micro-batches of the endless stream from ``samples_seen`` on, gathered ahead by a thread.
+
+        Parameters
+        ----------
+        samples_seen
+            Position at which the next step begins: 0, or what a checkpoint says.
+        global_batch_size, rank, world_size, micro_batch_size
+            See :func:`rank_slices`; without a micro-batch size a rank's whole share is one batch.
+        ahead
+            Batches kept ready.
+        pin
+            Put batches in page-locked memory (with a GPU only).
+
+        Returns
+        -------
+        Prefetched
+            An iterator; close it (or use ``with``) to end its thread. What goes wrong in the thread is raised by ``next``.
+        """
+        sizes = {"global_batch_size": global_batch_size, "rank": rank, "world_size": world_size, "micro_batch_size": micro_batch_size}
+        rank_slices(samples_seen, **sizes)  # type: ignore[arg-type]  # refuse contradicting sizes here, not in the thread
+
+        def stream() -> Iterator[HostBatch]:
+            position = samples_seen
+            while True:
+                for start, stop in rank_slices(position, **sizes):  # type: ignore[arg-type]
+                    host = self.batch(start, stop)
+                    yield host.pin() if pin else host
+                position += global_batch_size
+
+        return Prefetched(stream(), ahead=ahead)
+
+    def sequential(
+        self, batch_size: int, *, repetitions: int | None = None, draw: int | None = None, single_trials: bool = False
+    ) -> Iterator[HostBatch]:
+        """The part once through, in the study's order, for evaluation: an item is a sample whatever the training items are.
+
+        Parameters
+        ----------
+        batch_size
+            Items a batch; the last may be smaller.
+        repetitions
+            Average this many repetitions of each sample (all, where it has fewer); None: all.
+        draw
+            None takes the first ``repetitions``; a number takes a random choice without replacement, another for every number.
+        single_trials
+            Make every repetition an item of its own instead.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        if repetitions is not None and repetitions < 1:
+            raise ValueError(f"repetitions is {repetitions}, expected at least 1 or None")
+        grouping = self._group_singly() if single_trials else self._samples
+        for start in range(0, len(grouping), batch_size):
+            items = np.arange(start, min(start + batch_size, len(grouping)), dtype=np.int64)
+            words = None if draw is None else (self.seed, _EVALUATION_DRAW, draw)
+            yield self._gather(grouping, items, np.zeros(len(items), np.int64), repetitions, words)
+
+    def prepare(self, host: HostBatch, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
+        """Move a batch of this loader to ``device`` and apply its transform, averaging and normalisation there."""
+        transform = None
+        if self.transform is not None:
+            transform = self._transforms.get(str(device)) or self._transforms.setdefault(str(device), self.transform.to(device))
+        return prepare(host, device, transform=transform, normalise=self.config.normalise, non_blocking=non_blocking)
+
+    # ------------------------------------------------------------------------------------------- what there is to load
+
+    def _select_signal(self) -> None:
+        signal, select = self.index.signal, self.config.select
+        channels, self._times = select_channels(select, signal), select_times(select, signal)
+        self.ch_names = [signal["ch_names"][c] for c in channels]
+        self.positions = None if signal["positions"] is None else [signal["positions"][c] for c in channels]
+        self.n_chans, self.n_times = len(channels), self._times.stop - self._times.start
+        self.sfreq, self.tmin = float(signal["sfreq"]), signal["tmin"] + self._times.start / signal["sfreq"]
+        self.transform: Transform | None = None
+        if self.config.transform is not None:
+            path = self.index.root / "transforms" / f"{self.config.transform}.npz"
+            self.transform = Transform.read(path, split_hash=self.split_hash, channels=channels, n_chans=signal["n_chans"])
+        # A transform mixes all stored channels, so it also makes the choice among them, on the device.
+        everything = self.transform is not None or channels == list(range(signal["n_chans"]))
+        self._channels = None if everything else np.asarray(channels)
+        self._dtype = eeg_dtype(signal)
+        self._shape = (signal["n_chans"], signal["n_times"])
+        self._repetition_bytes = self._dtype.itemsize * self._shape[0] * self._shape[1]
+
+    def _select_rows(self) -> np.ndarray:
+        index, config = self.index, self.config
+        rows = index.rows(config.split, self.part)
+        if not len(rows):
+            raise schema.StudyError(f"split {config.split!r} of {index.root} has no part {self.part!r}")
+        rows = select_rows(config.select, index.table, index.manifest["tables"], rows, thin=self.part == "train")
+        if not len(rows):
+            raise ValueError(f"data.select leaves no trials in part {self.part!r} of split {config.split!r}")
+        return rows
+
+    def _place_rows(self) -> None:
+        # Where each repetition lies: the arithmetic is done once, so that a batch is look-ups and copies.
+        table, samples = self.index.table, self.index.samples
+        sample = table.sample[self._rows]
+        self._shard = samples["shard"][sample]
+        self._offset = (
+            samples["eeg_offset"][sample].astype(np.int64) + table.repetition[self._rows].astype(np.int64) * self._repetition_bytes
+        )
+        self._group = np.full(len(self._rows), -1, np.int64)
+        if self.transform is None:
+            return
+        tables = self.index.manifest["tables"]
+        lookup = np.full((len(tables["subjects"]), len(tables["sessions"])), -1, np.int64)
+        lookup[self.transform.subject_K, self.transform.session_K] = np.arange(len(self.transform.subject_K))
+        subject, session = table.subject[self._rows], table.session[self._rows]
+        self._group = lookup[subject, session]
+        missing = np.flatnonzero(self._group < 0)
+        if len(missing):
+            raise schema.StudyError(
+                f"transform {self.config.transform!r} has nothing for subject {tables['subjects'][subject[missing[0]]]} in session "
+                f"{tables['sessions'][session[missing[0]]]}, which part {self.part!r} of split {self.config.split!r} holds: "
+                "it is fitted on training rows only"
+            )
+
+    def _group_by_sample(self) -> _Grouping:
+        sample, first, count = np.unique(self.index.table.sample[self._rows], return_index=True, return_counts=True)
+        return _Grouping(first_N=first, count_N=count, sample_N=sample)
+
+    def _group_singly(self) -> _Grouping:
+        number = np.arange(len(self._rows))
+        return _Grouping(first_N=number, count_N=np.ones_like(number), sample_N=self.index.table.sample[self._rows])
+
+    def _keep_fraction(self) -> None:
+        fraction = self.config.select.fraction
+        if fraction == 1 or self.part != "train":
+            return
+        each = self.config.repetitions == "each"
+        keep = select_fraction(self.config.select, self._rows if each else self._items.sample_N)
+        if not keep.any():
+            raise ValueError(f"data.select.fraction {fraction} leaves none of {len(keep)} items")
+        kept = _Grouping(first_N=self._items.first_N[keep], count_N=self._items.count_N[keep], sample_N=self._items.sample_N[keep])
+        number = _ranges(kept.first_N, kept.count_N)
+        self._rows, self._shard, self._offset, self._group = (a[number] for a in (self._rows, self._shard, self._offset, self._group))
+        self._samples = self._group_by_sample()
+        self._items = self._group_singly() if each else self._samples
+
+    # ---------------------------------------------------------------------------------------------------------- gather
+
+    def _gather(
+        self, grouping: _Grouping, items: np.ndarray, data_pass: np.ndarray, most: int | None, words: tuple[int, ...] | None
+    ) -> HostBatch:
+        # ``most`` repetitions of each item: the first, or with hash words a random choice.
+        first, count = grouping.first_N[items], grouping.count_N[items]
+        rows, counts = _ranges(first, count), count
+        if most is not None and (count > most).any():
+            if words is None:
+                rank = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+            else:
+                rank = _random_ranks(words, data_pass, items, count)
+            rows, counts = rows[rank < most], np.minimum(count, most)
+        equal = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
+        sample = grouping.sample_N[items]
+        columns = self.index.samples[sample]
+        return HostBatch(
+            repetitions_RCT=self._read(rows),
+            counts_B=_ids(counts),
+            group_R=torch.from_numpy(self._group[rows]),
+            item_B=_ids(items),
+            data_pass_B=_ids(data_pass),
+            sample_B=_ids(sample),
+            subject_B=_ids(columns["subject"]),
+            stimulus_B=_ids(columns["stimulus"]),
+            concept_B=_ids(columns["concept"]),
+            embedding_BE=torch.from_numpy(self.gallery[columns["stimulus"]]),
+            equal_count=equal,
+        )
+
+    def _read(self, rows: np.ndarray) -> torch.Tensor:
+        # Copies run over whole runs of neighbouring repetitions. A plain loop over memory views measures within a tenth of
+        # the best vectorised gather, keeps the order and takes samples of any length from any tar.
+        size, shards, offsets = self._repetition_bytes, self._shard[rows], self._offset[rows]
+        eeg = np.empty((len(rows), *self._shape), self._dtype)
+        tars = {shard: self.index.tar(shard) for shard in np.unique(shards).tolist()}
+        starts = np.flatnonzero(np.r_[True, (np.diff(offsets) != size) | (np.diff(shards) != 0)]) if len(rows) else np.empty(0, np.int64)
+        lengths = np.diff(np.r_[starts, len(rows)]) * size
+        target, position, shard = memoryview(eeg.data).cast("B"), 0, -1
+        try:
+            for shard, offset, length in zip(shards[starts].tolist(), offsets[starts].tolist(), lengths.tolist(), strict=True):
+                target[position : position + length] = tars[shard][offset : offset + length]
+                position += length
+        except ValueError:
+            raise schema.StudyError(f"{self.index.tar_path(shard)}: a sample lies beyond its end: truncated or altered") from None
+        selected = eeg[:, :, self._times] if self._channels is None else eeg[:, self._channels, self._times]
+        return torch.from_numpy(np.ascontiguousarray(selected))
+
+
+def _ids(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    # first[0], first[0] + 1, ... (count[0] of them), first[1], ...
+    before = np.cumsum(count) - count
+    return np.repeat(first - before, count) + np.arange(int(count.sum()))
+
+
+def _random_ranks(words: tuple[int, ...], data_pass: np.ndarray, items: np.ndarray, count: np.ndarray) -> np.ndarray:
+    # Rank of each repetition of an item by a hash: those below k are k drawn without replacement.
+    item = np.repeat(np.arange(len(items)), count)
+    starts = np.repeat(np.cumsum(count) - count, count)
+    number = np.arange(len(item))
+    keys = random.hash_numpy(*words, data_pass[item], items[item], number - starts)
+    rank = np.empty(len(item), np.int64)
+    rank[np.lexsort((number, keys, item))] = number - starts
+    return rank
