@@ -21,9 +21,19 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_settings
+
+
+def _forget_other_class(parser: Any, previous: Any, value: Any) -> None:
+    # jsonargparse keeps fields that two classes share: naming another encoder would silently inherit the first one's dropout.
+    if previous and previous.get("init_args") and previous["class_path"] != value["class_path"]:
+        for key in list(vars(previous["init_args"])):
+            del previous["init_args"][key]
+
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+if hasattr(_typehints, "discard_init_args_on_class_path_change"):
+    _typehints.discard_init_args_on_class_path_change = _forget_other_class
 _bases: list[type] = []
 
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from trainer.models.contrastive import ContrastiveOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,3 +170,44 @@ def weighted_sum(terms: dict[str, Tensor], config: LossConfig) -> dict[str, Tens
     """``terms`` with ``loss``, their sum with the config's ``<name>_weight``, in front."""
     weighted = [getattr(config, f"{name}_weight") * term for name, term in terms.items()]
     return {"loss": torch.stack(weighted).sum(), **terms}
+
+
+def contrastive_terms(
+    output: ContrastiveOutput,
+    stimulus_B: Tensor,
+    concept_B: Tensor,
+    config: LossConfig,
+    *,
+    gather_rows: Gather,
+    gather_ids: Gather,
+    rank: int,
+) -> dict[str, Tensor]:
+    """All losses of a batch: ``loss``, the weighted sum to minimise, then every term with a positive weight by its name.
+
+    Parameters
+    ----------
+    output
+        Forward result of the contrastive model on this rank's rows.
+    stimulus_B, concept_B
+        Integer ids of this rank's rows.
+    config
+        Which terms, and what counts as a positive.
+    gather_rows, gather_ids, rank
+        ``collectives.gather_rows``, ``collectives.gather_ids`` and this rank's number; identities and 0 on one rank.
+    """
+    terms: dict[str, Tensor] = {}
+    if config.contrastive_weight:
+        ids_B = positive_ids(config.positives, stimulus_B, concept_B)
+        columns = gather_columns(output.z_eeg_BP, output.z_image_BP, ids_B, gather_rows=gather_rows, gather_ids=gather_ids, rank=rank)
+        if config.name == "siglip":
+            terms["contrastive"] = siglip(output.z_eeg_BP, columns, output.logit_scale, output.logit_bias, ids_B)
+        else:
+            terms["contrastive"] = info_nce(output.z_eeg_BP, output.z_image_BP, columns, output.logit_scale, ids_B)
+    if config.mse_weight:
+        terms["mse"] = mse(output.eeg_BP, output.image_BP)
+    if config.cosine_weight:
+        terms["cosine"] = cosine(output.eeg_BP, output.image_BP)
+    if config.cross_entropy_weight:
+        assert output.concept_logits_BK is not None, "built without a concept head: pass the loss config to build"
+        terms["cross_entropy"] = cross_entropy(output.concept_logits_BK, concept_B)
+    return weighted_sum(terms, config)

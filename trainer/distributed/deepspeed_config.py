@@ -1,8 +1,8 @@
 """The DeepSpeed config as a pure function of ours: nobody writes that JSON by hand.
 
 Precision. Weights, gradients and optimizer states are float32. ``bf16`` and ``fp16`` are torch.autocast *inside the
-wrapped module's forward* (:func:`trainer.distributed.precision.autocast`): DeepSpeed's engine switches off an autocast
-that is put around it, and its own ``torch_autocast`` section would also send gradients in 16 bits. For ``fp16`` that
+wrapped module's forward* (:func:`trainer.distributed.precision.autocast`): On CUDA DeepSpeed's engine switches
+off an autocast that is put around it, and its own ``torch_autocast`` section would also send gradients in 16 bits. For ``fp16`` that
 section makes a GradScaler, which is right under ZeRO 0 only: under ZeRO 1-3 it clips the still scaled gradient, never
 lowers its scale (an overflow returns before ``update``), and steps it once a parameter group. So the loss is scaled by
 :class:`trainer.distributed.precision.LossScale`, the same way for every stage.

@@ -28,7 +28,7 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Autocast for use inside the module that DeepSpeed wraps: one around the engine is switched off by it."""
+    """Autocast for use inside the module that DeepSpeed wraps: one around the engine is switched off by it on CUDA (only)."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
@@ -71,7 +71,8 @@ class LossScale:
         finite = True
         if self.active and not partitioned:
             finite = self._unscale()
-        self.engine.step()
+        if finite:
+            self.engine.step()
         if partitioned:
             finite = not self.engine.optimizer.overflow
         if self.active:
@@ -84,8 +85,7 @@ class LossScale:
         if bool(torch.isfinite(norms).all()):
             torch._foreach_mul_(gradients, 1.0 / self.scale)
             return True
-        for parameter in self.engine.module.parameters():
-            parameter.grad = None  # the optimizer skips parameters without a gradient
+        self.engine.zero_grad()
         return False
 
     def _update(self, finite: bool) -> None:

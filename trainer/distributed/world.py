@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -117,8 +116,8 @@ def choose_device(name: DeviceName, world: World) -> torch.device:
 def start_distributed(world: World, device: torch.device, timeout_seconds: float) -> None:
     """Connect the ranks (also a single one, through a free loopback port) for DeepSpeed on ``device``.
 
-    Call it before anything imports deepspeed: the accelerator is chosen at import. Call :func:`set_group_timeouts` again
-    after ``deepspeed.initialize``, which makes further groups.
+    Call it before anything imports deepspeed: the accelerator is chosen at import. A second call changes nothing.
+    Call :func:`set_group_timeouts` again after ``deepspeed.initialize``, which makes further groups.
 
     Raises
     ------
@@ -163,12 +162,9 @@ def set_group_timeouts(timeout_seconds: float) -> None:
 
 
 def stop_distributed() -> None:
-    """Leave the process groups, if any; safe to call twice."""
+    """Leave the process groups, if any. Last call of a process: deepspeed keeps references and cannot connect again."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        backend = sys.modules.get("deepspeed.comm.comm")
-        if backend is not None:
-            vars(backend)["cdb"] = None  # else a later start in the same process would believe it is connected
 
 
 def _free_port() -> int:

@@ -59,9 +59,10 @@ class TSConvModule(Encoder):
                 f"TSConv: kernel_samples {config.kernel_samples} and pool_samples {config.pool_samples} need at least {shortest} "
                 f"time points, the data have n_times {n_times}: shorten them or widen the window"
             )
-        self.temporal = _TemporalPooled(config)
+        bias = norm != "batch"  # batch normalisation takes any constant away again
+        self.temporal = _TemporalPooled(config, bias)
         self.temporal_norm = build_norm(norm, config.num_filters)
-        self.spatial = nn.Conv2d(config.num_filters, config.num_filters, (n_chans, 1))
+        self.spatial = nn.Conv2d(config.num_filters, config.num_filters, (n_chans, 1), bias=bias)
         self.spatial_norm = build_norm(norm, config.num_filters)
         self.dropout = nn.Dropout(config.dropout)
         self.token_dim = config.num_filters
@@ -82,8 +83,8 @@ class _TemporalPooled(nn.Conv2d):
     same gradients from a fifth of the output positions. The parameters stay those of the plain convolution.
     """
 
-    def __init__(self, config: TSConv) -> None:
-        super().__init__(1, config.num_filters, (1, config.kernel_samples))
+    def __init__(self, config: TSConv, bias: bool) -> None:
+        super().__init__(1, config.num_filters, (1, config.kernel_samples), bias=bias)
         self.pool_samples, self.stride_samples = config.pool_samples, config.stride_samples
 
     def forward(self, eeg_BCT: Tensor) -> Tensor:
