@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_settings
@@ -137,10 +137,12 @@ def to_plain(config: Any, declared: Any = None) -> Any:
         if declared is None or declared is type(config) or type(config) in getattr(declared, "__args__", ()):
             return fields
         return {"class_path": f"{type(config).__module__}.{type(config).__qualname__}", "init_args": fields}
+    # The last argument of dict[str, X], list[X] or tuple[X, ...] says whether an item stands where its base class is declared.
+    item = next((a for a in reversed(get_args(declared)) if a is not Ellipsis), None)
     if isinstance(config, Mapping):
-        return {str(k): to_plain(v) for k, v in config.items()}
+        return {str(k): to_plain(v, item) for k, v in config.items()}
     if isinstance(config, (list, tuple)):
-        return [to_plain(v) for v in config]
+        return [to_plain(v, item) for v in config]
     if isinstance(config, enum.Enum):
         return config.name
     return os.fspath(config) if isinstance(config, Path) else config

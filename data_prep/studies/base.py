@@ -117,11 +117,20 @@ class SamplePlan:
 class Source(Protocol):
     """An opened study."""
 
-    facts: StudyFacts
-    samples: Sequence[SamplePlan]
-    """In the order in which they are written: the same for the same files and config."""
-    source_hash: str
-    """Hash of the source files (see :func:`hash_files`); part of a shard folder's plan."""
+    @property
+    def facts(self) -> StudyFacts:
+        """What holds for the whole study."""
+        ...
+
+    @property
+    def samples(self) -> Sequence[SamplePlan]:
+        """In the order in which they are written: the same for the same files and config. Ids are plain ``int``."""
+        ...
+
+    @property
+    def source_hash(self) -> str:
+        """Hash of the source files (see :func:`hash_files`); part of a shard folder's plan."""
+        ...
 
     def eeg(self, i: int) -> np.ndarray:
         """EEG of ``samples[i]``: float32 (n_reps, n_chans, n_times) in ``facts.unit``."""
