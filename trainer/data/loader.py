@@ -98,8 +98,8 @@ class Loader:
         Rows of the manifest's table of subjects (ids in a batch point into it), and E.
     gallery : np.ndarray
         The study's embedding table, float32 (n_stimuli, E).
-    stimuli : np.ndarray
-        Distinct stimulus ids of the part, ascending.
+    stimuli, subjects : np.ndarray
+        Distinct stimulus and subject ids of the part, ascending.
     order : Order
     split_hash, fingerprint : str
     transform : Transform or None
@@ -125,6 +125,7 @@ class Loader:
         self.num_items, self.num_samples, self.num_repetitions = len(self._items), len(self._samples), len(self._rows)
         self.num_subjects = len(index.manifest["tables"]["subjects"])
         self.stimuli = np.unique(index.samples["stimulus"][self._samples.sample_N])
+        self.subjects = np.unique(index.samples["subject"][self._samples.sample_N])
         per_shard = np.bincount(index.samples["shard"][self._items.sample_N], minlength=len(index.manifest["shards"]))
         self.order = Order(seed=seed, shard_items=per_shard.tolist(), split_hash=self.split_hash, block_shards=config.block_shards)
         self._transforms: dict[str, Transform] = {}
@@ -204,6 +205,11 @@ class Loader:
             items = np.arange(start, min(start + batch_size, len(grouping)), dtype=np.int64)
             words = None if draw is None else (self.seed, _EVALUATION_DRAW, draw)
             yield self._gather(grouping, items, np.zeros(len(items), np.int64), repetitions, words)
+
+    def samples_batch(self, samples: np.ndarray) -> HostBatch:
+        """Samples of the part by number (0 ... ``num_samples`` - 1, in the study's order), all repetitions averaged, for evaluation."""
+        samples = np.asarray(samples, np.int64)
+        return self._gather(self._samples, samples, np.zeros(len(samples), np.int64), None, None)
 
     def prepare(self, host: HostBatch, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """Move a batch of this loader to ``device`` and apply its transform, averaging and normalisation there."""

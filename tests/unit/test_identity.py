@@ -1,0 +1,163 @@
+"""What may change on resume, what may not; run folders; checkpoints that are whole or refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from data_prep import schema
+from data_prep.cli import CommandError
+from trainer import checkpoint
+from trainer.data.augment import AugmentConfig
+from trainer.identity import check_identity, make_identity
+from trainer.losses import LossConfig
+from trainer.models.contrastive import ContrastiveModelConfig
+from trainer.run_folder import RunFolder, read_lines
+from trainer.schedule import OptimizerConfig
+from trainer.state import TrainConfig, TrainState
+
+STUDY = {"fingerprint": "f" * 64, "split_hash": "a" * 64, "embedding_sha256": "e" * 64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    study: str = "studies/a"
+    split: str = "zero-shot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Data = Data()
+    augment: AugmentConfig = AugmentConfig()
+    model: ContrastiveModelConfig = field(default_factory=ContrastiveModelConfig)
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=10))
+
+
+def saved(tmp_path: Path, config: Config) -> Path:
+    schema.write_json(tmp_path / "identity.json", make_identity(config, STUDY))
+    return tmp_path / "identity.json"
+
+
+def test_paths_world_size_length_and_precision_may_change(tmp_path: Path) -> None:
+    path = saved(tmp_path, Config())
+    moved = Config(data=Data(study="/elsewhere"), train=TrainConfig(steps=99, world_size=4, precision="bf16"))
+    check_identity(path, make_identity(moved, STUDY))
+
+
+@pytest.mark.parametrize(
+    ("change", "study", "says"),
+    [
+        ({"train": TrainConfig(steps=10, global_batch_size=64)}, {}, "train.global_batch_size was 128 .* is 64 now"),
+        ({"train": TrainConfig(steps=10, seed=7)}, {}, "train.seed was 0 .* is 7 now"),
+        ({"loss": LossConfig(positives="pair")}, {}, "loss.positives was stimulus .* is pair now"),
+        ({"augment": AugmentConfig(noise=0.1)}, {}, r"augment.noise was 0.0 .* is 0.1 now"),
+        ({"data": Data(split="other")}, {}, "data.split was zero-shot .* is other now"),
+        ({}, {"fingerprint": "0" * 64}, "data.fingerprint was fff.* is 000"),
+        ({}, {"split_hash": "0" * 64}, "data.split_hash was aaa.* is 000"),
+    ],
+)
+def test_another_experiment_is_refused_naming_field_and_both_values(tmp_path: Path, change: dict, study: dict, says: str) -> None:
+    path = saved(tmp_path, Config())
+    with pytest.raises(CommandError, match=says):
+        check_identity(path, make_identity(replace(Config(), **change), STUDY | study))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "train.steps is None and train.data_passes None"),
+        ({"steps": 3, "data_passes": 1.0}, "train.steps is 3 and train.data_passes 1.0"),
+        ({"steps": 3, "accumulation": 2}, "train.accumulation: 2, expected 1"),
+        ({"steps": 0}, "train.steps: 0"),
+    ],
+)
+def test_contradictory_train_configs(fields: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        TrainConfig(**fields)
+
+
+def test_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(CommandError, match="train.global_batch_size: 10 is not divisible by the 4 ranks"):
+        TrainConfig(steps=1, global_batch_size=10).rank_batch_size(4)
+    with pytest.raises(CommandError, match="train.micro_batch_size: 3 x 2 ranks"):
+        TrainConfig(steps=1, global_batch_size=10, micro_batch_size=3).rank_batch_size(2)
+    assert TrainConfig(steps=1, global_batch_size=10).rank_batch_size(2) == 5
+
+
+def test_data_passes_are_counted_in_whole_steps() -> None:
+    assert TrainConfig(data_passes=2, global_batch_size=30).num_steps(100) == 7
+
+
+def write_checkpoint(folder: RunFolder, step: int) -> Path:
+    path = folder.checkpoints / f"step-{step:08d}"
+    path.mkdir(parents=True)
+    (path / "weights.pt").write_bytes(b"weights")
+    manifest = {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "zero_stage": 1,
+        "world_size": 2,
+        "state": TrainState(step=step, samples_seen=step * 8, best_score=0.5).plain(),
+        "files": {"weights.pt": {"bytes": 7, "sha256": schema.sha256_file(path / "weights.pt")}},
+    }
+    schema.write_json(path / "manifest.json", manifest)
+    return path
+
+
+def test_which_checkpoint_a_run_continues_from(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert checkpoint.find(folder, "") is None
+    assert checkpoint.find(folder, "auto") is None
+    with pytest.raises(CommandError, match="has no checkpoint; --resume auto"):
+        checkpoint.find(folder, "latest")
+    path = write_checkpoint(folder, 3)
+    folder.point("latest", path)
+    schema.write_json(folder.path / "identity.json", {})
+    assert [checkpoint.find(folder, resume) for resume in ("latest", "auto", str(path), str(folder.path))] == [path] * 4
+    with pytest.raises(CommandError, match="already holds a run; continue it with --resume latest"):
+        checkpoint.find(folder, "")
+    (path / "manifest.json").unlink()
+    with pytest.raises(CommandError, match="expected a finished checkpoint"):
+        checkpoint.find(folder, str(path))
+
+
+def test_altered_truncated_or_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = write_checkpoint(RunFolder(tmp_path), 3)
+    found = checkpoint.read_checkpoint(path)
+    assert found.state.samples_seen == 24
+    checkpoint.check_checkpoint(found, zero_stage=1)
+    with pytest.raises(CommandError, match=r"saved with zero.stage 1, the config says 3"):
+        checkpoint.check_checkpoint(found, zero_stage=3)
+    (path / "weights.pt").write_bytes(b"WEIGHTS")
+    with pytest.raises(CommandError, match=r"weights.pt: its SHA-256 is not that of"):
+        checkpoint.check_checkpoint(found, zero_stage=1)
+    (path / "weights.pt").write_bytes(b"wei")
+    with pytest.raises(CommandError, match=r"weights.pt: 3 bytes, expected 7 bytes"):
+        checkpoint.check_checkpoint(found, zero_stage=1)
+
+
+def test_pruning_keeps_the_newest_and_the_best_and_drops_an_abandoned_future(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    paths = {step: write_checkpoint(folder, step) for step in (1, 2, 3, 4, 5)}
+    folder.point("best", paths[1])
+    folder.point("latest", paths[4])
+    checkpoint.prune(folder, keep_last=2)
+    assert sorted(p.name for p in folder.checkpoints.iterdir()) == [paths[s].name for s in (1, 3, 4)]
+
+
+def test_a_pointer_out_of_the_run_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latest").write_text("../../etc\n")
+    with pytest.raises(CommandError, match="expected a checkpoint such as"):
+        RunFolder(tmp_path).pointed("latest")
+
+
+def test_a_line_cut_short_by_a_kill_spoils_no_other(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics(1, {"loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('\n{"step": 2, "lo')
+    folder.metrics(2, {"loss": 2.0})
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]

@@ -1,0 +1,30 @@
+"""Stop when the validation score has stopped rising."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainer.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from trainer.loop import Loop
+
+
+class EarlyStopping(Callback):
+    """Ask the loop to stop after ``patience`` validations in a row without a better score.
+
+    The count lives in the checkpointed state, so a resumed run stops where an uninterrupted one would.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_validation(self, loop: Loop, scores: dict[str, float], improved: bool) -> None:
+        """Every rank decides from the same state."""
+        if loop.state.validations_since_best >= self.patience:
+            loop.stop_reason = "early stopping"
+
+    def on_start(self, loop: Loop) -> None:
+        """A run resumed after it had stopped early stays stopped."""
+        if loop.state.validations_since_best >= self.patience:
+            loop.stop_reason = "early stopping"

@@ -1,0 +1,177 @@
+"""MLflow tracking that never stops a training run: the first failure is said once, recorded, and ends tracking."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from data_prep.cli import to_plain
+from trainer.callbacks.base import Callback
+from trainer.identity import flat
+from trainer.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from trainer.loop import Loop
+
+_PARAMS_A_CALL = 100
+_MAX_PARAM_CHARACTERS = 500
+_MAX_DIGEST_CHARACTERS = 36
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlflowConfig:
+    """Where runs are tracked. Credentials belong into MLflow's environment variables or credentials file, never here."""
+
+    enabled: bool = True
+    """Track at all; training does not need mlflow."""
+    tracking_uri: str = ""
+    """Any MLflow tracking URI; empty: the SQLite file ``mlflow.db`` beside the run folder."""
+    experiment: str = "contrastive"
+    """Experiment name, made if missing."""
+    run_name: str = ""
+    """Name of the run; empty: the run folder's name."""
+    timeout_seconds: int = 5
+    """Longest wait for one answer of a tracking server; there is one retry."""
+    log_export: bool = True
+    """Upload the exported encoder as an artifact at the end."""
+
+    def __post_init__(self) -> None:
+        if self.timeout_seconds < 1:
+            raise ValueError(f"mlflow.timeout_seconds: {self.timeout_seconds}, expected at least 1")
+        if urlsplit(self.tracking_uri).password:
+            raise ValueError("mlflow.tracking_uri: holds a password, expected none: set MLFLOW_TRACKING_PASSWORD in the environment")
+
+    def uri(self, run_folder: Path) -> str:
+        """The tracking URI that applies to a run folder."""
+        return self.tracking_uri or f"sqlite:///{run_folder.absolute().parent / 'mlflow.db'}"
+
+
+class MlflowTracking(Callback):
+    """Params, metrics, resolved config, dataset identity, artifacts and git revision, from rank 0."""
+
+    def __init__(self, config: MlflowConfig) -> None:
+        self.config = config
+        self.client: Any = None
+
+    def on_start(self, loop: Loop) -> None:
+        """Open or continue the run and describe it."""
+        if loop.world.rank == 0:
+            self._guarded(loop, lambda: self._open(loop))
+
+    def on_metrics(self, loop: Loop, metrics: dict[str, float]) -> None:
+        """One batch of points."""
+        self._points(loop, "train", metrics)
+
+    def on_validation(self, loop: Loop, scores: dict[str, float], improved: bool) -> None:
+        """One batch of points."""
+        self._points(loop, "validation", scores)
+
+    def on_end(self, loop: Loop, reason: str) -> None:
+        """Upload the export; mark the run finished, or killed by a signal and to be resumed."""
+
+        def close() -> None:
+            run_id = loop.state.tracking_run_id
+            if reason != "signal" and self.config.log_export and loop.folder.export.is_dir():
+                self.client.log_artifacts(run_id, str(loop.folder.export), "export")
+            self.client.log_artifact(run_id, str(loop.folder.path / "events.jsonl"))
+            self.client.set_terminated(run_id, "KILLED" if reason == "signal" else "FINISHED")
+
+        if self.client is not None:
+            self._guarded(loop, close)
+
+    def on_fault(self, loop: Loop, message: str) -> None:
+        """Mark the run failed."""
+
+        def close() -> None:
+            self.client.set_tag(loop.state.tracking_run_id, "fault", message[:_MAX_PARAM_CHARACTERS])
+            self.client.set_terminated(loop.state.tracking_run_id, "FAILED")
+
+        if self.client is not None:
+            self._guarded(loop, close)
+
+    def _open(self, loop: Loop) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(self.config.timeout_seconds)
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        client = MlflowClient(tracking_uri=self.config.uri(loop.folder.path))
+        run_id = loop.state.tracking_run_id
+        if run_id:
+            client.update_run(run_id, status="RUNNING")
+        else:
+            experiment = client.get_experiment_by_name(self.config.experiment)
+            experiment_id = experiment.experiment_id if experiment else self._new_experiment(client, loop.folder)
+            run_id = client.create_run(experiment_id, run_name=self.config.run_name or loop.folder.path.absolute().name).info.run_id
+            self._describe(client, run_id, loop)
+        loop.state.tracking_run_id = run_id
+        loop.folder.event("tracking", run_id=run_id)
+        self.client = client
+
+    def _new_experiment(self, client: Any, folder: RunFolder) -> str:
+        # With the SQLite default, MLflow would put artifacts under the present directory.
+        artifacts = None if self.config.tracking_uri else (folder.path.absolute().parent / "mlartifacts").as_uri()
+        return client.create_experiment(self.config.experiment, artifact_location=artifacts)
+
+    def _describe(self, client: Any, run_id: str, loop: Loop) -> None:
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag, Param
+
+        params = [Param(k, str(v)[:_MAX_PARAM_CHARACTERS]) for k, v in flat(to_plain(loop.config)).items()]
+        params.append(Param("world_size", str(loop.world.size)))
+        for first in range(0, len(params), _PARAMS_A_CALL):
+            client.log_batch(run_id, params=params[first : first + _PARAMS_A_CALL])
+        study = loop.study
+        client.set_tag(run_id, "git_revision", git_revision())
+        client.set_tag(run_id, "run_folder", str(loop.folder.path))
+        for name, value in study.items():
+            client.set_tag(run_id, name, value)
+        dataset = MetaDataset(
+            source=CodeDatasetSource(tags={}), name=Path(loop.config.data.study).name, digest=study["fingerprint"][:_MAX_DIGEST_CHARACTERS]
+        )
+        tags = [InputTag(name, value) for name, value in study.items()] + [InputTag("mlflow.data.context", "training")]
+        client.log_inputs(run_id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags)])
+        for name in ("config.yaml", "identity.json"):
+            client.log_artifact(run_id, str(loop.folder.path / name))
+
+    def _points(self, loop: Loop, group: str, values: dict[str, float]) -> None:
+        if self.client is None:
+            return
+        from mlflow.entities import Metric
+
+        stamp = int(time.time() * 1000)
+        points = [Metric(f"{group}/{name}", float(value), stamp, loop.state.step) for name, value in values.items()]
+        self._guarded(loop, lambda: self.client.log_batch(loop.state.tracking_run_id, metrics=points))
+
+    def _guarded(self, loop: Loop, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever a server, a database or a network can do must not cost a training run
+            self.client = None
+            message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/yellow] tracking is off from step {loop.state.step}: {message}")
+            loop.folder.event("fault", part="mlflow", step=loop.state.step, message=message)
+
+
+def git_revision() -> str:
+    """Commit of the code's repository, with ``+changes`` if the work tree differs; ``unknown`` outside of one."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

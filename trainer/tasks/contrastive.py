@@ -1,0 +1,242 @@
+"""Aligning EEG with image embeddings: the task that the loop trains, and its config.
+
+A step's path: loader slices -> :func:`trainer.data.batch.prepare` on the device -> augmentation -> model ->
+gather over ranks -> losses of this rank's rows against all columns.
+
+B: rows of this rank, P: dimension of the common space, Q: validation queries, S: validation stimuli.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer import losses as loss_terms
+from trainer.callbacks.mlflow import MlflowConfig, git_revision
+from trainer.checkpoint import CheckpointConfig
+from trainer.data.augment import AugmentConfig, augment
+from trainer.data.batch import Batch, HostBatch
+from trainer.data.index import StudyIndex
+from trainer.data.loader import DataConfig, Loader
+from trainer.data.prefetch import Prefetched
+from trainer.distributed import collectives
+from trainer.distributed.deepspeed_config import ZeroConfig
+from trainer.distributed.precision import Precision, autocast
+from trainer.distributed.world import World
+from trainer.export import known_subjects, write_export
+from trainer.losses import LossConfig
+from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig, ContrastiveOutput
+from trainer.schedule import OptimizerConfig
+from trainer.state import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """Train an EEG encoder against frozen image embeddings."""
+
+    run: str
+    """Run folder, made if missing; one that holds a run needs ``resume``."""
+    data: DataConfig
+    """Study, split, embedding and selection."""
+    train: TrainConfig
+    """Length, batch, device, validation, reproducibility."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of training batches."""
+    model: ContrastiveModelConfig = field(default_factory=ContrastiveModelConfig)
+    """Encoder and heads."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW and its schedule."""
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    """DeepSpeed ZeRO."""
+    deepspeed_overrides: dict[str, Any] = field(default_factory=dict)
+    """Further keys of DeepSpeed's own config, for experts; keys that fields above decide are refused."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to save, what to keep."""
+    resume: str = ""
+    """Empty: a new run; ``latest``: continue the run folder's last checkpoint; ``auto``: the same, or a new run where there is none;
+    otherwise the path of a checkpoint or of another run folder."""
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
+    """Tracking."""
+    tensorboard: bool = False
+    """Also write scalars for TensorBoard into the run folder."""
+
+    def build_task(self, world: World, device: torch.device) -> ContrastiveTask:
+        """The task on this rank."""
+        return ContrastiveTask(self, world, device)
+
+
+class ContrastiveTask:
+    """See :class:`trainer.loop.Task`."""
+
+    def __init__(self, config: ContrastiveConfig, world: World, device: torch.device) -> None:
+        self.config, self.world, self.device = config, world, device
+        self.index = StudyIndex.open(Path(config.data.study))
+        self.split = self.index.split(config.data.split)
+        self.loader = Loader(self.index, config.data, "train", seed=config.train.seed)
+        self.num_items = self.loader.num_items
+        self.class_level = self.index.manifest["stimulus_level"] == "class"
+        self.validation: Loader | None = None
+        self.score_name: str | None = None
+        if self.split["parts"]["validation"]:
+            self.validation = Loader(self.index, config.data, "validation", seed=config.train.seed)
+            self.score_name = ("auc" if self._num_classes() == 2 else "balanced_accuracy") if self.class_level else "mrr"
+        self.trained_S = torch.zeros(self.loader.num_subjects, dtype=torch.bool, device=device)
+        self.trained_S[torch.from_numpy(self.loader.subjects.astype(np.int64))] = True
+        self.study = {
+            "fingerprint": self.index.manifest["fingerprint"],
+            "split_hash": self.split["hash"],
+            "embedding_sha256": self.index.manifest["embeddings"][config.data.embedding]["sha256"],
+        }
+
+    def build_model(self) -> nn.Module:
+        """The contrastive model in the autocast of the run's precision."""
+        model = self.config.model.build(
+            n_chans=self.loader.n_chans,
+            n_times=self.loader.n_times,
+            sfreq=self.loader.sfreq,
+            num_subjects=self.loader.num_subjects,
+            embedding_dim=self.loader.embedding_dim,
+            num_concepts=self._num_classes(),
+            loss=self.config.loss,
+        )
+        return Autocast(model, self.config.train.precision, self.device)
+
+    def batches(self, start: int) -> Prefetched[HostBatch]:
+        """This rank's slices of the stream."""
+        return self.loader.batches(
+            start,
+            global_batch_size=self.config.train.global_batch_size,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            pin=self.device.type == "cuda",
+        )
+
+    def prepare(self, host: HostBatch) -> Batch:
+        """On the device, transformed, averaged over repetitions, augmented."""
+        batch = self.loader.prepare(host, self.device)
+        eeg_BCT = augment(
+            batch.eeg_BCT,
+            batch.item_B,
+            batch.data_pass_B,
+            seed=self.config.train.seed,
+            sfreq=self.loader.sfreq,
+            config=self.config.augment,
+        )
+        return replace(batch, eeg_BCT=eeg_BCT)
+
+    def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """Losses of this rank's rows, ``loss`` first, then its terms and the temperature's reciprocal."""
+        config = self.config.loss
+        out: ContrastiveOutput = model(batch.eeg_BCT, batch.subject_B, batch.target_BE)
+        terms: dict[str, Tensor] = {}
+        if config.contrastive_weight:
+            ids_B = loss_terms.positive_ids(config.positives, batch.stimulus_B, batch.concept_B)
+            columns = loss_terms.gather_columns(
+                out.z_eeg_BP,
+                out.z_image_BP,
+                ids_B,
+                gather_rows=collectives.gather_rows,
+                gather_ids=collectives.gather_ids,
+                rank=self.world.rank,
+            )
+            if config.name == "info_nce":
+                terms["contrastive"] = loss_terms.info_nce(out.z_eeg_BP, out.z_image_BP, columns, out.logit_scale, ids_B)
+            else:
+                terms["contrastive"] = loss_terms.siglip(out.z_eeg_BP, columns, out.logit_scale, out.logit_bias, ids_B)
+        if config.mse_weight:
+            terms["mse"] = loss_terms.mse(out.eeg_BP, out.image_BP)
+        if config.cosine_weight:
+            terms["cosine"] = loss_terms.cosine(out.eeg_BP, out.image_BP)
+        if config.cross_entropy_weight:
+            assert out.concept_logits_BK is not None
+            terms["cross_entropy"] = loss_terms.cross_entropy(out.concept_logits_BK, batch.concept_B)
+        return loss_terms.weighted_sum(terms, config) | {"logit_scale": out.logit_scale.detach().squeeze()}
+
+    def validate(self, model: Any) -> dict[str, float]:
+        """Retrieval among the validation part's own stimuli, or AUC and balanced accuracy in a class-level study."""
+        found = self._embed_validation(model)
+        return class_scores(found) if self.class_level else retrieval_scores(found)
+
+    @torch.no_grad()
+    def _embed_validation(self, model: Any) -> Embedded:
+        """All ranks embed contiguous slices of equal length (ZeRO 3 needs equally many forwards) and gather them.
+
+        A query is a sample, all its repetitions averaged, as in a test; in a class-level study that is a single trial.
+        """
+        assert self.validation is not None
+        num_samples, batch_size = self.validation.num_samples, self.config.train.validation_batch_size
+        share = -(-num_samples // self.world.size)
+        mine = (self.world.rank * share + np.arange(share)) % num_samples
+        parts = []
+        for first in range(0, share, batch_size):
+            batch = self.validation.prepare(self.validation.samples_batch(mine[first : first + batch_size]), self.device)
+            out: ContrastiveOutput = model(batch.eeg_BCT, known_subjects(batch.subject_B, self.trained_S), batch.target_BE)
+            parts.append((out.z_eeg_BP, out.z_image_BP, batch.stimulus_B, batch.concept_B))
+        gathered = [collectives.gather_ids(torch.cat(column))[:num_samples].cpu().numpy() for column in zip(*parts, strict=True)]
+        return Embedded(*gathered)
+
+    def export(self, weights: dict[str, Tensor], output: Path, step: int) -> None:
+        """Write the encoder with all that is needed to apply it to a trial."""
+        write_export(
+            output,
+            weights={name.removeprefix("model."): value for name, value in weights.items()},
+            model=self.config.model,
+            loss=self.config.loss,
+            loader=self.loader,
+            facts={"step": step, "git_revision": git_revision(), "split": self.config.data.split, **self.study},
+        )
+
+    def _num_classes(self) -> int:
+        return len(self.index.manifest["tables"]["concepts"])
+
+
+class Autocast(nn.Module):
+    """A model in the autocast of a precision; it must be inside what DeepSpeed wraps, whose engine switches off one around it."""
+
+    def __init__(self, model: ContrastiveModel, precision: Precision, device: torch.device) -> None:
+        super().__init__()
+        self.model, self.precision, self.device_type = model, precision, device
+
+    def forward(self, *arguments: Tensor) -> ContrastiveOutput:
+        """As the model's."""
+        with autocast(self.precision, self.device_type):
+            return self.model(*arguments)
+
+
+class Embedded(NamedTuple):
+    """A part's embeddings in the common space, in the order of its items."""
+
+    eeg_QP: np.ndarray
+    image_QP: np.ndarray
+    stimulus_Q: np.ndarray
+    concept_Q: np.ndarray
+
+
+def retrieval_scores(found: Embedded) -> dict[str, float]:
+    """Each query among the part's own distinct stimuli: top-1, top-5 and mean reciprocal rank; ties take their mean rank."""
+    _, first, own_Q = np.unique(found.stimulus_Q, return_index=True, return_inverse=True)
+    similarity_QS = found.eeg_QP @ found.image_QP[first].T
+    own_Q1 = np.take_along_axis(similarity_QS, own_Q[:, None], axis=1)
+    rank_Q = 1 + (similarity_QS > own_Q1).sum(axis=1) + ((similarity_QS == own_Q1).sum(axis=1) - 1) / 2
+    return {"top1": float((rank_Q <= 1).mean()), "top5": float((rank_Q <= 5).mean()), "mrr": float((1 / rank_Q).mean())}
+
+
+def class_scores(found: Embedded) -> dict[str, float]:
+    """Balanced accuracy of the nearest class and, with two classes, the AUC of the difference of similarities."""
+    classes, first, own_Q = np.unique(found.concept_Q, return_index=True, return_inverse=True)
+    similarity_QS = found.eeg_QP @ found.image_QP[first].T
+    right_Q = similarity_QS.argmax(axis=1) == own_Q
+    scores = {"balanced_accuracy": float(np.mean([right_Q[own_Q == c].mean() for c in range(len(classes))]))}
+    if len(classes) == 2:
+        margin_Q = similarity_QS[:, 1] - similarity_QS[:, 0]
+        positive, negative = margin_Q[own_Q == 1], margin_Q[own_Q == 0]
+        above = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
+        scores["auc"] = float(above)
+    return scores
