@@ -1,0 +1,386 @@
+"""Two closed-form baselines: ridge regression from EEG to the embedding, and the Gaussian encoding model.
+
+*Ridge* predicts the embedding from the flattened EEG; the penalty is chosen by generalised cross-validation, which the
+eigenvalues give for every penalty at once.
+
+*Encoding model* (identification as in Kay et al. 2008, doi:10.1038/nature06713): the embedding's leading components predict
+the EEG; a trial is assigned to the candidate whose predicted EEG makes it most likely. The covariance has two parts,
+estimated apart: noise within a stimulus, which averaging n repetitions divides by n, and lack of fit, which it does not.
+
+numpy and scipy only, pure functions, the same result for the same input.
+
+Shapes in names: N training stimuli, Q queries, G gallery, C channels, T time points, D features of a flattened trial,
+E embedding dimensions, K components, R repetitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+
+ALPHAS = tuple(float(a) for a in np.logspace(-4, 4, 25))
+"""Ridge penalties tried, in units of the mean eigenvalue of the features' covariance."""
+MAX_FEATURES = 4096
+"""Above this many features (63 channels x 250 points), data are first projected onto their leading ``NUM_REDUCED`` principal directions."""
+NUM_REDUCED = 2000
+_BLOCK = 4096
+
+
+# ------------------------------------------------------------------------------------------------------------ ridge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ridge:
+    """A fitted ridge regression; see :func:`fit_ridge`."""
+
+    mean_D: np.ndarray
+    weights_DE: np.ndarray
+    intercept_E: np.ndarray
+    alpha: float
+    """The penalty chosen, in units of the mean eigenvalue of the features' covariance."""
+
+    def predict(self, x_ND: np.ndarray) -> np.ndarray:
+        """Predicted targets, float32 (n, e), of x (n, d), or of EEG (n, chans, times) which is flattened."""
+        x = x_ND.reshape(len(x_ND), -1)
+        if x.shape[1] != len(self.mean_D):
+            raise ValueError(f"x has {x.shape[1]} features, the regression was fitted on {len(self.mean_D)}")
+        return ((x - self.mean_D) @ self.weights_DE + self.intercept_E).astype(np.float32)
+
+
+def fit_ridge(x_ND: np.ndarray, y_NE: np.ndarray, *, alphas: Sequence[float] = ALPHAS) -> Ridge:
+    """Ridge regression with an unpenalised intercept, one penalty for all targets by generalised cross-validation.
+
+    Parameters
+    ----------
+    x_ND
+        Features (n, d), or EEG averaged over repetitions (n, chans, times), which is flattened. More than
+        :data:`MAX_FEATURES` features and stimuli: projected onto their leading principal directions first.
+    y_NE
+        Targets (n, e).
+    alphas
+        Penalties to choose from, in units of the mean eigenvalue of the covariance of x.
+
+    Raises
+    ------
+    ValueError
+        Rows that do not match, fewer than three, or values that are not finite.
+    """
+    x = np.asarray(x_ND, np.float32).reshape(len(x_ND), -1)
+    y = np.asarray(y_NE, np.float32)
+    _check_rows(x, y)
+    mean_D, mean_E = _mean(x), _mean(y)
+    x, y = x - mean_D, y - mean_E
+    basis = _leading_directions(x) if min(x.shape) > MAX_FEATURES else None
+    if basis is not None:
+        x = x @ basis
+    n, d = x.shape
+    if n >= d:
+        values, vectors = linalg.eigh(_gram(x.T), overwrite_a=True, check_finite=False)
+        projected = vectors.T @ _product(x.T, y)  # V' X' Y
+        squares = np.square(projected).sum(1) / np.maximum(values, values[-1] * 1e-12)  # ||U' Y||^2 by direction
+    else:
+        values, vectors = linalg.eigh(_gram(x), overwrite_a=True, check_finite=False)
+        projected = vectors.T @ y.astype(np.float64)  # U' Y
+        squares = np.square(projected).sum(1)
+    values = np.maximum(values, 0.0)
+    unit = values.sum() / max(d, 1)
+    total = float(np.square(y, dtype=np.float64).sum())
+    alpha = min(alphas, key=lambda a: _gcv(values, squares, total, n, a * unit))
+    penalty = alpha * unit
+    if n >= d:
+        weights = vectors @ (projected / (values + penalty)[:, None])
+    else:
+        weights = _product(x.T, vectors @ (projected / (values + penalty)[:, None]))
+    weights = weights.astype(np.float32)
+    return Ridge(mean_D=mean_D, weights_DE=weights if basis is None else basis @ weights, intercept_E=mean_E, alpha=float(alpha))
+
+
+def _gcv(values: np.ndarray, squares: np.ndarray, total: float, n: int, penalty: float) -> float:
+    shrink = values / (values + penalty)
+    residual = total - float(((2 * shrink - shrink**2) * squares).sum())
+    freedom = 1.0 - (float(shrink.sum()) + 1.0) / n  # the intercept takes one
+    return residual / freedom**2 if freedom > 1e-6 else np.inf
+
+
+# --------------------------------------------------------------------------------------------------- encoding model
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingModel:
+    """A fitted Gaussian encoding model; see :func:`fit_encoding_model`.
+
+    In the coordinates of ``to_white_DW`` the noise of one repetition is the identity and lack of fit is ``diag(lack_W)``.
+    """
+
+    mean_D: np.ndarray
+    to_white_DW: np.ndarray
+    embedding_mean_E: np.ndarray
+    components_EK: np.ndarray
+    """Embedding to standardised leading components."""
+    weights_KW: np.ndarray
+    lack_W: np.ndarray
+    """Variance of lack of fit by direction, in units of one repetition's noise."""
+    alpha: float
+    """The penalty chosen, relative to the components' unit variance."""
+
+    @property
+    def num_components(self) -> int:
+        """Leading components in use."""
+        return self.components_EK.shape[1]
+
+    def log_likelihood(self, eeg_QCT: np.ndarray, n_reps_Q: np.ndarray | int, gallery_GE: np.ndarray) -> np.ndarray:
+        """Log-likelihood of averaged EEG under every candidate, up to a constant a query.
+
+        Parameters
+        ----------
+        eeg_QCT
+            EEG of each query, averaged over its repetitions (q, chans, times).
+        n_reps_Q
+            How many repetitions each average holds (q,), or one number for all.
+        gallery_GE
+            Embeddings of the candidates (g, e).
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 (q, g): the highest in a row is the model's answer.
+        """
+        x = np.asarray(eeg_QCT, np.float32).reshape(len(eeg_QCT), -1)
+        if x.shape[1] != len(self.mean_D):
+            raise ValueError(f"EEG has {x.shape[1]} features, the model was fitted on {len(self.mean_D)}")
+        n_reps = np.broadcast_to(np.asarray(n_reps_Q, np.float64), (len(x),))
+        if (n_reps < 1).any():
+            raise ValueError(f"n_reps holds {n_reps.min()}, expected at least 1")
+        queries_QW = ((x - self.mean_D) @ self.to_white_DW).astype(np.float64)
+        candidates_GW = (np.asarray(gallery_GE, np.float64) - self.embedding_mean_E) @ self.components_EK @ self.weights_KW
+        scores_QG = np.empty((len(x), len(candidates_GW)))
+        for n in np.unique(n_reps):
+            rows = n_reps == n
+            precision_W = 1.0 / (1.0 / n + self.lack_W)
+            weighted = candidates_GW * precision_W
+            scores_QG[rows] = queries_QW[rows] @ weighted.T - 0.5 * (weighted * candidates_GW).sum(1)
+        return scores_QG
+
+
+def fit_encoding_model(
+    eeg_mean_NCT: np.ndarray,
+    target_NE: np.ndarray,
+    n_reps_N: np.ndarray | int,
+    repetitions: Iterable[np.ndarray] | None,
+    *,
+    num_components: Sequence[int] = (16, 32, 64, 128, 256),
+    alphas: Sequence[float] = ALPHAS,
+) -> EncodingModel:
+    """Fit the Gaussian encoding model.
+
+    The single-trial noise covariance comes from differences between repetitions of a stimulus, shrunk towards a multiple of
+    the identity (oracle-approximating shrinkage). Regression and lack of fit are computed where that noise is white: what the
+    residuals have beyond ``noise / n_reps`` is lack of fit, kept only in directions above the Marchenko-Pastur edge and
+    debiased (Donoho, Gavish & Johnstone 2018), so estimation noise is not taken for it.
+
+    Parameters
+    ----------
+    eeg_mean_NCT
+        Training EEG averaged over repetitions (n, chans, times), one row a stimulus (and subject).
+    target_NE
+        Embedding of each row's stimulus (n, e).
+    n_reps_N
+        Repetitions in each average (n,), or one number for all.
+    repetitions
+        The single repetitions: arrays (reps, chans, times) of one stimulus each, or (m, reps, chans, times), in any order, read
+        once. None, or never two repetitions of a stimulus: the residuals are all taken for noise.
+    num_components
+        How many leading components of the embedding to choose from, by generalised cross-validation (with the penalty).
+    alphas
+        Penalties to choose from, relative to the components' unit variance times n.
+
+    Raises
+    ------
+    ValueError
+        Rows that do not match, fewer than three, or values that are not finite.
+    """
+    x = np.asarray(eeg_mean_NCT, np.float32).reshape(len(eeg_mean_NCT), -1)
+    y = np.asarray(target_NE, np.float32)
+    _check_rows(x, y)
+    n_reps = np.broadcast_to(np.asarray(n_reps_N, np.float64), (len(x),))
+    mean_D = _mean(x)
+    x = x - mean_D
+    basis = _leading_directions(x) if x.shape[1] > MAX_FEATURES else None
+    if basis is not None:
+        x = x @ basis
+    scores_NK, components_EK, mean_E = leading_components(y, max(num_components))
+
+    noise, freedom = _within_covariance(repetitions, x.shape[1], basis)
+    mean_noise = float((1.0 / n_reps).mean())
+    if freedom == 0:  # no repetitions: what a first regression leaves is the noise, and nothing is lack of fit
+        first = _regress(x, scores_NK, num_components, alphas)
+        residual = x - scores_NK[:, : len(first[0])] @ first[0].astype(np.float32)
+        noise, freedom = _gram(residual.T) / mean_noise / len(x), len(x)
+    to_white = _whitener(_shrink(noise, freedom))
+    white_NW = x @ to_white.astype(np.float32)
+    weights_KW, alpha = _regress(white_NW, scores_NK, num_components, alphas)
+    k = len(weights_KW)
+    residual = white_NW - scores_NK[:, :k] @ weights_KW.astype(np.float32)
+    values, turn = linalg.eigh(_gram(residual.T) / max(1, len(x) - k - 1), overwrite_a=True, check_finite=False)
+    lack_W = _lack_of_fit(values, len(x) - k - 1, mean_noise)
+    to_white = to_white @ turn
+    return EncodingModel(
+        mean_D=mean_D,
+        to_white_DW=(to_white if basis is None else basis @ to_white).astype(np.float32),
+        embedding_mean_E=mean_E,
+        components_EK=components_EK[:, :k],
+        weights_KW=weights_KW @ turn,
+        lack_W=lack_W,
+        alpha=alpha,
+    )
+
+
+def leading_components(y_NE: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Standardised principal components of the rows float32 (n, k), the matrix float64 (e, k) that gives them, and the mean (e,).
+
+    ``(other - mean) @ matrix`` gives them for other rows. Fewer than ``most`` where the rows have no more (or only half as
+    many rows: more components than that cannot be told from chance).
+    """
+    mean_E = _mean(y_NE)
+    centred = y_NE - mean_E
+    values, vectors = linalg.eigh(_gram(centred.T) / len(y_NE), check_finite=False)
+    keep = np.flatnonzero(values > values[-1] * 1e-9)[::-1][: min(most, len(y_NE) // 2)]
+    components_EK = vectors[:, keep] / np.sqrt(values[keep])
+    return centred @ components_EK.astype(np.float32), components_EK, mean_E
+
+
+def _regress(x_NW: np.ndarray, scores_NK: np.ndarray, num_components: Sequence[int], alphas: Sequence[float]) -> tuple[np.ndarray, float]:
+    """Ridge from the first k components to x, k and penalty by generalised cross-validation: weights (k, w), penalty."""
+    n, most = scores_NK.shape
+    products_KW = _product(scores_NK.T, x_NW)
+    squares_K = np.square(products_KW).sum(1) / n  # the components are orthogonal with variance one
+    total = float(np.square(x_NW, dtype=np.float64).sum())
+    sizes = sorted({min(k, most) for k in num_components})
+    k, alpha = min(
+        ((k, a) for k in sizes for a in alphas), key=lambda c: _gcv(np.full(c[0], float(n)), squares_K[: c[0]], total, n, c[1] * n)
+    )
+    return products_KW[:k] / (n * (1.0 + alpha)), float(alpha)
+
+
+def _within_covariance(repetitions: Iterable[np.ndarray] | None, width: int, basis: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """Covariance of single repetitions about their stimulus' mean, and its degrees of freedom."""
+    covariance, freedom = np.zeros((width, width)), 0
+    rows: list[np.ndarray] = []
+    waiting = 0
+
+    def flush() -> None:
+        nonlocal covariance, waiting
+        if rows:
+            block = np.concatenate(rows)
+            covariance += _gram((block if basis is None else block @ basis).T)
+            rows.clear()
+            waiting = 0
+
+    for part in repetitions or ():
+        eeg = np.asarray(part, np.float32)
+        eeg_MRD = eeg.reshape((1, len(eeg), -1) if eeg.ndim == 3 else (*eeg.shape[:2], -1))
+        m, reps, _ = eeg_MRD.shape
+        if reps < 2:
+            continue
+        for start in range(0, m, max(1, _BLOCK // reps)):
+            piece = eeg_MRD[start : start + max(1, _BLOCK // reps)]
+            rows.append((piece - piece.mean(1, keepdims=True)).reshape(-1, piece.shape[2]))
+            waiting += len(rows[-1])
+            if waiting >= _BLOCK:
+                flush()
+        freedom += m * (reps - 1)
+    flush()
+    return covariance / max(freedom, 1), freedom
+
+
+def _shrink(covariance: np.ndarray, freedom: int) -> np.ndarray:
+    """Oracle-approximating shrinkage towards the scaled identity (Chen et al. 2010)."""
+    p = len(covariance)
+    level = np.trace(covariance) / p
+    square = float(np.square(covariance).sum()) / p**2
+    weight = min(1.0, (square + level**2) / max((freedom + 1) * (square - level**2 / p), 1e-300))
+    return (1 - weight) * covariance + weight * level * np.eye(p)
+
+
+def _whitener(covariance: np.ndarray) -> np.ndarray:
+    values, vectors = linalg.eigh(covariance, check_finite=False)
+    # A reference or an interpolated channel leaves directions without noise; they carry no signal either.
+    keep = values > values[-1] * 1e-7
+    return vectors[:, keep] / np.sqrt(values[keep])
+
+
+def _lack_of_fit(values_W: np.ndarray, freedom: int, noise: float) -> np.ndarray:
+    """Variance beyond ``noise`` by eigendirection of the residual covariance: a common floor and debiased spikes."""
+    ratio = len(values_W) / max(freedom, 1)
+    spikes = np.zeros(len(values_W), bool)
+    bulk = noise
+    for _ in range(10):
+        bulk = max(noise, float(values_W[~spikes].sum()) / max(1, int((~spikes).sum())))
+        found = values_W > 1.05 * bulk * (1 + np.sqrt(ratio)) ** 2
+        if (found == spikes).all() or found.mean() > 0.5:
+            break
+        spikes = found
+    middle = values_W / bulk + 1 - ratio
+    debiased = 0.5 * bulk * (middle + np.sqrt(np.maximum(middle**2 - 4 * values_W / bulk, 0.0)))
+    return np.where(spikes, np.maximum(debiased, bulk), bulk) - noise
+
+
+# --------------------------------------------------------------------------------------------------------- retrieval
+
+
+def cosine_similarity(queries_QE: np.ndarray, gallery_GE: np.ndarray) -> np.ndarray:
+    """Cosine of every query with every candidate, float64 (q, g)."""
+    q, g = (np.asarray(a, np.float64) / np.linalg.norm(np.asarray(a, np.float64), axis=1, keepdims=True) for a in (queries_QE, gallery_GE))
+    return q @ g.T
+
+
+def top_k(scores_QG: np.ndarray, target_Q: np.ndarray, k: int) -> float:
+    """Share of queries whose target is among the best ``k`` of the gallery; tied candidates take their mean rank."""
+    own = np.take_along_axis(scores_QG, np.asarray(target_Q)[:, None], 1)
+    rank = 1 + (scores_QG > own).sum(1) + ((scores_QG == own).sum(1) - 1) / 2
+    return float((rank <= k).mean())
+
+
+# ------------------------------------------------------------------------------------------------- shared arithmetic
+
+
+def _check_rows(x: np.ndarray, y: np.ndarray) -> None:
+    if y.ndim != 2 or len(x) != len(y):
+        raise ValueError(f"{len(x)} rows of EEG and targets of shape {y.shape}: expected (n, e) with as many rows")
+    if len(x) < 3:
+        raise ValueError(f"{len(x)} rows: expected at least 3")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("EEG or targets hold values that are not finite")
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    return x.mean(0, dtype=np.float64).astype(np.float32)
+
+
+def _gram(x_AB: np.ndarray) -> np.ndarray:
+    """``x x'`` in float64, summed over blocks of columns: float32 products inside a block, float64 sums across."""
+    total = np.zeros((len(x_AB), len(x_AB)))
+    for start in range(0, x_AB.shape[1], _BLOCK):
+        block = x_AB[:, start : start + _BLOCK]
+        total += block @ block.T
+    return total
+
+
+def _product(x_AB: np.ndarray, y_BC: np.ndarray) -> np.ndarray:
+    """``x y`` in float64, summed over blocks like :func:`_gram`."""
+    total = np.zeros((len(x_AB), y_BC.shape[1]))
+    for start in range(0, x_AB.shape[1], _BLOCK):
+        total += x_AB[:, start : start + _BLOCK] @ y_BC[start : start + _BLOCK]
+    return total
+
+
+def _leading_directions(x_ND: np.ndarray) -> np.ndarray:
+    """Orthonormal leading principal directions, float32 (d, NUM_REDUCED), by a randomised range finder with two power steps."""
+    rng = np.random.default_rng(0)
+    sketch = x_ND.T @ (x_ND @ rng.standard_normal((x_ND.shape[1], min(NUM_REDUCED, *x_ND.shape)), np.float32))
+    for _ in range(2):
+        sketch = x_ND.T @ (x_ND @ np.linalg.qr(sketch)[0])
+    return np.linalg.qr(sketch)[0]
