@@ -198,8 +198,9 @@ def loss_scale(stage: int, world: World, reference: dict[str, Any]) -> dict[str,
     stepped = scaler.step()
     after = full_weights(engine)
     norm = torch.stack([gradient.norm() for gradient in reference["gradients"].values()]).norm()
-    moved = torch.cat([(after[key] - before[key]).flatten() for key in before])
-    wanted_move = torch.cat([(-LEARNING_RATE * clipping / norm * reference["gradients"][key]).flatten() for key in before])
+    wanted = {key: before[key] - LEARNING_RATE * clipping / norm * gradient for key, gradient in reference["gradients"].items()}
+    # Both moves are differences of rounded weights, so that the rounding of a weight does not count as an error of its step.
+    moved, wanted_move = (torch.cat([(weights[key] - before[key]).flatten() for key in before]) for weights in (after, wanted))
     scales = collectives.gather_ids(torch.tensor([scaler.scale]))
     return {
         "unchanged": unchanged,
