@@ -105,10 +105,10 @@ def test_order_is_what_its_description_says():
     starts = np.cumsum(counts) - counts
     expected: list[int] = []
     for data_pass in range(3):
-        shards = sorted((s for s, n in enumerate(counts) if n), key=lambda s: python_hash(seed, split, data_pass, shards_word, s))  # noqa: B023
+        shards = sorted((s for s, n in enumerate(counts) if n), key=lambda s: python_hash(seed, split, data_pass, shards_word, s))
         for first in range(0, len(shards), block):
             items = [int(starts[s]) + i for s in shards[first : first + block] for i in range(counts[s])]
-            expected += sorted(items, key=lambda i: python_hash(seed, split, data_pass, items_word, i))  # noqa: B023
+            expected += sorted(items, key=lambda i: python_hash(seed, split, data_pass, items_word, i))
     assert order(counts, seed=seed, split="abc", block=block).items(0, 3 * 14).tolist() == expected
 
 

@@ -326,20 +326,21 @@ class Loader:
         )
 
     def _read(self, rows: np.ndarray) -> torch.Tensor:
-        # Copies run over whole runs of neighbouring repetitions. A plain loop over memory views measures within a tenth of
-        # the best vectorised gather, keeps the order and takes samples of any length from any tar.
+        # One copy for each run of neighbouring repetitions. A loop over memory views reaches 70 to 80 % of the fastest
+        # vectorised gather we measured, but takes samples of any length from any tar and keeps their order.
         size, shards, offsets = self._repetition_bytes, self._shard[rows], self._offset[rows]
-        eeg = np.empty((len(rows), *self._shape), self._dtype)
+        target = np.empty(len(rows) * size, np.uint8)
         tars = {shard: self.index.tar(shard) for shard in np.unique(shards).tolist()}
         starts = np.flatnonzero(np.r_[True, (np.diff(offsets) != size) | (np.diff(shards) != 0)]) if len(rows) else np.empty(0, np.int64)
         lengths = np.diff(np.r_[starts, len(rows)]) * size
-        target, position, shard = memoryview(eeg.data).cast("B"), 0, -1
+        view, position, shard = memoryview(target.data), 0, -1
         try:
             for shard, offset, length in zip(shards[starts].tolist(), offsets[starts].tolist(), lengths.tolist(), strict=True):
-                target[position : position + length] = tars[shard][offset : offset + length]
+                view[position : position + length] = tars[shard][offset : offset + length]
                 position += length
         except ValueError:
             raise schema.StudyError(f"{self.index.tar_path(shard)}: a sample lies beyond its end: truncated or altered") from None
+        eeg = target.view(self._dtype).reshape(len(rows), *self._shape)
         selected = eeg[:, :, self._times] if self._channels is None else eeg[:, self._channels, self._times]
         return torch.from_numpy(np.ascontiguousarray(selected))
 
