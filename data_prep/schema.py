@@ -244,7 +244,7 @@ def read_shard_tables(root: Path, manifest: Mapping[str, Any], shard: Mapping[st
         raise StudyError(f"{root / 'manifest.json'}: shard name {name!r}, expected six digits")
     tar = root / f"{name}.tar"
     size = tar.stat().st_size if tar.is_file() else None
-    if size != shard["tar_bytes"]:
+    if size is None or size != shard["tar_bytes"]:
         found = "no such file" if size is None else f"{size} bytes"
         raise StudyError(f"{tar}: {found}, expected {shard['tar_bytes']} bytes: truncated or of another study")
     tables = []

@@ -1,0 +1,64 @@
+"""The arms that an encoder has to beat, fitted on the split's training rows only.
+
+Each is fitted for every tested subject on that subject's own training trials; a subject without any (leave one subject out)
+is predicted from all training subjects together, as the encoder is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data_prep.baselines import fit_encoding_model, fit_ridge
+from trainer.data.loader import Loader
+from trainer.evaluate.lda import lda_scores
+from trainer.evaluate.part import PartArrays, repetitions
+from trainer.metrics import cosine_similarity
+
+MIN_TRAINING_ROWS = 16
+"""Fewer rows of a subject's own than this, and all training subjects are used."""
+
+
+def ridge_scores(train: PartArrays, test: PartArrays, gallery_GE: np.ndarray) -> np.ndarray:
+    """Cosine of the embedding that ridge regression predicts from EEG with every candidate: (Q, G)."""
+    scores_QG = np.empty((len(test), len(gallery_GE)))
+    for subject, rows in _by_subject(train, test):
+        fitted = fit_ridge(subject.eeg_NCT, subject.target_NE)
+        scores_QG[rows] = cosine_similarity(fitted.predict(test.eeg_NCT[rows]), gallery_GE)
+    return scores_QG
+
+
+def encoding_scores(train: PartArrays, loader: Loader, test: PartArrays, gallery_GE: np.ndarray) -> np.ndarray:
+    """Log-likelihood of the EEG under the Gaussian encoding model's prediction for every candidate: (Q, G)."""
+    scores_QG = np.empty((len(test), len(gallery_GE)))
+    for subject, rows in _by_subject(train, test):
+        people = np.unique(subject.subject_N)
+        trials = repetitions(loader, int(people[0]) if len(people) == 1 else None)
+        fitted = fit_encoding_model(subject.eeg_NCT, subject.target_NE, subject.n_reps_N, trials)
+        scores_QG[rows] = fitted.log_likelihood(test.eeg_NCT[rows], test.n_reps_N[rows], gallery_GE)
+    return scores_QG
+
+
+def lda_class_scores(train: PartArrays, test: PartArrays, num_classes: int) -> tuple[np.ndarray, list[float | None]]:
+    """LDA scores of every test trial for every class (Q, K), and the shrinkages that inner folds over recordings chose.
+
+    Two classes are one problem; more are one class against the others each.
+    """
+    scores_QK = np.empty((len(test), num_classes))
+    shrinkages = []
+    for number in range(1 if num_classes == 2 else 0, num_classes):
+        found = lda_scores(train.eeg_NCT, (train.concept_N == number).astype(int), train.recording_N, test.eeg_NCT)
+        scores_QK[:, number] = found.scores_B
+        shrinkages.append(found.shrinkage)
+    if num_classes == 2:
+        scores_QK[:, 0] = -scores_QK[:, 1]
+    return scores_QK, shrinkages
+
+
+def _by_subject(train: PartArrays, test: PartArrays) -> list[tuple[PartArrays, np.ndarray]]:
+    """Training arrays and test rows of every tested subject."""
+    pairs = []
+    for subject in np.unique(test.subject_N):
+        own_N = train.subject_N == subject
+        rows = np.flatnonzero(test.subject_N == subject)
+        pairs.append((train.where(own_N) if own_N.sum() >= MIN_TRAINING_ROWS else train, rows))
+    return pairs
