@@ -28,6 +28,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_prep import cli, embedding_table, schema, ustar
 from data_prep.embeddings import EmbeddingConfig
 from data_prep.schema import StudyError
+from data_prep.studies import muse as _muse  # noqa: F401  (configs may then name its reader by class name alone)
+from data_prep.studies import things as _things  # noqa: F401
 from data_prep.studies.base import ReaderConfig, SamplePlan, Source, StudyFacts
 
 MAX_ROUNDING = 0.01
