@@ -167,6 +167,9 @@ def test_sequential_is_once_through_in_order_with_all_or_some_repetitions(study,
     assert torch.equal(draws[2], next(test.sequential(8, repetitions=1, draw=2)).repetitions_RCT)
     assert len(next(test.sequential(100, single_trials=True))) == test.num_repetitions
     assert test.stimuli.tolist() == [8, 9, 10, 11]
+    chosen = test.prepare(test.samples_batch(np.array([5, 0])), "cpu")
+    for eeg, sample in zip(chosen.eeg_BCT, (hosts[1].sample_B[2], hosts[0].sample_B[0]), strict=True):
+        torch.testing.assert_close(eeg, mean_of(written[int(sample)][1]))
 
 
 def test_selection_of_subjects_channels_times_repetitions_and_a_fraction(study, written):
