@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import schema
+from data_prep import schema, splits
 from data_prep.schema import StudyError
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.data.batch import normalise_trials
@@ -220,6 +220,19 @@ def test_transform_is_applied_to_each_repetition_by_subject_and_session(study, w
         ]
         expected = np.mean(out, axis=0)[[2, 0]]
         np.testing.assert_allclose(eeg, expected - expected.mean(axis=1, keepdims=True), atol=2e-5)
+
+
+def test_the_split_command_s_parts_and_transform_are_what_training_gets(copy):
+    split, _ = splits.write_split(splits.SplitConfig(study=str(copy), policy="zero-shot", num_validation_concepts=1, transform="zscore"))
+    parts = {part: loader(copy, part, split="zero-shot", transform="zero-shot", repetitions="each") for part in schema.PARTS}
+    assert {part: p.num_samples for part, p in parts.items()} == {"train": 12, "validation": 4, "test": 8}
+    assert not set(parts["train"].stimuli) & (set(parts["validation"].stimuli) | set(parts["test"].stimuli))
+    assert parts["train"].split_hash == split["hash"]
+    batch = parts["train"].prepare(next(parts["train"].sequential(1000, single_trials=True)), "cpu")
+    for subject in (0, 1):
+        of_subject_BCT = batch.eeg_BCT[batch.subject_B == subject]
+        torch.testing.assert_close(of_subject_BCT.mean(dim=(0, 2)), torch.zeros(4), atol=1e-3, rtol=0)
+        torch.testing.assert_close(of_subject_BCT.square().mean(dim=(0, 2)), torch.ones(4), atol=1e-3, rtol=0)
 
 
 def test_a_transform_that_does_not_fit_is_refused(study):
