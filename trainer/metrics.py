@@ -1,8 +1,8 @@
 """Retrieval and classification metrics: pure functions of score matrices, float64, NaN refused.
 
-Every function returns one value a query, so that intervals can be made by resampling queries. A candidate's rank among
-tied scores is the mean of the ranks that the tied ones occupy: a scorer that cannot tell candidates apart is not rewarded
-for the order in which they happen to stand.
+Every function returns one value a query, so that intervals can be made by resampling queries. Among tied scores a rank is
+its mean over all orders of the tied: a scorer that cannot tell candidates apart is not rewarded for the order in which they
+happen to stand. Recall@k asks whether that mean rank is within k.
 
 Q: queries, G: candidates of the gallery.
 """
@@ -34,19 +34,23 @@ def check_scores(scores_QG: np.ndarray) -> np.ndarray:
 
 
 def cosine_similarity(a_QE: np.ndarray, b_GE: np.ndarray) -> np.ndarray:
-    """Cosine of every row of ``a_QE`` with every row of ``b_GE``: (Q, G); a zero row is refused."""
+    """Cosine of every row of ``a_QE`` with every row of ``b_GE``: (Q, G); a row that is zero or not finite is refused."""
     units = []
     for name, rows in (("first", a_QE), ("second", b_GE)):
         rows = check_scores(rows)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        if not (np.isfinite(norms) & (norms > 0)).all():
-            raise ValueError(f"row {int(np.flatnonzero(~(norms[:, 0] > 0))[0])} of the {name} embeddings has no direction (norm 0)")
+        lacking = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+        if len(lacking):
+            raise ValueError(f"row {int(lacking[0])} of the {name} embeddings has no direction (norm {norms[lacking[0], 0]:g})")
         units.append(rows / norms)
     return units[0] @ units[1].T
 
 
 def retrieval_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
-    """Rank (from 1) of each query's best relevant candidate; ties with irrelevant ones take their mean rank.
+    """Rank (from 1) of each query's first relevant candidate; where it is tied, the mean of it over all orders of the tied.
+
+    With one relevant candidate that is the mean of the ranks that the tied ones occupy; with r relevant and m irrelevant ones
+    tied, the first relevant one stands m / (r + 1) places behind those that score higher, on average.
 
     Parameters
     ----------
@@ -58,8 +62,9 @@ def retrieval_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarra
     scores_QG = check_scores(scores_QG)
     relevant_QG = _check_relevant(scores_QG, relevant_QG)
     best_Q1 = np.where(relevant_QG, scores_QG, -np.inf).max(axis=1, keepdims=True)
-    others = ~relevant_QG
-    return 1.0 + ((scores_QG > best_Q1) & others).sum(axis=1) + ((scores_QG == best_Q1) & others).sum(axis=1) / 2
+    tied_QG = scores_QG == best_Q1
+    tied_irrelevant_Q, tied_relevant_Q = (tied_QG & ~relevant_QG).sum(axis=1), (tied_QG & relevant_QG).sum(axis=1)
+    return 1.0 + (scores_QG > best_Q1).sum(axis=1) + tied_irrelevant_Q / (tied_relevant_Q + 1)
 
 
 def recall_at(ranks_Q: np.ndarray, k: int) -> np.ndarray:
