@@ -6,8 +6,10 @@ depends on rank and size can be tested for any cluster in one process.
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -162,9 +164,13 @@ def set_group_timeouts(timeout_seconds: float) -> None:
 
 
 def stop_distributed() -> None:
-    """Leave the process groups, if any. Last call of a process: deepspeed keeps references and cannot connect again."""
+    """Leave the process groups, if any, and make deepspeed forget them, so that the process can start anew."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        backend, groups = (sys.modules.get(name) for name in ("deepspeed.comm.comm", "deepspeed.utils.groups"))
+        if backend is not None and groups is not None:
+            backend.cdb = None  # type: ignore[attr-defined]
+            importlib.reload(groups)  # its globals hold the groups that are gone
 
 
 def _free_port() -> int:

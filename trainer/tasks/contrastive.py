@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer import losses as loss_terms
+from trainer import metrics
 from trainer.callbacks.mlflow import MlflowConfig, git_revision
 from trainer.checkpoint import CheckpointConfig
 from trainer.data.augment import AugmentConfig, augment
@@ -86,7 +87,7 @@ class ContrastiveTask:
         self.score_name: str | None = None
         if self.split["parts"]["validation"]:
             self.validation = Loader(self.index, config.data, "validation", seed=config.train.seed)
-            self.score_name = ("auc" if self._num_classes() == 2 else "balanced_accuracy") if self.class_level else "mrr"
+            self.score_name = ("auc" if len(self.validation.stimuli) == 2 else "balanced_accuracy") if self.class_level else "mrr"
         self.trained_S = torch.zeros(self.loader.num_subjects, dtype=torch.bool, device=device)
         self.trained_S[torch.from_numpy(self.loader.subjects.astype(np.int64))] = True
         self.study = {
@@ -103,7 +104,7 @@ class ContrastiveTask:
             sfreq=self.loader.sfreq,
             num_subjects=self.loader.num_subjects,
             embedding_dim=self.loader.embedding_dim,
-            num_concepts=self._num_classes(),
+            num_concepts=len(self.index.manifest["tables"]["concepts"]),
             loss=self.config.loss,
         )
         return Autocast(model, self.config.train.precision, self.device)
@@ -162,7 +163,10 @@ class ContrastiveTask:
     def validate(self, model: Any) -> dict[str, float]:
         """Retrieval among the validation part's own stimuli, or AUC and balanced accuracy in a class-level study."""
         found = self._embed_validation(model)
-        return class_scores(found) if self.class_level else retrieval_scores(found)
+        scores = class_scores(found) if self.class_level else retrieval_scores(found)
+        # Rank 0's numbers for all: ranks on other hardware might round differently, and then part ways.
+        values = collectives.gather_ids(torch.tensor([list(scores.values())], device=self.device))[0].tolist()
+        return dict(zip(scores, values, strict=True))
 
     @torch.no_grad()
     def _embed_validation(self, model: Any) -> Embedded:
@@ -193,9 +197,6 @@ class ContrastiveTask:
             facts={"step": step, "git_revision": git_revision(), "split": self.config.data.split, **self.study},
         )
 
-    def _num_classes(self) -> int:
-        return len(self.index.manifest["tables"]["concepts"])
-
 
 class Autocast(nn.Module):
     """A model in the autocast of a precision; it must be inside what DeepSpeed wraps, whose engine switches off one around it."""
@@ -220,23 +221,22 @@ class Embedded(NamedTuple):
 
 
 def retrieval_scores(found: Embedded) -> dict[str, float]:
-    """Each query among the part's own distinct stimuli: top-1, top-5 and mean reciprocal rank; ties take their mean rank."""
-    _, first, own_Q = np.unique(found.stimulus_Q, return_index=True, return_inverse=True)
-    similarity_QS = found.eeg_QP @ found.image_QP[first].T
-    own_Q1 = np.take_along_axis(similarity_QS, own_Q[:, None], axis=1)
-    rank_Q = 1 + (similarity_QS > own_Q1).sum(axis=1) + ((similarity_QS == own_Q1).sum(axis=1) - 1) / 2
-    return {"top1": float((rank_Q <= 1).mean()), "top5": float((rank_Q <= 5).mean()), "mrr": float((1 / rank_Q).mean())}
+    """Each query among the part's own distinct stimuli: top-1, top-5 and mean reciprocal rank, the least noisy of the three."""
+    stimulus_S, first = np.unique(found.stimulus_Q, return_index=True)
+    scores_QS = metrics.cosine_similarity(found.eeg_QP, found.image_QP[first])
+    ranks_Q = metrics.retrieval_ranks(scores_QS, found.stimulus_Q[:, None] == stimulus_S)
+    return {
+        "top1": float(metrics.recall_at(ranks_Q, 1).mean()),
+        "top5": float(metrics.recall_at(ranks_Q, 5).mean()),
+        "mrr": float(metrics.reciprocal_rank(ranks_Q).mean()),
+    }
 
 
 def class_scores(found: Embedded) -> dict[str, float]:
     """Balanced accuracy of the nearest class and, with two classes, the AUC of the difference of similarities."""
-    classes, first, own_Q = np.unique(found.concept_Q, return_index=True, return_inverse=True)
-    similarity_QS = found.eeg_QP @ found.image_QP[first].T
-    right_Q = similarity_QS.argmax(axis=1) == own_Q
-    scores = {"balanced_accuracy": float(np.mean([right_Q[own_Q == c].mean() for c in range(len(classes))]))}
-    if len(classes) == 2:
-        margin_Q = similarity_QS[:, 1] - similarity_QS[:, 0]
-        positive, negative = margin_Q[own_Q == 1], margin_Q[own_Q == 0]
-        above = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
-        scores["auc"] = float(above)
+    concept_S, first = np.unique(found.concept_Q, return_index=True)
+    scores_QS = metrics.cosine_similarity(found.eeg_QP, found.image_QP[first])
+    scores = {"balanced_accuracy": metrics.balanced_accuracy(concept_S[scores_QS.argmax(axis=1)], found.concept_Q)}
+    if len(concept_S) == 2:
+        scores["auc"] = metrics.auc(scores_QS[:, 1] - scores_QS[:, 0], found.concept_Q == concept_S[1])
     return scores

@@ -1,0 +1,200 @@
+"""Training under the real launcher: killed, resumed on other numbers of ranks, and refused where it must be."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_prep import schema
+from data_prep.cli import main
+from tests.distributed.training import by_step, events, last_step, make_study, saved_step, train, training, wait_for, write_split
+from trainer.__main__ import COMMANDS
+from trainer.export import load_encoder
+from trainer.loop import STOPPED_STATUS
+
+STEPS = 60
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    make_study(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path) -> Path:
+    """A run of 2 ranks that nothing disturbs."""
+    run = home / "whole"
+    output = train(run, "--train.world_size", "2", "--tensorboard", "true", ranks=2, config=home / "config.yaml")
+    assert (run / "completed.json").is_file(), output
+    return run
+
+
+def test_a_whole_run_leaves_what_the_run_folder_promises(whole: Path) -> None:
+    completed = schema.read_json(whole / "completed.json")
+    assert completed["reason"] == "finished"
+    assert (completed["step"], completed["samples_seen"]) == (STEPS, 8 * STEPS)
+    assert {p.name for p in whole.iterdir()} >= {"config.yaml", "identity.json", "latest", "best", "export", "tensorboard"}
+    assert sorted(p.name for p in (whole / "heartbeat").iterdir()) == ["0", "1"]
+    assert saved_step(whole) == STEPS
+    output = whole.with_suffix(".log").read_text()
+    for word in ("samples/s", "data wait", "GiB", "lr ", "validation  top1"):
+        assert word in output
+    scores = by_step(whole, "metrics.jsonl", "validation_mrr")
+    assert sorted(scores) == [20, 40, 60]
+    assert completed["best_score"] == max(scores.values())
+    encoder = load_encoder(whole / "export")
+    assert encoder.config["step"] == completed["best_step"]
+
+
+def test_a_data_pass_visits_every_item_once(whole: Path) -> None:
+    items = [item for step in range(1, STEPS + 1) for item in by_step(whole, "items.jsonl", "items")[step]]
+    num_items = 14 * 3
+    passes = [items[i : i + num_items] for i in range(0, len(items) - num_items + 1, num_items)]
+    assert len(passes) == 11
+    assert all(sorted(one) == list(range(num_items)) for one in passes)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_killed_and_resumed_from_2_ranks_on_1_and_from_1_on_2(home: Path, whole: Path, stage: int) -> None:
+    run, config, zero = home / f"killed-{stage}", home / "config.yaml", ("--zero.stage", str(stage))
+    with training(run, *zero, ranks=2, config=config) as process:
+        wait_for(lambda: last_step(run) >= 13 and saved_step(run) >= 10, process)
+        os.killpg(process.pid, signal.SIGKILL)
+    killed_at = saved_step(run)
+    assert not (run / "completed.json").exists()
+
+    with training(run, *zero, "--resume", "latest", ranks=1, config=config) as process:
+        wait_for(lambda: last_step(run) >= killed_at + 8, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == STOPPED_STATUS
+    assert not (run / "completed.json").exists()
+    stopped_at = saved_step(run)
+    assert events(run, "end")[-1]["reason"] == "signal"
+    assert events(run, "end")[-1]["step"] == stopped_at, "the step it stopped at was not saved"
+
+    output = train(run, *zero, "--resume", "latest", ranks=2, config=config)
+    assert (run / "completed.json").is_file(), output
+    assert [(e["event"], e["world_size"]) for e in events(run, "start") + events(run, "resume")] == [
+        ("start", 2),
+        ("resume", 1),
+        ("resume", 2),
+    ]
+    assert by_step(run, "items.jsonl", "items") == by_step(whole, "items.jsonl", "items")
+    assert by_step(run, "metrics.jsonl", "loss") == pytest.approx(by_step(whole, "metrics.jsonl", "loss"), rel=1e-5)
+    for score in ("best_score", "best_step"):
+        assert schema.read_json(run / "completed.json")[score] == pytest.approx(schema.read_json(whole / "completed.json")[score])
+
+
+# ------------------------------------------------------------------------------------------- in this process, on one rank
+
+
+def contrastive(home: Path, run: str, *arguments: str) -> int:
+    return main("trainer", "", COMMANDS, ["contrastive", "--config", str(home / "config.yaml"), "--run", str(home / run), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--train.world_size", "2"), "train.world_size: 2 ranks were asked for, but 1 started"),
+        (("--train.micro_batch_size", "3"), "train.micro_batch_size: 3 x 1 ranks"),
+        (("--train.precision", "fp16", "--train.device", "cpu"), "fp16 is not supported on the CPU"),
+        (("--train.accumulation", "4"), "train.accumulation: 4, expected 1"),
+        (("--train.speed", "fast"), "speed"),
+        (("--resume", "latest"), "resume: latest, but"),
+        (("--data.split", "other"), "no such split; this study has no-validation, tiny"),
+    ],
+)
+def test_refused_before_training_in_one_sentence(home: Path, capfd: pytest.CaptureFixture, arguments: tuple, says: str) -> None:
+    assert contrastive(home, "refused", *arguments) != 0
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert says in error
+    assert not (home / "refused" / "completed.json").exists()
+
+
+def test_a_run_is_resumed_only_as_itself(home: Path, whole: Path, capfd: pytest.CaptureFixture) -> None:
+    before = (whole / "completed.json").read_bytes(), (whole / "latest").read_text()
+    for arguments, says in [
+        ((), "already holds a run; continue it with --resume latest"),
+        (("--resume", "latest", "--optimizer.lr", "0.1"), "optimizer.lr was 0.003 when this run began and is 0.1 now"),
+        (("--resume", "latest", "--train.global_batch_size", "4"), "train.global_batch_size was 8"),
+        (("--resume", "latest", "--data.split", "no-validation"), "data.split"),
+        (("--resume", "latest", "--zero.stage", "2"), "saved with zero.stage 1, the config says 2"),
+        (("--resume", str(home)), "expected a finished checkpoint"),
+    ]:
+        assert contrastive(home, "whole", *arguments) == 1
+        assert says in capfd.readouterr().err
+    assert before == ((whole / "completed.json").read_bytes(), (whole / "latest").read_text()), "a refused command changed the run"
+
+
+def test_deterministic_runs_are_bit_identical_and_an_unreachable_tracker_stops_nothing(home: Path, capfd: pytest.CaptureFixture) -> None:
+    arguments = ("--train.deterministic", "true", "--train.steps", "6", "--data.split", "no-validation")
+    dead = ("--mlflow.enabled", "true", "--mlflow.tracking_uri", "http://127.0.0.1:9", "--mlflow.timeout_seconds", "1")
+    try:
+        assert contrastive(home, "first", *arguments) == 0
+        assert "no validation part: the last weights count as the best" in capfd.readouterr().out
+        assert contrastive(home, "second", *arguments, *dead) == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert capfd.readouterr().err.count("tracking is off from step 0") == 1
+    assert [e["part"] for e in events(home / "second", "fault")] == ["mlflow"]
+    exports = [home / run / "export" / "model.safetensors" for run in ("first", "second")]
+    assert exports[0].read_bytes() == exports[1].read_bytes()
+    assert load_encoder(home / "first" / "export").config["step"] == 6
+
+
+def test_mlflow_knows_the_run_and_a_resumed_run_continues_it(home: Path) -> None:
+    from mlflow import MlflowClient
+
+    arguments = ("--mlflow.enabled", "true", "--mlflow.experiment", "tiny", "--train.validate_every_steps", "3")
+    assert contrastive(home, "tracked", *arguments, "--train.steps", "3") == 0
+    assert contrastive(home, "tracked", *arguments, "--train.steps", "6", "--resume", "latest") == 0
+    completed = schema.read_json(home / "tracked" / "completed.json")
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    (found,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert found.info.run_id == completed["tracking_run_id"]
+    assert found.info.status == "FINISHED"
+    assert found.data.params["optimizer.lr"] == "0.003"
+    assert [point.step for point in client.get_metric_history(found.info.run_id, "train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert found.data.metrics["validation/mrr"] > 0
+    assert found.data.tags["git_revision"]
+    (used,) = found.inputs.dataset_inputs
+    identity = schema.read_json(home / "tracked" / "identity.json")["data"]
+    assert used.dataset.digest == identity["fingerprint"][:36]
+    assert {tag.key: tag.value for tag in used.tags}["split_hash"] == identity["split_hash"]
+    artifacts = {item.path for item in client.list_artifacts(found.info.run_id)} | {
+        item.path for item in client.list_artifacts(found.info.run_id, "export")
+    }
+    assert artifacts >= {"config.yaml", "identity.json", "export/model.safetensors", "export/config.json"}
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(home: Path) -> None:
+    arguments = (
+        "--optimizer.lr",
+        "1e-12",
+        "--model.norm",
+        "layer",
+        "--train.validate_every_steps",
+        "2",
+        "--train.early_stopping_validations",
+        "2",
+    )
+    assert contrastive(home, "stale", *arguments) == 0
+    completed = schema.read_json(home / "stale" / "completed.json")
+    assert (completed["reason"], completed["step"], completed["best_step"]) == ("early stopping", 6, 2)
+
+
+def test_another_study_under_the_same_path_is_refused(home: Path, tmp_path: Path, whole: Path, capfd: pytest.CaptureFixture) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    root = make_study(other)
+    write_split(root, "tiny", train={"stimulus": list(range(13))}, validation={"stimulus": [14, 15, 16, 17, 18]})
+    assert contrastive(home, "whole", "--resume", "latest", "--data.study", str(root)) == 1
+    assert "data.split_hash was" in capfd.readouterr().err

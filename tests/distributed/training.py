@@ -1,0 +1,105 @@
+"""A study small enough to train on in seconds, and training commands that can be watched, killed and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep import schema
+from tests.distributed.launcher import ROOT, free_port
+from tests.helpers.tiny_study import write_tiny_study
+from trainer.run_folder import RunFolder, read_lines
+
+CONFIG = """
+data: {study: STUDY, split: tiny, embedding: tiny, repetitions: each}
+model:
+  encoder: {class_path: TSConv, init_args: {num_filters: 4, kernel_samples: 5, pool_samples: 6, stride_samples: 3, dropout: 0.0}}
+  eeg_head: linear
+  image_head: linear
+train: {steps: 60, global_batch_size: 8, validate_every_steps: 20, log_every_steps: 1, log_items: true, timeout_seconds: 60}
+optimizer: {lr: 0.003}
+augment: {noise: 0.1, time_shift_ms: 20}
+checkpoint: {every_steps: 5}
+mlflow: {enabled: false}
+"""
+
+
+def make_study(folder: Path) -> Path:
+    """A simulated image study of one subject with a split ``tiny``, and a config ``folder/config.yaml`` that trains on it."""
+    root = write_tiny_study(folder / "study", n_subjects=1, n_stimuli=24, n_test=4, samples_per_shard=5, n_reps=3)
+    write_split(root, "tiny", train={"stimulus": list(range(14))}, validation={"stimulus": [14, 15, 16, 17, 18]})
+    write_split(root, "no-validation", train={"stimulus": list(range(14))})
+    (folder / "config.yaml").write_text(CONFIG.replace("STUDY", str(root)))
+    return root
+
+
+def write_split(root: Path, name: str, **clauses: dict[str, list[int]]) -> None:
+    """A split of one clause a part, as ``data_prep split`` writes it."""
+    manifest = schema.read_manifest(root)
+    parts = {part: [clauses[part]] if part in clauses else [] for part in schema.PARTS}
+    split: dict[str, Any] = {"format_version": 1, "name": name, "policy": "test", "options": {}, "parts": parts}
+    split |= {"fingerprint": manifest["fingerprint"], "rows_hash": schema.rows_hash(manifest)}
+    schema.write_json(root / "splits" / f"{name}.json", split | {"hash": schema.split_hash(split)})
+
+
+@contextlib.contextmanager
+def training(run: Path, *arguments: str, ranks: int, config: Path) -> Iterator[subprocess.Popen]:
+    """Start ``contrastive`` (under the launcher if ``ranks`` > 1) in its own process group, which is gone afterwards; output in RUN.log."""
+    command = ["contrastive", "--config", str(config), "--run", str(run), *arguments]
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(free_port()), "--module", "trainer"]
+    argv = [sys.executable, *(launcher if ranks > 1 else ["-m", "trainer"]), *command]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with run.with_suffix(".log").open("a") as log:
+        process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def train(run: Path, *arguments: str, ranks: int, config: Path, timeout_seconds: float = 150) -> str:
+    """Train to the end; returns the output."""
+    with training(run, *arguments, ranks=ranks, config=config) as process:
+        process.wait(timeout_seconds)
+    return run.with_suffix(".log").read_text()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen, timeout_seconds: float = 120) -> None:
+    """Wait until a condition holds while the process lives."""
+    end = time.monotonic() + timeout_seconds
+    while not condition():
+        assert process.poll() is None, f"ended with status {process.returncode} before what was waited for"
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def last_step(run: Path) -> int:
+    """Last step in ``metrics.jsonl``."""
+    lines = read_lines(run / "metrics.jsonl")
+    return lines[-1]["step"] if lines else 0
+
+
+def saved_step(run: Path) -> int:
+    """Step of the last finished checkpoint."""
+    latest = RunFolder(run).pointed("latest")
+    return int(latest.name.removeprefix("step-")) if latest else 0
+
+
+def by_step(run: Path, file: str, key: str) -> dict[int, Any]:
+    """What a run wrote for each step; where a step was repeated after a kill, the last."""
+    return {line["step"]: line[key] for line in read_lines(run / file) if key in line}
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    """Events of one kind."""
+    return [event for event in read_lines(run / "events.jsonl") if event["event"] == kind]
