@@ -33,8 +33,6 @@ class QuickstartConfig:
     """``simulated``: rendered images and simulated EEG; ``muse``: the real N170 recordings of ``data_root``."""
     data_root: str = os.environ.get("SHARED_DATA", "../shared/data")
     """Folder that holds ``muse_visual``; used by ``study: muse`` only."""
-    studies: str = "studies"
-    """Folder for the source study and its shards."""
     run: str = "runs/quickstart"
     """Run folder; ``summary.json`` is written here."""
     num_processes: int = 2
@@ -53,7 +51,7 @@ class Step:
 def steps(config: QuickstartConfig) -> list[Step]:
     """The commands, in order (pure but for the ``done`` predicates, which look at the disk)."""
     name = config.study
-    source, study, run = Path(config.studies) / f"{name}-source", Path(config.studies) / name, Path(config.run)
+    source, study, run = Path("studies") / f"{name}-source", Path("studies") / name, Path(config.run)
     split = "zero-shot" if name == "simulated" else "recording"
 
     def python(module: str, command: str, yaml: str | None, *overrides: str) -> tuple[str, ...]:
@@ -64,13 +62,13 @@ def steps(config: QuickstartConfig) -> list[Step]:
     if name == "simulated":
         simulate = python("data_prep", "simulate", "data_prep/simulate_quickstart.yaml", "--output", str(source))
         path.append(Step(title="simulate images and EEG", argv=simulate, done=(source / "ceiling.json").is_file))
-        root = source
+        shard = python("data_prep", "shard", "data_prep/shard_simulated.yaml", "--reader.root", str(source), "--output", str(study))
     else:
         root = Path(config.data_root) / "muse_visual"
         if not root.is_dir():
             raise CommandError(f"data_root: {root}: no such folder; expected the Muse recordings (eeg/N170, stimuli/face_house) in it")
-    shard_config = "shard_simulated.yaml" if name == "simulated" else "shard_muse_n170.yaml"
-    shard = python("data_prep", "shard", f"data_prep/{shard_config}", "--output", str(study), *_reader_root(name, root))
+        folders = ("--reader.root", str(root / "eeg" / "N170"), "--reader.stimuli", str(root / "stimuli" / "face_house"))
+        shard = python("data_prep", "shard", "data_prep/shard_muse_n170.yaml", *folders, "--output", str(study))
     path += [
         Step(title="shard", argv=shard, done=(study / "manifest.sha256").is_file),
         Step(
@@ -89,7 +87,7 @@ def steps(config: QuickstartConfig) -> list[Step]:
         Step(
             title="evaluate",
             argv=(
-                *python("trainer", "evaluate-retrieval", f"evaluate/quickstart_{name}.yaml", "--export", str(run / "export")),
+                *python("trainer", "evaluate-retrieval", "evaluate/retrieval.yaml", "--export", str(run / "export")),
                 *("--study", str(study), "--split", split, "--output", str(run / "reports")),
             ),
             done=(run / "reports" / "retrieval.json").is_file,
@@ -101,12 +99,6 @@ def steps(config: QuickstartConfig) -> list[Step]:
         ),
     ]
     return path
-
-
-def _reader_root(study: str, root: Path) -> list[str]:
-    if study == "simulated":
-        return ["--reader.root", str(root)]
-    return ["--reader.root", str(root / "eeg" / "N170"), "--reader.stimuli", str(root / "stimuli" / "face_house")]
 
 
 def run(config: QuickstartConfig) -> int:
