@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep.baselines import fit_encoding_model, fit_ridge
 from trainer.data.loader import Loader
-from trainer.evaluate.lda import lda_scores
+from trainer.evaluate.lda import SHRINKAGES, lda_scores
 from trainer.evaluate.part import PartArrays, repetitions
 from trainer.metrics import cosine_similarity
 
@@ -41,24 +41,30 @@ def encoding_scores(train: PartArrays, loader: Loader, test: PartArrays, gallery
 def lda_class_scores(train: PartArrays, test: PartArrays, num_classes: int) -> tuple[np.ndarray, list[float | None]]:
     """LDA scores of every test trial for every class (Q, K), and the shrinkages that inner folds over recordings chose.
 
-    Two classes are one problem; more are one class against the others each.
+    Two classes are one problem; more are one class against the others each. With fewer than two training recordings to
+    choose the shrinkage from, it is the automatic one (None).
     """
     scores_QK = np.empty((len(test), num_classes))
     shrinkages = []
-    for number in range(1 if num_classes == 2 else 0, num_classes):
-        found = lda_scores(train.eeg_NCT, (train.concept_N == number).astype(int), train.recording_N, test.eeg_NCT)
-        scores_QK[:, number] = found.scores_B
-        shrinkages.append(found.shrinkage)
+    for subject, rows in _by_subject(train, test, num_classes):
+        for number in range(1 if num_classes == 2 else 0, num_classes):
+            class_N = (subject.concept_N == number).astype(int)
+            inner = [r for r in np.unique(subject.recording_N) if len(np.unique(class_N[subject.recording_N == r])) == 2]
+            candidates = SHRINKAGES if len(inner) > 1 else None
+            found = lda_scores(subject.eeg_NCT, class_N, subject.recording_N, test.eeg_NCT[rows], shrinkages=candidates)
+            scores_QK[rows, number] = found.scores_B
+            shrinkages.append(found.shrinkage)
     if num_classes == 2:
         scores_QK[:, 0] = -scores_QK[:, 1]
     return scores_QK, shrinkages
 
 
-def _by_subject(train: PartArrays, test: PartArrays) -> list[tuple[PartArrays, np.ndarray]]:
-    """Training arrays and test rows of every tested subject."""
+def _by_subject(train: PartArrays, test: PartArrays, num_classes: int = 0) -> list[tuple[PartArrays, np.ndarray]]:
+    """Training arrays and test rows of every tested subject; its own training trials must show ``num_classes`` classes."""
     pairs = []
     for subject in np.unique(test.subject_N):
         own_N = train.subject_N == subject
         rows = np.flatnonzero(test.subject_N == subject)
-        pairs.append((train.where(own_N) if own_N.sum() >= MIN_TRAINING_ROWS else train, rows))
+        enough = own_N.sum() >= MIN_TRAINING_ROWS and (not num_classes or len(np.unique(train.concept_N[own_N])) == num_classes)
+        pairs.append((train.where(own_N) if enough else train, rows))
     return pairs

@@ -122,6 +122,7 @@ def open_part(encoder: Encoder, study: str | None, split: str | None, part: str)
     if loader.num_items == 0:
         raise CommandError(f"split {config.split!r} of {config.study} has no {part} trials")
     check_signal(encoder, loader)
+    check_unseen(encoder, loader)
     return loader
 
 
@@ -132,10 +133,32 @@ def check_signal(encoder: Encoder, loader: Loader) -> None:
     for name, value in found.items():
         if value != build[name]:
             raise CommandError(f"{loader.index.root}: {name} is {value}, the encoder was trained with {build[name]}")
+    if abs(loader.tmin - expected["tmin"]) * loader.sfreq > 1e-3:
+        raise CommandError(
+            f"{loader.index.root}: trials begin at {loader.tmin:g} s, those the encoder was trained on at {expected['tmin']:g} s"
+        )
     if loader.index.signal["unit"] != expected["unit"]:
         raise CommandError(f"{loader.index.root}: unit is {loader.index.signal['unit']}, the encoder was trained on {expected['unit']}")
     names = loader.index.signal["ch_names"] if loader.transform is not None else loader.ch_names
     if list(names) != list(expected["ch_names"]):
         raise CommandError(
             f"{loader.index.root}: channels {', '.join(names)}, the encoder was trained on {', '.join(expected['ch_names'])}"
+        )
+
+
+def check_unseen(encoder: Encoder, loader: Loader) -> None:
+    """Refuse to call trials held out that the encoder was trained on, under another split of the same study."""
+    config, index = encoder.config, loader.index
+    same_study = config.get("fingerprint") == index.manifest["fingerprint"]
+    if loader.part == "train" or not same_study or config.get("split_hash") == loader.split_hash:
+        return
+    trained = encoder.data_config(study=str(index.root))
+    try:
+        seen = np.intersect1d(index.rows(trained.split, "train"), index.rows(loader.config.split, loader.part))
+    except schema.StudyError:  # the split of training is not here any more: the report says that it was another one
+        return
+    if len(seen):
+        raise CommandError(
+            f"{index.root}: the encoder was trained on {len(seen)} of the trials that split {loader.config.split!r} calls {loader.part} "
+            f"(they are training trials of {trained.split!r}): expected a split whose {loader.part} trials it has not seen"
         )

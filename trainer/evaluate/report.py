@@ -61,10 +61,20 @@ def notes(results: dict[str, Any]) -> list[str]:
     found = list(results["notes"])
     if results["simulated"]:
         found.insert(0, "The EEG is simulated: these numbers say what the method can learn, not what brains tell.")
+    if results["part"] == "train":
+        found.append(
+            "These are training trials: the scores say how well they were learnt by heart, the baselines were fitted on them, too."
+        )
+    elif results["part"] == "validation":
+        found.append("These are validation trials: the encoder's best step was chosen by them.")
+    for name, arm in results.get("model_minus", {}).items():
+        found.append(f"Model minus {name}, top-1, paired by query: {_cell(arm['recall@1'])}.")
     if results.get("audit"):
         found.append(f"Audit of the split: {results['audit']}.")
     if results.get("trained_on_split") is False:
-        found.append("The encoder was trained on another split than the one it is scored on: its training may have seen these trials.")
+        found.append(
+            "The encoder was trained on another split than the one it is scored on: so it may have been trained on something close to these trials."
+        )
     ceiling, model = results["summary"].get("ceiling"), results["summary"]["model"]
     if ceiling:
         found.append(f"The model reaches {model['top1'] / ceiling['top1']:.1%} of the ceiling's top-1, which no decoder can exceed.")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from rich.console import Console
 from scipy.stats import rankdata
 
 from data_prep import schema
@@ -136,8 +137,10 @@ def evaluate_retrieval(config: EvaluateConfig, encoder: Encoder, loader: Loader,
     scores = {"model": metrics.cosine_similarity(z_QP, encoder.embed_image(gallery_GE))}
     if train is not None:
         fitted = collect(train)
-        scores["ridge"] = baselines.ridge_scores(fitted, part, gallery_GE)
-        scores["encoding model"] = baselines.encoding_scores(fitted, train, part, gallery_GE)
+        with Console(stderr=True).status("fitting ridge regression"):
+            scores["ridge"] = baselines.ridge_scores(fitted, part, gallery_GE)
+        with Console(stderr=True).status("fitting the encoding model"):
+            scores["encoding model"] = baselines.encoding_scores(fitted, train, part, gallery_GE)
     results = score_arms(config, queries, scores, one_way={"encoding model"})
     n_reps = sorted(set(part.n_reps_N.tolist()))
     ceiling = known_ceiling(loader, part.subject_N, n_reps, len(stimulus_G))
@@ -183,6 +186,7 @@ def score_arms(config: EvaluateConfig, queries: Queries, scores: dict[str, np.nd
     arms: dict[str, Any] = {}
     summary: dict[str, dict[str, float]] = {}
     per_query: dict[str, np.ndarray] = {}
+    differences: dict[str, Any] = {}
     for name, scores_QG in scores.items():
         forward = metrics.retrieval_metrics(scores_QG, relevance_QG)
         arms[name] = {"eeg_to_image": _with_intervals(config, forward, queries.stimulus_Q, queries.subject_Q)}
@@ -192,6 +196,9 @@ def score_arms(config: EvaluateConfig, queries: Queries, scores: dict[str, np.nd
         arms[name]["null"] = _null(config, scores_QG, queries.target_Q)
         values = arms[name]["eeg_to_image"]
         summary[name] = {short: values[long]["value"] for short, long in SUMMARY.items()}
+        if per_query:
+            paired = {metric: per_query[metric] - forward[metric] for metric in ("recall@1", "recall@5", "mrr")}
+            differences[name] = {m: _mean(config, v, queries.stimulus_Q, queries.subject_Q) for m, v in paired.items()}
         per_query = per_query or forward
     summary["chance"] = chance(len(queries.stimulus_G))
     notes = list(METHOD)
@@ -204,6 +211,7 @@ def score_arms(config: EvaluateConfig, queries: Queries, scores: dict[str, np.nd
         "num_gallery": len(queries.stimulus_G),
         "arms": arms,
         "summary": summary,
+        "model_minus": differences,
         "per_query": per_query,
         "notes": notes,
     }
@@ -223,16 +231,16 @@ def chance(num_gallery: int) -> dict[str, float]:
 def known_ceiling(loader: Loader, subject_N: np.ndarray, n_reps: list[int], num_gallery: int) -> dict[str, float] | None:
     """Bayes-optimal top-1 and top-5 of a simulated study, for this very number of repetitions and gallery; else None."""
     facts = loader.index.manifest["preprocessing"].get("ceiling")
-    if not facts or facts["gallery"] != num_gallery or len(n_reps) != 1:
+    if not facts or facts["gallery"] != num_gallery or len(n_reps) != 1 or loader.part != "test":
         return None
-    subjects = loader.index.manifest["tables"]["subjects"]
+    subjects, tested = loader.index.manifest["tables"]["subjects"], np.unique(subject_N).tolist()
     rows = [
         row
-        for subject in np.unique(subject_N).tolist()
+        for subject in tested
         for row in facts["subjects"].get(subjects[subject], {}).get("ceiling", [])
         if row["repetitions"] == n_reps[0]
     ]
-    if not rows:
+    if len(rows) != len(tested):
         return None
     return {name: float(np.mean([row[name] for row in rows])) for name in ("top1", "top5")}
 
@@ -258,12 +266,14 @@ def study_facts(encoder: Encoder, loader: Loader) -> dict[str, Any]:
 def _with_intervals(
     config: EvaluateConfig, values: dict[str, np.ndarray], stimulus_Q: np.ndarray, subject_Q: np.ndarray | None
 ) -> dict[str, dict[str, float]]:
-    found = {}
-    for name, values_Q in values.items():
-        mean = bootstrap_mean(values_Q, stimulus_Q=stimulus_Q, subject_Q=subject_Q, num_resamples=config.num_resamples, seed=config.seed)
-        found["mean_rank" if name == "rank" else name] = {"value": mean.value, "low": mean.low, "high": mean.high}
-    found["median_rank"] = {"value": float(np.median(values["rank"]))}
-    return found
+    found = {"mean_rank" if name == "rank" else name: _mean(config, v, stimulus_Q, subject_Q) for name, v in values.items()}
+    return found | {"median_rank": {"value": float(np.median(values["rank"]))}}
+
+
+def _mean(config: EvaluateConfig, values_Q: np.ndarray, stimulus_Q: np.ndarray, subject_Q: np.ndarray | None) -> dict[str, float]:
+    # One seed for every arm and metric: all see the same resamples.
+    found = bootstrap_mean(values_Q, stimulus_Q=stimulus_Q, subject_Q=subject_Q, num_resamples=config.num_resamples, seed=config.seed)
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _null(config: EvaluateConfig, scores_QG: np.ndarray, target_Q: np.ndarray) -> dict[str, float]:
