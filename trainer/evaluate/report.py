@@ -72,9 +72,7 @@ def notes(results: dict[str, Any]) -> list[str]:
     if results.get("audit"):
         found.append(f"Audit of the split: {results['audit']}.")
     if results.get("trained_on_split") is False:
-        found.append(
-            "The encoder was trained on another split than the one it is scored on: so it may have been trained on something close to these trials."
-        )
+        found.append("The encoder was trained on another split: on none of these trials, but perhaps on their concepts or recordings.")
     ceiling, model = results["summary"].get("ceiling"), results["summary"]["model"]
     if ceiling:
         found.append(f"The model reaches {model['top1'] / ceiling['top1']:.1%} of the ceiling's top-1, which no decoder can exceed.")
