@@ -53,9 +53,9 @@ def run(config: AuditConfig) -> int:
     study = open_study(config.study)
     report = write_audit(study, schema.read_split(study.root, study.manifest, config.split))
     console = Console()
-    console.print(f"{config.split}: [bold]{report['verdict']}[/]: {report['claim']}", highlight=False)
+    console.print(f"{config.split}: [bold]{report['verdict']}[/]: {report['claim']}", highlight=False, soft_wrap=True)
     for finding in report["findings"]:
-        console.print(f"  {finding['level']}: {finding['message']}", highlight=False)
+        console.print(f"  {finding['level']}: {finding['message']}", highlight=False, soft_wrap=True)
     return int(report["verdict"] == "unsound")
 
 
@@ -139,7 +139,8 @@ def _blocks(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]]
     """Whether labels come in runs inside recordings that train and test share: then slow drift tells the label."""
     table = study.table
     shared = set(_ids(study, part, 1, "recording")) & set(_ids(study, part, 3, "recording"))
-    if not shared:
+    # Drift can only tell a label that was trained on.
+    if not shared or not set(_ids(study, part, 1, "concept")) & set(_ids(study, part, 3, "concept")):
         return
     orders: dict[int, list[tuple[int, int]]] = defaultdict(list)
     lost = 0

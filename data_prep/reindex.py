@@ -47,7 +47,9 @@ def run(config: ReindexConfig) -> int:
     for line in [f"restored {path}" for path in restored] + faults:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(
-        f"{root}: {len(manifest['shards']) - len(faults)} of {len(manifest['shards'])} shards' tables equal the tars", highlight=False
+        f"{root}: {len(manifest['shards']) - len(faults)} of {len(manifest['shards'])} shards' tables equal the tars",
+        highlight=False,
+        soft_wrap=True,
     )
     if faults:
         raise StudyError(f"{root}: the tables of {len(faults)} shards do not follow from their tars, first: {faults[0]}")

@@ -88,6 +88,7 @@ def run(config: ShardConfig) -> None:
         f"{config.output}: {rows} samples, {manifest['quality']['trials']} trials in {len(manifest['shards'])} shards, "
         f"fingerprint {manifest['fingerprint'][:12]}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -124,7 +125,7 @@ def write_study(config: ShardConfig, console: Console | None = None) -> dict[str
 
 
 def _write_study(config: ShardConfig, source: Source, root: Path, console: Console) -> dict[str, Any]:
-    for leftover in root.glob(".*.partial"):
+    for leftover in (*root.glob(".*.partial"), *root.glob("embeddings/.*.partial")):
         leftover.unlink()
     facts = source.facts
     keys = {name: _embedding_key(embedding, source) for name, embedding in config.embeddings.items()}
@@ -273,7 +274,7 @@ def _embeddings(
             array = embedding_table.check_table(name, array, len(source.facts.stimuli))
             kept = array, embedding_table.write_table(root, name, array, provenance, key=keys[name])
         else:
-            console.print(f"embedding {name}: kept from an earlier run", highlight=False)
+            console.print(f"embedding {name}: kept from an earlier run", highlight=False, soft_wrap=True)
         tables[name], entries[name] = kept
     return tables, entries
 

@@ -109,10 +109,10 @@ def run(config: SplitConfig) -> None:
         name = config.name or config.policy
         split, report = write_split(fold, f"{name}-{number:02d}" if config.folds else name, study, console)
         counts = ", ".join(f"{part} {facts['trials']}" for part, facts in report["parts"].items())
-        console.print(f"split {split['name']}: trials {counts}; audit: {report['verdict']}", highlight=False)
+        console.print(f"split {split['name']}: trials {counts}; audit: {report['verdict']}", highlight=False, soft_wrap=True)
         for finding in report["findings"]:
             if finding["level"] != "info":
-                console.print(f"  {finding['level']}: {finding['message']}", highlight=False)
+                console.print(f"  {finding['level']}: {finding['message']}", highlight=False, soft_wrap=True)
 
 
 def folds(config: SplitConfig, study: StudyFolder) -> list[SplitConfig]:

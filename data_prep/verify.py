@@ -36,7 +36,9 @@ def run(config: VerifyConfig) -> int:
     if faults:
         raise StudyError(f"{root}: {len(faults)} faults, first: {faults[0]}")
     manifest = schema.read_manifest(root)
-    console.print(f"{root}: whole, {len(manifest['shards'])} shards, fingerprint {manifest['fingerprint'][:12]}", highlight=False)
+    console.print(
+        f"{root}: whole, {len(manifest['shards'])} shards, fingerprint {manifest['fingerprint'][:12]}", highlight=False, soft_wrap=True
+    )
     return 0
 
 
