@@ -176,10 +176,10 @@ def fit_encoding_model(
 ) -> EncodingModel:
     """Fit the Gaussian encoding model.
 
-    The single-trial noise covariance comes from differences between repetitions of a stimulus, shrunk towards a multiple of
-    the identity (oracle-approximating shrinkage). Regression and lack of fit are computed where that noise is white: what the
-    residuals have beyond ``noise / n_reps`` is lack of fit, kept only in directions above the Marchenko-Pastur edge and
-    debiased (Donoho, Gavish & Johnstone 2018), so estimation noise is not taken for it.
+    The single-trial noise covariance comes from differences between repetitions of a stimulus, its eigenvalues corrected
+    by analytical nonlinear shrinkage. Regression and lack of fit are computed where that noise is white: what the residuals
+    have beyond ``noise / n_reps`` is lack of fit, kept only in directions above the Marchenko-Pastur edge and debiased
+    (Donoho, Gavish & Johnstone 2018), so estimation noise is not taken for it.
 
     Parameters
     ----------
@@ -219,13 +219,13 @@ def fit_encoding_model(
         first = _regress(x, scores_NK, num_components, alphas)
         residual = x - scores_NK[:, : len(first[0])] @ first[0].astype(np.float32)
         noise, freedom = _gram(residual.T) / mean_noise / len(x), len(x)
-    to_white = _whitener(_shrink(noise, freedom))
+    to_white = _whitener(noise, freedom)
     white_NW = x @ to_white.astype(np.float32)
     weights_KW, alpha = _regress(white_NW, scores_NK, num_components, alphas)
     k = len(weights_KW)
     residual = white_NW - scores_NK[:, :k] @ weights_KW.astype(np.float32)
     values, turn = linalg.eigh(_gram(residual.T) / max(1, len(x) - k - 1), overwrite_a=True, check_finite=False)
-    lack_W = _lack_of_fit(values, len(x) - k - 1, mean_noise)
+    lack_W = _lack_of_fit(values, len(x) - k - 1, freedom, mean_noise)
     to_white = to_white @ turn
     return EncodingModel(
         mean_D=mean_D,
@@ -246,9 +246,14 @@ def leading_components(y_NE: np.ndarray, most: int) -> tuple[np.ndarray, np.ndar
     """
     mean_E = _mean(y_NE)
     centred = y_NE - mean_E
-    values, vectors = linalg.eigh(_gram(centred.T) / len(y_NE), check_finite=False)
-    keep = np.flatnonzero(values > values[-1] * 1e-9)[::-1][: min(most, len(y_NE) // 2)]
-    components_EK = vectors[:, keep] / np.sqrt(values[keep])
+    n, e = centred.shape
+    if n >= e:
+        values, vectors_EK = linalg.eigh(_gram(centred.T) / n, check_finite=False)
+    else:
+        values, vectors_NK = linalg.eigh(_gram(centred) / n, check_finite=False)
+        vectors_EK = centred.T @ (vectors_NK / np.sqrt(np.maximum(n * values, values[-1] * 1e-12)))
+    keep = np.flatnonzero(values > values[-1] * 1e-9)[::-1][: min(most, n // 2)]
+    components_EK = vectors_EK[:, keep] / np.sqrt(values[keep])
     return centred @ components_EK.astype(np.float32), components_EK, mean_E
 
 
@@ -279,7 +284,7 @@ def _within_covariance(repetitions: Iterable[np.ndarray] | None, width: int, bas
             rows.clear()
             waiting = 0
 
-    for part in repetitions or ():
+    for part in () if repetitions is None else repetitions:
         eeg = np.asarray(part, np.float32)
         eeg_MRD = eeg.reshape((1, len(eeg), -1) if eeg.ndim == 3 else (*eeg.shape[:2], -1))
         m, reps, _ = eeg_MRD.shape
@@ -296,30 +301,46 @@ def _within_covariance(repetitions: Iterable[np.ndarray] | None, width: int, bas
     return covariance / max(freedom, 1), freedom
 
 
-def _shrink(covariance: np.ndarray, freedom: int) -> np.ndarray:
-    """Oracle-approximating shrinkage towards the scaled identity (Chen et al. 2010)."""
-    p = len(covariance)
-    level = np.trace(covariance) / p
-    square = float(np.square(covariance).sum()) / p**2
-    weight = min(1.0, (square + level**2) / max((freedom + 1) * (square - level**2 / p), 1e-300))
-    return (1 - weight) * covariance + weight * level * np.eye(p)
-
-
-def _whitener(covariance: np.ndarray) -> np.ndarray:
+def _whitener(covariance: np.ndarray, freedom: int) -> np.ndarray:
+    """Matrix that makes data of this sample covariance white, its eigenvalues corrected for their ``freedom``."""
     values, vectors = linalg.eigh(covariance, check_finite=False)
     # A reference or an interpolated channel leaves directions without noise; they carry no signal either.
-    keep = values > values[-1] * 1e-7
-    return vectors[:, keep] / np.sqrt(values[keep])
+    keep = values > values[-1] * 1e-9 if len(values) <= freedom else np.arange(len(values)) >= 0
+    return vectors[:, keep] / np.sqrt(_shrink(values[keep], freedom))
 
 
-def _lack_of_fit(values_W: np.ndarray, freedom: int, noise: float) -> np.ndarray:
+def _shrink(values_P: np.ndarray, freedom: int) -> np.ndarray:
+    """Analytical nonlinear shrinkage of ascending sample eigenvalues (Ledoit & Wolf 2020, Annals of Statistics 48, section 4.7).
+
+    Linear shrinkage would lift the quiet directions, in which most of what identifies a stimulus lies, to the loud ones' level.
+    """
+    p, n = len(values_P), freedom
+    lam = values_P[max(0, p - n) :]
+    h, root5, ratio = n ** (-1 / 3), np.sqrt(5.0), p / n
+    width = h * lam[None, :]
+    x = (lam[:, None] - lam[None, :]) / width
+    density = (0.75 / root5 * np.maximum(1 - x**2 / 5, 0) / width).mean(1)
+    near = np.isclose(np.abs(x), root5)
+    logs = np.log(np.abs((root5 - np.where(near, 0, x)) / (root5 + np.where(near, 0, x))))
+    kernel = -0.3 / np.pi * x + np.where(near, 0, 0.75 / root5 / np.pi * (1 - x**2 / 5) * logs)
+    hilbert = (kernel / width).mean(1)
+    if p <= n:
+        return lam / ((np.pi * ratio * lam * density) ** 2 + (1 - ratio - np.pi * ratio * lam * hilbert) ** 2)
+    log0 = np.log((1 + root5 * h) / (1 - root5 * h))
+    hilbert0 = (0.3 / h**2 + 0.75 / root5 / h * (1 - 0.2 / h**2) * log0) / np.pi * (1 / lam).mean()
+    return np.concatenate([np.full(p - n, 1 / (np.pi * (p - n) / n * hilbert0)), lam / (np.pi**2 * lam**2 * (density**2 + hilbert**2))])
+
+
+def _lack_of_fit(values_W: np.ndarray, freedom: int, noise_freedom: int, noise: float) -> np.ndarray:
     """Variance beyond ``noise`` by eigendirection of the residual covariance: a common floor and debiased spikes."""
-    ratio = len(values_W) / max(freedom, 1)
+    ratio, other = len(values_W) / max(freedom, 1), len(values_W) / max(noise_freedom, 1)
+    # Where the noise that was made white is itself estimated the eigenvalues are those of an F matrix (Wachter's law).
+    edge = ((1 + np.sqrt(ratio + other - ratio * other)) / (1 - other)) ** 2 if other < 0.5 else (1 + np.sqrt(ratio)) ** 2
     spikes = np.zeros(len(values_W), bool)
     bulk = noise
     for _ in range(10):
         bulk = max(noise, float(values_W[~spikes].sum()) / max(1, int((~spikes).sum())))
-        found = values_W > 1.05 * bulk * (1 + np.sqrt(ratio)) ** 2
+        found = values_W > 1.1 * bulk * edge
         if (found == spikes).all() or found.mean() > 0.5:
             break
         spikes = found

@@ -82,6 +82,8 @@ class SimulateConfig:
     """Name of the embedding's files in the study's ``embeddings`` folder."""
     ceiling_draws: int = 50
     """Monte Carlo averages of every test image behind each number of the ceiling."""
+    baselines: bool = True
+    """Fit ridge and the encoding model on the trials and write what they reach into ``ceiling.json``."""
 
     def __post_init__(self) -> None:
         schema.check_embedding_name(self.embedding_name)
@@ -263,6 +265,14 @@ def _what_is_possible(
     def tops(scores: np.ndarray) -> dict[str, float]:
         return {"top1": round(baselines.top_k(scores, own, 1), 4), "top5": round(baselines.top_k(scores, own, 5), 4)}
 
+    possible: dict[str, Any] = {
+        "ceiling": ceiling.identification_ceiling(
+            signal_NCT, noise, repetitions=counts, draws=config.ceiling_draws, seed=config.seed * 1000 + number
+        ),
+        "known_model_same_trials": tops(ceiling.oracle_scores(test_mean, signal_NCT, noise)),
+    }
+    if not config.baselines:
+        return possible
     ridge = baselines.fit_ridge(train_mean, train_NE)
 
     def repetitions() -> Iterator[np.ndarray]:
@@ -270,14 +280,9 @@ def _what_is_possible(
             yield train_NRCT[start : start + BLOCK_STIMULI]
 
     encoding = baselines.fit_encoding_model(train_mean, train_NE, config.train_repetitions, repetitions())
-    return {
-        "ceiling": ceiling.identification_ceiling(
-            signal_NCT, noise, repetitions=counts, draws=config.ceiling_draws, seed=config.seed * 1000 + number
-        ),
-        "known_model_same_trials": tops(ceiling.oracle_scores(test_mean, signal_NCT, noise)),
-        "ridge": tops(baselines.cosine_similarity(ridge.predict(test_mean), test_NE)),
-        "encoding": tops(encoding.log_likelihood(test_mean, config.test_repetitions, test_NE)),
-    }
+    possible["ridge"] = tops(baselines.cosine_similarity(ridge.predict(test_mean), test_NE))
+    possible["encoding"] = tops(encoding.log_likelihood(test_mean, config.test_repetitions, test_NE))
+    return possible
 
 
 def _mean_over(subjects: list[dict[str, Any]]) -> dict[str, Any]:
@@ -288,7 +293,7 @@ def _mean_over(subjects: list[dict[str, Any]]) -> dict[str, Any]:
         {"repetitions": subjects[0]["ceiling"][i]["repetitions"], **mean([s["ceiling"][i] for s in subjects])}
         for i in range(len(subjects[0]["ceiling"]))
     ]
-    return {"ceiling": rows, **{name: mean([s[name] for s in subjects]) for name in ("known_model_same_trials", "ridge", "encoding")}}
+    return {"ceiling": rows, **{name: mean([s[name] for s in subjects]) for name in subjects[0] if name != "ceiling"}}
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -323,7 +328,8 @@ def _print(root: Path, results: dict[str, Any], seconds: dict[str, float]) -> No
     table = Table(title=f"Simulated study {root}: {results['gallery']} test images, {results['repetitions']} repetitions averaged")
     for column in ("", "top-1", "top-5"):
         table.add_column(column)
-    rows = [("chance", results["chance"]), ("ridge", mean["ridge"]), ("encoding model", mean["encoding"])]
+    rows = [("chance", results["chance"])]
+    rows += [(label, mean[name]) for name, label in (("ridge", "ridge"), ("encoding", "encoding model")) if name in mean]
     rows += [(f"ceiling, {row['repetitions']} averaged", row) for row in mean["ceiling"]]
     for name, row in rows:
         table.add_row(name, f"{row['top1']:.3f}", f"{row['top5']:.3f}")
