@@ -44,6 +44,8 @@ def row(
     peer, peer_value
         What was measured beside it in the same run, and its value in the same unit.
     """
+    value, target, peer_value = (None if number is None else float(number) for number in (value, target, peer_value))
+    holds = None if holds is None else bool(holds)  # not numpy's: JSON has no place for it
     return dict(zip(FIELDS, (name, value, unit, target, holds, peer, peer_value, machine()), strict=True))
 
 
