@@ -312,7 +312,7 @@ def _write_dict(path: Path, content: dict[str, Any], *, plain_pickle: bool) -> N
             if plain_pickle:
                 pickle.dump(content, file, protocol=4)
             else:
-                np.save(file, np.array(content, dtype=object), allow_pickle=True)
+                np.save(file, np.array(content, dtype=object))  # a pickle inside: the published format
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
