@@ -60,6 +60,7 @@ def _facts(study: StudyFolder) -> Table:
             f"{signal['tmin']:g} to {last:g} s, {signal['unit']}, {signal['dtype']}",
             "channels": " ".join(signal["ch_names"]),
             "shards": f"{len(manifest['shards'])}, {sum(s['tar_bytes'] for s in manifest['shards']) / 1e6:.1f} MB",
+            "a stock reader sees": _stock_sample(study),
             "samples, trials": f"{len(study.index)}, {len(study.table)} ({manifest['quality']['railed_trials']} railed)",
             "stimuli, concepts": f"{len(tables['stimuli'])}, {len(tables['concepts'])} ({', '.join(tables['concepts'][:4])}, ...)",
             "sessions": ", ".join(tables["sessions"][i] for i in seen["session"][:10]),
@@ -104,6 +105,19 @@ def _splits(study: StudyFolder) -> Table:
         counts = [str(int((part == number).sum())) for number in (1, 2, 3)]
         table.add_row(path.stem, split["policy"], *counts, verdict, fitted, split["hash"][:12])
     return table
+
+
+def _stock_sample(study: StudyFolder) -> str:
+    """The first sample of the first shard as ``webdataset.WebDataset(...).decode()`` gives it: key and members."""
+    from webdataset import WebDataset
+
+    # Resolved, since WebDataset would take a name such as "pipe:..." for a command.
+    tar = (study.root / f"{study.manifest['shards'][0]['name']}.tar").resolve()
+    sample = next(iter(WebDataset(str(tar), shardshuffle=False).decode()))
+    members = [
+        f"{name} {tuple(value.shape)}" if hasattr(value, "shape") else name for name, value in sorted(sample.items()) if name[0] != "_"
+    ]
+    return f"{sample['__key__']}: {', '.join(members)}"
 
 
 def _sample(study: StudyFolder, sample: int) -> Table:
