@@ -61,31 +61,41 @@ def test_a_data_pass_visits_every_item_once(whole: Path) -> None:
     assert all(sorted(one) == list(range(num_items)) for one in passes)
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_killed_and_resumed_from_2_ranks_on_1_and_from_1_on_2(home: Path, whole: Path, stage: int) -> None:
-    run, config, zero = home / f"killed-{stage}", home / "config.yaml", ("--zero.stage", str(stage))
-    with training(run, *zero, ranks=2, config=config) as process:
-        wait_for(lambda: last_step(run) >= 13 and saved_step(run) >= 10, process)
-        os.killpg(process.pid, signal.SIGKILL)
+def test_killed_on_2_ranks_stopped_on_1_and_finished_on_2(home: Path, whole: Path) -> None:
+    run, config = home / "killed", home / "config.yaml"
+    kill(run, ranks=2, config=config)
     killed_at = saved_step(run)
-    assert not (run / "completed.json").exists()
-
-    with training(run, *zero, "--resume", "latest", ranks=1, config=config) as process:
+    with training(run, "--resume", "latest", ranks=1, config=config) as process:
         wait_for(lambda: last_step(run) >= killed_at + 8, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == STOPPED_STATUS
     assert not (run / "completed.json").exists()
-    stopped_at = saved_step(run)
     assert events(run, "end")[-1]["reason"] == "signal"
-    assert events(run, "end")[-1]["step"] == stopped_at, "the step it stopped at was not saved"
-
-    output = train(run, *zero, "--resume", "latest", ranks=2, config=config)
+    assert events(run, "end")[-1]["step"] == saved_step(run), "the step it stopped at was not saved"
+    output = train(run, "--resume", "latest", ranks=2, config=config)
     assert (run / "completed.json").is_file(), output
-    assert [(e["event"], e["world_size"]) for e in events(run, "start") + events(run, "resume")] == [
-        ("start", 2),
-        ("resume", 1),
-        ("resume", 2),
-    ]
+    starts = [(e["event"], e["world_size"]) for e in events(run, "start") + events(run, "resume")]
+    assert starts == [("start", 2), ("resume", 1), ("resume", 2)]
+    assert_same_run(run, whole)
+
+
+def test_killed_on_2_ranks_under_zero_3_and_finished_on_1(home: Path, whole: Path) -> None:
+    run, config = home / "killed-3", home / "config.yaml"
+    kill(run, "--zero.stage", "3", ranks=2, config=config)
+    assert contrastive(home, run.name, "--zero.stage", "3", "--resume", "latest") == 0
+    assert_same_run(run, whole)
+
+
+def kill(run: Path, *arguments: str, ranks: int, config: Path) -> None:
+    """Train until some steps after a checkpoint, then end all processes as a crash would."""
+    with training(run, *arguments, ranks=ranks, config=config) as process:
+        wait_for(lambda: last_step(run) >= 13 and saved_step(run) >= 10, process)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (run / "completed.json").exists()
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    """The same items and losses in every step, and the same best score."""
     assert by_step(run, "items.jsonl", "items") == by_step(whole, "items.jsonl", "items")
     assert by_step(run, "metrics.jsonl", "loss") == pytest.approx(by_step(whole, "metrics.jsonl", "loss"), rel=1e-5)
     for score in ("best_score", "best_step"):

@@ -29,11 +29,11 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    data: Data = Data()
-    augment: AugmentConfig = AugmentConfig()
+    data: Data = field(default_factory=Data)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ContrastiveModelConfig = field(default_factory=ContrastiveModelConfig)
-    loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=10))
 
 
@@ -81,9 +81,9 @@ def test_contradictory_train_configs(fields: dict, says: str) -> None:
 
 
 def test_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(CommandError, match="train.global_batch_size: 10 is not divisible by the 4 ranks"):
+    with pytest.raises(CommandError, match=r"train.global_batch_size: 10 is not divisible by the 4 ranks"):
         TrainConfig(steps=1, global_batch_size=10).rank_batch_size(4)
-    with pytest.raises(CommandError, match="train.micro_batch_size: 3 x 2 ranks"):
+    with pytest.raises(CommandError, match=r"train.micro_batch_size: 3 x 2 ranks"):
         TrainConfig(steps=1, global_batch_size=10, micro_batch_size=3).rank_batch_size(2)
     assert TrainConfig(steps=1, global_batch_size=10).rank_batch_size(2) == 5
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ def test_rises_over_the_warm_up_then_falls_to_the_floor() -> None:
     rates = [learning_rate(step, 100, config) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert max(rates) == 1.0
-    assert all(later <= before for before, later in zip(rates[9:], rates[10:], strict=False))
+    assert all(later <= before for before, later in itertools.pairwise(rates[9:]))
     assert 0.2 < rates[-1] < 0.201
     assert learning_rate(100, 100, config) == pytest.approx(0.2)
 
