@@ -27,7 +27,11 @@ THINGS_63 = (
 )  # fmt: skip
 MONTAGES = {17: THINGS_17, 63: THINGS_63}
 HEAD_RADIUS_METRES = 0.095
+REFERENCE = {"montage": 17, "sfreq": 100.0, "n_times": 100}
+"""Recording for which the level of the signal is set: more channels or time points then say more, as they do."""
+REFERENCE_MICROVOLTS, REFERENCE_FLOOR_MICROVOLTS = 10.0, 2.0
 NUM_SOURCES, NUM_PEAKS, NUM_NOISE_SOURCES = 24, 5, 300
+EVOKED_MICROVOLTS = 3.0
 PEAK_SECONDS = (0.09, 0.14, 0.19, 0.27, 0.38)
 
 
@@ -90,6 +94,10 @@ class Noise:
         variance = np.maximum(space_C, 0)[:, None] * np.maximum(time_T, 0)[None] + self.floor_microvolts**2
         return channels_CC, times_TT, variance
 
+    def information(self, response_KCT: np.ndarray) -> float:
+        """Mean squared size, in standard deviations of this noise, of how a single trial's response varies with unit drives."""
+        return float(np.square(self.whiten(response_KCT)).sum())
+
     def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Independent trials of noise, float32 (count, n_chans, n_times)."""
         channels_CC, times_TT, variance_CT = self.spectrum()
@@ -129,7 +137,7 @@ def make_noise(*, montage: int, sfreq: float, n_times: int, microvolts: float, f
 
 
 def make_subjects(
-    count: int, *, num_drives: int, decay: float, montage: int, sfreq: float, tmin: float, n_times: int, microvolts: float, seed: int
+    count: int, *, num_drives: int, decay: float, montage: int, sfreq: float, tmin: float, n_times: int, information: float, seed: int
 ) -> list[Subject]:
     """Subjects who share what drives which source, and differ in topography, latency and strength.
 
@@ -139,8 +147,9 @@ def make_subjects(
         Drive components K, each of variance one.
     decay
         The amplitude that component k (from 1) gives falls as ``k ** -decay``.
-    microvolts
-        RMS over channels and times of the change by stimulus, for the average head.
+    information
+        :meth:`Noise.information` of a subject of average strength in the reference recording (17 channels, 100 Hz, 1 s, 10 uV
+        of coloured noise, 2 uV floor): a level in microvolts would mean another difficulty for every random head.
     """
     rng = np.random.default_rng([seed, 10])
     seconds = times_of(sfreq, tmin, n_times)
@@ -154,24 +163,32 @@ def make_subjects(
     mixing_KSP = rng.standard_normal((num_drives, NUM_SOURCES, NUM_PEAKS)) * np.arange(1, num_drives + 1)[:, None, None] ** -float(decay)
     common_SP = rng.standard_normal((NUM_SOURCES, NUM_PEAKS)) + np.array([2.0, -1.5, 1.0, -1.0, 0.5])
 
-    def respond(places: np.ndarray, moments: np.ndarray, delay: float) -> tuple[np.ndarray, np.ndarray]:
-        field_CS = leadfield(places, moments, montage)
-        waves_SPT = np.exp(-0.5 * ((seconds - centre_SP[..., None] - delay) / width_SP[..., None]) ** 2)
-        sources_KST = np.einsum("ksp,spt->kst", mixing_KSP, waves_SPT)
-        return np.einsum("cs,kst->kct", field_CS, sources_KST), field_CS @ np.einsum("sp,spt->st", common_SP, waves_SPT)
+    reference = make_noise(microvolts=REFERENCE_MICROVOLTS, floor_microvolts=REFERENCE_FLOOR_MICROVOLTS, seed=seed, **REFERENCE)  # type: ignore[arg-type]
+    reference_seconds = times_of(100.0, tmin, reference.time_TT.shape[0])
 
-    response, evoked = respond(places_S3, moments_S3, 0.0)
-    scale = microvolts / np.sqrt(np.square(response).sum(0).mean())
-    evoked_scale = 3.0 / np.sqrt(np.square(evoked).mean())
+    def waves(at_T: np.ndarray, delay: float) -> np.ndarray:
+        return np.exp(-0.5 * ((at_T - centre_SP[..., None] - delay) / width_SP[..., None]) ** 2)
+
     subjects = []
     for number in range(count):
         own = np.random.default_rng([seed, 11, number])
         radius = np.linalg.norm(places_S3, axis=1, keepdims=True)
         places = _unit(places_S3 + 0.006 * own.standard_normal(places_S3.shape)) * radius
         moments = _unit(moments_S3 + 0.25 * own.standard_normal(moments_S3.shape))
-        response, evoked = respond(places, moments, 0.01 * float(own.standard_normal()))
-        strength = float(np.exp(0.15 * own.standard_normal()))
-        subjects.append(Subject(evoked_CT=evoked * evoked_scale * strength, response_KCT=response * scale * strength))
+        delay, strength = 0.01 * float(own.standard_normal()), float(np.exp(0.04 * own.standard_normal()))
+
+        def respond(field_CS: np.ndarray, waves_SPT: np.ndarray) -> np.ndarray:
+            return np.einsum("cs,kst->kct", field_CS, np.einsum("ksp,spt->kst", mixing_KSP, waves_SPT))
+
+        known = reference.information(respond(leadfield(places, moments, 17), waves(reference_seconds, delay)))
+        field_CS, waves_SPT = leadfield(places, moments, montage), waves(seconds, delay)
+        evoked_CT = field_CS @ np.einsum("sp,spt->st", common_SP, waves_SPT)
+        subjects.append(
+            Subject(
+                evoked_CT=evoked_CT * strength * EVOKED_MICROVOLTS / np.sqrt(np.square(evoked_CT).mean()),
+                response_KCT=respond(field_CS, waves_SPT) * strength * np.sqrt(information / known),
+            )
+        )
     return subjects
 
 

@@ -103,10 +103,12 @@ def test_ceiling_agrees_with_the_known_decoder_on_fresh_trials():
 
 
 def test_subjects_differ_but_share_what_drives_them():
-    args = {"num_drives": 6, "decay": 0.5, "montage": 17, "sfreq": 100.0, "tmin": -0.2, "n_times": 100, "microvolts": 1.0, "seed": 0}
+    args = {"num_drives": 6, "decay": 0.5, "montage": 17, "sfreq": 100.0, "tmin": -0.2, "n_times": 100, "information": 4.8, "seed": 0}
     one, two = forward.make_subjects(2, **args)
     a, b = one.response_KCT.ravel(), two.response_KCT.ravel()
     assert 0.3 < np.corrcoef(a, b)[0, 1] < 0.99
+    noise = forward.make_noise(montage=17, sfreq=100.0, n_times=100, microvolts=10.0, floor_microvolts=2.0, seed=0)
+    assert 3.8 < noise.information(one.response_KCT) < 6.0
     before_onset = np.abs(one.response_KCT[..., :20]).max()
     assert before_onset < 0.05 * np.abs(a).max()
     np.testing.assert_array_equal(forward.make_subjects(1, **args)[0].response_KCT, one.response_KCT)
