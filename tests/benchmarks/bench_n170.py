@@ -130,7 +130,7 @@ def write_studies(folder: Path) -> tuple[Path, list[Path], list[str]]:
     numbers = range(len(recordings))
     for held_out in [(n,) for n in numbers] + list(itertools.combinations(numbers, 2)):
         for path in [study, *controls] if len(held_out) == 1 else [study]:
-            options = {"test_recordings": [recordings[n] for n in held_out], "num_validation_recordings": 0}
+            options: dict[str, Any] = {"test_recordings": [recordings[n] for n in held_out], "num_validation_recordings": 0}
             write_split(SplitConfig(study=str(path), policy="recording", name=split_name(held_out), **options))
     return study, controls, recordings
 
