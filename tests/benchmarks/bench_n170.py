@@ -36,10 +36,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scipy import stats
 
 from data_prep import schema
-from data_prep.embeddings import EfficientNetLite0Config, ImportedConfig
+from data_prep.embeddings import EfficientNetLite0Config, EmbeddingConfig, ImportedConfig
 from data_prep.shards import ShardConfig, write_study
 from data_prep.splits import SplitConfig, write_split
-from data_prep.studies.base import ReaderConfig, Source
+from data_prep.studies.base import ReaderConfig, SamplePlan, Source
 from data_prep.studies.muse import MuseReaderConfig
 from tests.benchmarks.report import main, row
 from trainer import metrics
@@ -86,8 +86,14 @@ class ShuffledLabels(ReaderConfig):
             rows = np.flatnonzero(recording == number)
             stimulus[rows] = stimulus[rng.permutation(rows)]
         plans = [dataclasses.replace(sample, stimulus=int(s)) for sample, s in zip(source.samples, stimulus, strict=True)]
-        source.samples = plans
-        return source
+        return _Relabelled(source, plans)
+
+
+class _Relabelled:
+    """A source with other sample plans."""
+
+    def __init__(self, source: Source, samples: list[SamplePlan]) -> None:
+        self.facts, self.samples, self.source_hash, self.eeg = source.facts, samples, source.source_hash, source.eeg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +128,7 @@ def write_studies(folder: Path) -> tuple[Path, list[Path], list[str]]:
     reader = MuseReaderConfig(root=str(muse / "eeg/N170"), stimuli=str(muse / "stimuli/face_house"), subjects=("1",))
     study = folder / "n170"
     manifest = write_study(ShardConfig(reader=reader, output=str(study), embeddings={EMBEDDING: EfficientNetLite0Config()}))
-    imported = {EMBEDDING: ImportedConfig(path=str(study / "embeddings" / f"{EMBEDDING}.npy"))}
+    imported: dict[str, EmbeddingConfig] = {EMBEDDING: ImportedConfig(path=str(study / "embeddings" / f"{EMBEDDING}.npy"))}
     controls = [folder / f"shuffled-{seed}" for seed in SEEDS]
     for seed, control in zip(SEEDS, controls, strict=True):
         write_study(ShardConfig(reader=ShuffledLabels(reader=reader, seed=seed), output=str(control), embeddings=imported))
