@@ -18,6 +18,8 @@ COLUMNS = {
     "retrieval": ("recall@1", "recall@5", "recall@10", "mean_rank", "median_rank", "mrr", "map", "ndcg@1", "ndcg@5", "ndcg@10"),
     "classes": ("auc", "balanced_accuracy"),
 }
+TERMINAL = ("recall@1", "recall@5", "median_rank", "mrr", "auc", "balanced_accuracy")
+"""Columns that a terminal of 80 characters has room for; JSON and HTML have all."""
 _SHORT = {"recall@1": "top1", "recall@5": "top5"}
 DIRECTIONS = {"eeg_to_image": "EEG → image", "image_to_eeg": "image → EEG"}
 
@@ -33,7 +35,7 @@ def write(folder: Path, results: dict[str, Any]) -> None:
 def print_results(results: dict[str, Any]) -> None:
     """The table of arms, and what the numbers mean."""
     console = Console(soft_wrap=False, highlight=False)
-    for title, header, rows in tables(results):
+    for title, header, rows in tables(results, only=TERMINAL):
         table = Table(title=title)
         for number, column in enumerate(header):
             table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
@@ -79,9 +81,9 @@ def notes(results: dict[str, Any]) -> list[str]:
     return found
 
 
-def tables(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, header, rows) of every table of the result."""
-    columns = COLUMNS[results["kind"]]
+def tables(results: dict[str, Any], only: tuple[str, ...] | None = None) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, header, rows) of every table of the result; ``only`` these columns, where given."""
+    columns = tuple(column for column in COLUMNS[results["kind"]] if only is None or column in only)
     found = []
     if results["kind"] == "classes":
         rows = [[name, *(_cell(arm[c]) for c in columns), _p(arm["null"]["p_auc"])] for name, arm in results["arms"].items()]
