@@ -154,6 +154,7 @@ def _values(results: dict[str, Any]) -> dict[str, Any]:
         "top5": score("model", "top5"),
         "ceiling_top1": ceiling,
         "ridge_top1": score("ridge", "top1"),
+        "centred_ridge_top1": score("centred ridge", "top1"),
         "encoding_top1": score("encoding model", "top1"),
         "chance_top1": score("chance", "top1"),
         "share_of_ceiling": top1 / ceiling if top1 is not None and ceiling else None,
@@ -166,7 +167,18 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """What a person sees at the end."""
     title = f"{summary['study']} study" + (" (simulated EEG)" if summary["simulated"] else " (real EEG)")
     table = Table("", "value", title=f"{title}, {summary['seconds']:.0f} s")
-    for name in ("top1", "top5", "ridge_top1", "encoding_top1", "chance_top1", "ceiling_top1", "share_of_ceiling", "auc", "lda_auc"):
+    for name in (
+        "top1",
+        "top5",
+        "ridge_top1",
+        "centred_ridge_top1",
+        "encoding_top1",
+        "chance_top1",
+        "ceiling_top1",
+        "share_of_ceiling",
+        "auc",
+        "lda_auc",
+    ):
         if summary[name] is not None:
             table.add_row(name.replace("_", " "), f"{summary[name]:.3f}")
     return table

@@ -99,9 +99,9 @@ def test_the_model_stands_beside_baselines_and_chance_with_intervals(scored: dic
     assert scored["kind"] == "retrieval"
     assert scored["format_version"] == 1
     assert (scored["num_queries"], scored["num_gallery"], scored["repetitions"]) == (24, 12, [4])
-    assert set(scored["arms"]) == {"model", "ridge", "encoding model"}
+    assert set(scored["arms"]) == {"model", "ridge", "centred ridge", "encoding model"}
     assert scored["summary"]["chance"] == pytest.approx({"top1": 1 / 12, "top5": 5 / 12, "mrr": 0.25860, "median_rank": 6.5}, abs=1e-4)
-    for arm in ("model", "ridge", "encoding model"):
+    for arm in ("model", "ridge", "centred ridge", "encoding model"):
         cell = scored["arms"][arm]["eeg_to_image"]["recall@1"]
         assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1
         assert scored["summary"][arm]["top1"] == cell["value"]

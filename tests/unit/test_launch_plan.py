@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,5 +54,15 @@ def test_supervise_ends_children_that_outlive_their_launcher(tmp_path: Path) -> 
     )
     status = supervise(Plan(argv=(sys.executable, "-c", script), environment={}), grace_seconds=5)
     assert status == 0
-    state = Path(f"/proc/{marker.read_text()}/stat")
-    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    end = time.monotonic() + 20
+    while lives(int(marker.read_text())):
+        assert time.monotonic() < end, "the child outlived its launcher"
+        time.sleep(0.02)
+
+
+def lives(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

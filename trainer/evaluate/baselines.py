@@ -18,13 +18,19 @@ MIN_TRAINING_ROWS = 16
 """Fewer rows of a subject's own than this, and all training subjects are used."""
 
 
-def ridge_scores(train: PartArrays, test: PartArrays, gallery_GE: np.ndarray) -> np.ndarray:
-    """Cosine of the embedding that ridge regression predicts from EEG with every candidate: (Q, G)."""
-    scores_QG = np.empty((len(test), len(gallery_GE)))
+def ridge_scores(train: PartArrays, test: PartArrays, gallery_GE: np.ndarray) -> dict[str, np.ndarray]:
+    """Cosine of the embedding that ridge regression predicts from EEG with every candidate, (Q, G) each.
+
+    ``ridge``: of the embeddings as they are. ``centred ridge``: both sides less the mean training embedding. Features after
+    a ReLU share a large mean, which hides what distinguishes images from a cosine: the stronger opponent.
+    """
+    scores = {name: np.empty((len(test), len(gallery_GE))) for name in ("ridge", "centred ridge")}
     for subject, rows in _by_subject(train, test):
-        fitted = fit_ridge(subject.eeg_NCT, subject.target_NE)
-        scores_QG[rows] = cosine_similarity(fitted.predict(test.eeg_NCT[rows]), gallery_GE)
-    return scores_QG
+        predicted_QE = fit_ridge(subject.eeg_NCT, subject.target_NE).predict(test.eeg_NCT[rows])
+        mean_E = subject.target_NE.mean(axis=0)
+        scores["ridge"][rows] = cosine_similarity(predicted_QE, gallery_GE)
+        scores["centred ridge"][rows] = cosine_similarity(predicted_QE - mean_E, gallery_GE - mean_E)
+    return scores
 
 
 def encoding_scores(train: PartArrays, loader: Loader, test: PartArrays, gallery_GE: np.ndarray) -> np.ndarray:

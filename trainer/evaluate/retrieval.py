@@ -138,7 +138,7 @@ def evaluate_retrieval(config: EvaluateConfig, encoder: Encoder, loader: Loader,
     if train is not None:
         fitted = collect(train)
         with Console(stderr=True).status("fitting ridge regression"):
-            scores["ridge"] = baselines.ridge_scores(fitted, part, gallery_GE)
+            scores |= baselines.ridge_scores(fitted, part, gallery_GE)
         with Console(stderr=True).status("fitting the encoding model"):
             scores["encoding model"] = baselines.encoding_scores(fitted, train, part, gallery_GE)
     results = score_arms(config, queries, scores, one_way={"encoding model"})
