@@ -33,10 +33,15 @@ class QuickstartConfig:
     """``simulated``: rendered images and simulated EEG; ``muse``: the real N170 recordings of ``data_root``."""
     data_root: str = os.environ.get("SHARED_DATA", "../shared/data")
     """Folder that holds ``muse_visual``; used by ``study: muse`` only."""
-    run: str = "runs/quickstart"
-    """Run folder; ``summary.json`` is written here."""
+    runs: str = "runs/quickstart"
+    """Folder of the run folders, one a study, and of ``summary.json``, which tells of the last one."""
     num_processes: int = 2
     """Ranks of the training."""
+
+    @property
+    def run(self) -> Path:
+        """The study's run folder."""
+        return Path(self.runs) / self.study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ class Step:
 def steps(config: QuickstartConfig) -> list[Step]:
     """The commands, in order (pure but for the ``done`` predicates, which look at the disk)."""
     name = config.study
-    source, study, run = Path("studies") / f"{name}-source", Path("studies") / name, Path(config.run)
+    source, study, run = Path("studies") / f"{name}-source", Path("studies") / name, config.run
     split = "zero-shot" if name == "simulated" else "recording"
 
     def python(module: str, command: str, yaml: str | None, *overrides: str) -> tuple[str, ...]:
@@ -116,7 +121,10 @@ def run(config: QuickstartConfig) -> int:
         if status:
             raise CommandError(f"{step.title}: the command above ended with status {status}")
     summary = summarise(config, seconds=time.monotonic() - started)
-    schema.write_json(Path(config.run) / "summary.json", summary)
+    schema.write_json(Path(config.runs) / "summary.json", summary)
+    console.print(
+        f"{config.study} study ({'simulated' if summary['simulated'] else 'real'} EEG), {summary['seconds']:.0f} s", highlight=False
+    )
     console.print(summary_table(summary))
     console.print(
         f"report  {summary['report']}\nrun     {summary['run_id'] or 'not tracked'}\nmodel   {summary['model_uri']}", highlight=False
@@ -126,7 +134,7 @@ def run(config: QuickstartConfig) -> int:
 
 def summarise(config: QuickstartConfig, *, seconds: float) -> dict[str, Any]:
     """The quickstart's result for a machine to read; null where a value does not apply."""
-    run = Path(config.run)
+    run = config.run
     results = schema.read_json(run / "reports" / "retrieval.json")
     registered = schema.read_json(run / "registered.json")
     return {
@@ -165,8 +173,7 @@ def _values(results: dict[str, Any]) -> dict[str, Any]:
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """What a person sees at the end."""
-    title = f"{summary['study']} study" + (" (simulated EEG)" if summary["simulated"] else " (real EEG)")
-    table = Table("", "value", title=f"{title}, {summary['seconds']:.0f} s")
+    table = Table("", "value")
     for name in (
         "top1",
         "top5",

@@ -61,16 +61,16 @@ def test_real_recordings_become_a_registered_model(home: Path) -> None:
 
 
 def test_run_again_it_repeats_nothing(home: Path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in home.glob("runs/quickstart/checkpoints/*/manifest.json")}
+    before = {p: p.stat().st_mtime_ns for p in home.glob("runs/quickstart/muse/checkpoints/*/manifest.json")}
     assert quickstart(home, shared_data()).count("already there") == 5
-    assert before == {p: p.stat().st_mtime_ns for p in home.glob("runs/quickstart/checkpoints/*/manifest.json")}
+    assert before == {p: p.stat().st_mtime_ns for p in home.glob("runs/quickstart/muse/checkpoints/*/manifest.json")}
 
 
 def test_a_real_trial_over_http_is_ranked_as_here(home: Path) -> None:
     source = MuseReaderConfig(root=str(shared_data() / "muse_visual/eeg/N170"), subjects=("1",)).open()
     last = [i for i, plan in enumerate(source.samples) if plan.recording == source.samples[-1].recording][:40]
     trials_BCT = np.stack([source.eeg(i)[0] for i in last])
-    run = home / "runs/quickstart"
+    run = home / "runs/quickstart/muse"
     encoder = load_encoder(run / "export")
     index = StudyIndex.open(home / "studies/muse")
     classes = encoder.embed_image(index.embedding("efficientnet_lite0"))
