@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer import losses as loss_terms
 from trainer import metrics
 from trainer.callbacks.mlflow import MlflowConfig, git_revision
 from trainer.checkpoint import CheckpointConfig
@@ -30,7 +29,7 @@ from trainer.distributed.deepspeed_config import ZeroConfig
 from trainer.distributed.precision import Precision, autocast
 from trainer.distributed.world import World
 from trainer.export import known_subjects, write_export
-from trainer.losses import LossConfig
+from trainer.losses import LossConfig, contrastive_terms
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig, ContrastiveOutput
 from trainer.schedule import OptimizerConfig
 from trainer.state import TrainConfig
@@ -134,31 +133,17 @@ class ContrastiveTask:
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Losses of this rank's rows, ``loss`` first, then its terms and the temperature's reciprocal."""
-        config = self.config.loss
         out: ContrastiveOutput = model(batch.eeg_BCT, batch.subject_B, batch.target_BE)
-        terms: dict[str, Tensor] = {}
-        if config.contrastive_weight:
-            ids_B = loss_terms.positive_ids(config.positives, batch.stimulus_B, batch.concept_B)
-            columns = loss_terms.gather_columns(
-                out.z_eeg_BP,
-                out.z_image_BP,
-                ids_B,
-                gather_rows=collectives.gather_rows,
-                gather_ids=collectives.gather_ids,
-                rank=self.world.rank,
-            )
-            if config.name == "info_nce":
-                terms["contrastive"] = loss_terms.info_nce(out.z_eeg_BP, out.z_image_BP, columns, out.logit_scale, ids_B)
-            else:
-                terms["contrastive"] = loss_terms.siglip(out.z_eeg_BP, columns, out.logit_scale, out.logit_bias, ids_B)
-        if config.mse_weight:
-            terms["mse"] = loss_terms.mse(out.eeg_BP, out.image_BP)
-        if config.cosine_weight:
-            terms["cosine"] = loss_terms.cosine(out.eeg_BP, out.image_BP)
-        if config.cross_entropy_weight:
-            assert out.concept_logits_BK is not None
-            terms["cross_entropy"] = loss_terms.cross_entropy(out.concept_logits_BK, batch.concept_B)
-        return loss_terms.weighted_sum(terms, config) | {"logit_scale": out.logit_scale.detach().squeeze()}
+        terms = contrastive_terms(
+            out,
+            batch.stimulus_B,
+            batch.concept_B,
+            self.config.loss,
+            gather_rows=collectives.gather_rows,
+            gather_ids=collectives.gather_ids,
+            rank=self.world.rank,
+        )
+        return terms | {"logit_scale": out.logit_scale.detach().squeeze()}
 
     def validate(self, model: Any) -> dict[str, float]:
         """Retrieval among the validation part's own stimuli, or AUC and balanced accuracy in a class-level study."""
