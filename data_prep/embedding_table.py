@@ -6,6 +6,7 @@ The table is the source of truth and the gallery of retrieval; copies inside tar
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from data_prep import schema
-from data_prep.embeddings import table_bytes
 from data_prep.schema import StudyError
 
 
@@ -47,6 +47,13 @@ def write_table(root: Path, name: str, array: np.ndarray, provenance: Mapping[st
     schema.write_atomically(root / "embeddings" / f"{name}.npy", data)
     schema.write_json(root / "embeddings" / f"{name}.json", {"key": key, "entry": entry})
     return entry
+
+
+def table_bytes(table_NE: np.ndarray) -> bytes:
+    """``embeddings/NAME.npy`` as bytes: float32, C order."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(table_NE, dtype="<f4"), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def read_table(root: Path, name: str, *, key: str) -> tuple[np.ndarray, dict[str, Any]] | None:

@@ -14,7 +14,6 @@ Shapes in names: N stimuli or images, E embedding dimension, BCHW image batches.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep import cli, safe_load, schema
+from data_prep import cli, embedding_table, safe_load, schema
 from data_prep.schema import StudyError
 from data_prep.studies.base import StudyFacts
 
@@ -451,17 +450,8 @@ def facts_of(manifest: dict[str, Any], image_root: Path | None, patterns: Mappin
     )  # fmt: skip
 
 
-def table_bytes(table_NE: np.ndarray) -> bytes:
-    """``embeddings/NAME.npy`` as bytes: float32, C order."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(table_NE, dtype="<f4"), version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
-
-
 def run(config: EmbedConfig) -> None:
     """Write ``embeddings/NAME.npy`` and ``NAME.json``, then the manifest with its new fingerprint."""
-    from data_prep import embedding_table  # which imports this module
-
     root = Path(config.study)
     manifest = schema.read_manifest(root)
     if config.name in manifest["embeddings"]:
