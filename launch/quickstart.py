@@ -7,11 +7,7 @@ command. A step whose result is there already is not repeated: killed and starte
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +17,7 @@ from rich.table import Table
 
 from data_prep import schema
 from data_prep.cli import CommandError
+from launch.steps import Step, python, run_steps
 
 Metrics = dict[str, float | None]
 
@@ -44,23 +41,11 @@ class QuickstartConfig:
         return Path(self.runs) / self.study
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One command of the path; ``done`` tells whether its result is there."""
-
-    title: str
-    argv: tuple[str, ...]
-    done: Callable[[], bool]
-
-
 def steps(config: QuickstartConfig) -> list[Step]:
     """The commands, in order (pure but for the ``done`` predicates, which look at the disk)."""
     name = config.study
     source, study, run = Path("studies") / f"{name}-source", Path("studies") / name, config.run
     split = "zero-shot" if name == "simulated" else "recording"
-
-    def python(module: str, command: str, yaml: str | None, *overrides: str) -> tuple[str, ...]:
-        return ("python", "-m", module, command, *(["--config", f"configs/{yaml}"] if yaml else []), *overrides)
 
     train = ("contrastive", "--config", f"configs/contrastive/quickstart_{name}.yaml", "--run", str(run), "--data.study", str(study))
     path = []
@@ -110,16 +95,7 @@ def run(config: QuickstartConfig) -> int:
     """Run what is missing, then print the table and write ``summary.json``."""
     console = Console()
     started = time.monotonic()
-    todo = steps(config)
-    for number, step in enumerate(todo, start=1):
-        console.rule(f"[bold]{number}/{len(todo)} {step.title}", align="left")
-        if step.done():
-            console.print("already there")
-            continue
-        console.print(f"$ {shlex.join(step.argv)}", style="dim", highlight=False, soft_wrap=True)
-        status = subprocess.run([sys.executable, *step.argv[1:]], check=False).returncode
-        if status:
-            raise CommandError(f"{step.title}: the command above ended with status {status}")
+    run_steps(steps(config), console)
     summary = summarise(config, seconds=time.monotonic() - started)
     schema.write_json(Path(config.runs) / "summary.json", summary)
     console.print(
