@@ -15,7 +15,7 @@ from trainer import losses
 from trainer.distributed import collectives
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
-from trainer.models.encoders import CnnTransformer, EEGProject, EncoderConfig, FlatLinear, TSConv
+from trainer.models.encoders import ChannelNet, CnnTransformer, EEGProject, EncoderConfig, FlatLinear, TSConv
 
 FACTS = {"n_chans": 5, "n_times": 100, "sfreq": 100.0, "num_subjects": 3}
 SMALL = CnnTransformer(d_model=16, num_layers=1, num_heads=2, feedforward=32, embedding_dim=12)
@@ -48,6 +48,8 @@ def trial_batch(rows: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
         (EEGProject(embedding_dim=24), (1, 24), 24),
         (FlatLinear(embedding_dim=7, num_windows=6), (1, 7), 7),
         (FlatLinear(embedding_dim=7, normalize_features=False), (1, 7), 7),
+        (ChannelNet(), (2, 50), 512),
+        (ChannelNet(temporal_filters=2, spatial_filters=3, residual_blocks=0, dilations=[1], embedding_dim=9), (48, 3), 9),
     ],
 )
 def test_shapes_and_gradients(config: EncoderConfig, tokens: tuple[int, int], embedding: int, norm: Any) -> None:
@@ -66,6 +68,28 @@ def test_eeg_clip_sizes_are_the_defaults() -> None:
     layers = encoder.get_submodule("layers")
     assert encoder.embedding_dim == 512
     assert sum(parameter.numel() for parameter in layers.parameters()) == 4 * 789_760
+
+
+@pytest.mark.parametrize(("n_chans", "n_times", "tokens"), [(128, 440, 10), (63, 250, 4), (17, 100, 2), (4, 256, 5), (1, 7, 1), (2, 1, 1)])
+def test_channelnet_fits_any_montage_and_window(n_chans: int, n_times: int, tokens: int) -> None:
+    config = ChannelNet(temporal_filters=2, spatial_filters=4, embedding_dim=6)
+    encoder = config.build(n_chans=n_chans, n_times=n_times, sfreq=100.0, num_subjects=1, norm="layer").eval()
+    eeg = torch.randn(2, n_chans, n_times)
+    output = encoder(eeg, torch.tensor([0, -1]))
+    assert output.tokens_BLD.shape == (2, tokens, 4)
+    assert output.embedding_BE.shape == (2, 6)
+    assert not torch.equal(encoder(-eeg, torch.tensor([0, -1])).embedding_BE, output.embedding_BE)
+
+
+def test_channelnet_has_the_published_sizes() -> None:
+    encoder = ChannelNet().build(n_chans=128, n_times=440, sfreq=1000.0, num_subjects=6)
+    kernels = [
+        tuple(layer.get_submodule("convolution").weight.shape)
+        for name in ("temporal", "spatial")
+        for layer in encoder.get_submodule(name).children()
+    ]
+    assert kernels == [(10, 1, 1, 33)] * 4 + [(50, 40, height, 1) for height in (128, 64, 42, 32)]
+    assert encoder.get_parameter("to_embedding.weight").shape == (512, 50 * 1 * 10)
 
 
 def test_folded_convolution_and_pooling_equal_the_plain_ones() -> None:
@@ -111,6 +135,9 @@ def test_windows_that_are_too_short_are_refused_with_both_values(config: Encoder
         (lambda: CnnTransformer(dilations=[1, 2]), "3 conv_widths, 3 kernel_samples and 2 dilations"),
         (lambda: CnnTransformer(pooling="last"), "pooling: 'last'"),  # type: ignore[arg-type]
         (lambda: CnnTransformer(pooling="cls", num_layers=0), "no layer would fill"),
+        (lambda: ChannelNet(kernel_samples=32), r"ChannelNet\.kernel_samples: 32, expected an odd"),
+        (lambda: ChannelNet(dilations=[]), r"ChannelNet\.dilations: \[\]"),
+        (lambda: ChannelNet(spatial_layers=0), r"ChannelNet\.spatial_layers: 0"),
         (lambda: FlatLinear(num_windows=-1), r"num_windows: -1"),
         (lambda: ContrastiveModelConfig(eeg_head_dropout=1.5), r"model\.eeg_head_dropout: 1\.5"),
         (lambda: build(proj_dim=16), r"proj_dim: 16, but model\.image_head is none and the image embedding has 20"),

@@ -25,7 +25,7 @@ class ContrastiveModelConfig:
     """EEG encoder, heads and the common space."""
 
     encoder: EncoderConfig = field(default_factory=TSConv)
-    """EEG encoder: ``{class_path: TSConv, init_args: {...}}``; CnnTransformer, TSConv, EEGProject, FlatLinear or an import path."""
+    """EEG encoder: ``{class_path: TSConv, init_args: {...}}``; CnnTransformer, TSConv, EEGProject, FlatLinear, ChannelNet or a path."""
     proj_dim: int | None = None
     """Dimension of the common space; null takes the image embedding's."""
     eeg_head: HeadKind = "residual"
