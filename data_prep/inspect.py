@@ -65,7 +65,7 @@ def _facts(study: StudyFolder) -> Table:
             "stimuli, concepts": f"{len(tables['stimuli'])}, {len(tables['concepts'])} ({', '.join(tables['concepts'][:4])}, ...)",
             "sessions": ", ".join(tables["sessions"][i] for i in seen["session"][:10]),
             "recordings": f"{len(seen['recording'])} ({', '.join(tables['recordings'][i] for i in seen['recording'][:3])}, ...)",
-            "captions": manifest["captions"],
+            "captions": f"yes, {lacking} stimuli have none" if (lacking := manifest.get("captions_missing")) else manifest["captions"],
             "preprocessing": _shortened(json.dumps(manifest["preprocessing"], ensure_ascii=False), 1500),
         },
     )

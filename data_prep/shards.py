@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data_prep import cli, embedding_table, schema, ustar
+from data_prep import captions, cli, embedding_table, schema, ustar
 from data_prep.embeddings import EmbeddingConfig
 from data_prep.schema import StudyError
 from data_prep.studies import muse as _muse  # noqa: F401  (configs may then name its reader by class name alone)
@@ -142,6 +142,9 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
         captions=config.captions and facts.captions is not None,
         plan_hash=plan_hash,
     )
+    lacking = captions.num_missing(facts.captions or []) if job.captions else 0
+    if lacking:
+        console.print(f"captions: {lacking} of {len(facts.stimuli)} stimuli have none", highlight=False, soft_wrap=True)
     starts = range(0, len(source.samples), config.samples_per_shard)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shards, quality = [], Counter[str]()
@@ -162,6 +165,7 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
         "embeddings": entries,
         "tar_embeddings": list(tables),
         "captions": job.captions,
+        "captions_missing": lacking,
         "preprocessing": facts.preprocessing,
         "quality": {"trials": sum(quality.values()), "railed_trials": quality["railed"], "by_label": dict(sorted(quality.items()))},
         "code_version": importlib.metadata.version("eeg-vision-stack") if _installed() else "0.1.0",
@@ -363,8 +367,8 @@ def _members(job: _Job, i: int) -> Iterator[tuple[str, str, bytes, bytes]]:
     for name, table in job.tables.items():
         yield name, f"{name}.npy", ustar.npy_header(table[plan.stimulus]), table[plan.stimulus].tobytes()
     if job.captions:
-        captions = (facts.captions or [])[plan.stimulus]
-        yield "txt", "txt", b"", "\n".join(" ".join(caption.split()) for caption in captions).encode()
+        lines = (facts.captions or [])[plan.stimulus]
+        yield "txt", "txt", b"", "\n".join(" ".join(line.split()) for line in lines).encode()
     yield "json", "json", b"", schema.canonical_json(describe(plan, facts))
 
 

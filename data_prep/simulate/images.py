@@ -44,6 +44,27 @@ SIZES = ("small", "medium-sized", "large")
 PLACES = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
 
 
+def attributes() -> dict[str, list[str]]:
+    """The phrases by which captions tell each attribute, for whoever scores a generated caption (``attributes.json``).
+
+    A phrase counts where it stands between word boundaries, and the longest phrase of an attribute wins: "at the top left"
+    says neither "at the top" nor, being longer, anything else. A plain fill has no phrase: a caption without any of
+    ``fill`` says plain. Only the first caption of an image tells size and place.
+    """
+    return {
+        "colour": list(COLOURS),
+        "fill": [word.strip() for word in FILLS.values() if word],
+        "shape": list(SHAPES),
+        "background": list(BACKGROUNDS.values()),
+        "size": list(SIZES),
+        "place": [_place(name) for row in PLACES for name in row],
+    }
+
+
+def _place(name: str) -> str:
+    return f"at the {name}"
+
+
 def _ngon(corners: int, turn: float = 0.0, inner: float | None = None) -> np.ndarray:
     count = corners * (1 if inner is None else 2)
     angle = 2 * np.pi * (np.arange(count) / count) - np.pi / 2 + turn
@@ -214,4 +235,4 @@ def _captions(concept: Concept, size: float, column: float, row: float) -> list[
     thing = f"{concept.colour} {FILLS[concept.fill]}{concept.shape}"
     article = "an" if thing[0] in "aeiou" else "a"
     where = BACKGROUNDS[concept.background]
-    return [f"a {how_large} {thing} {where}, at the {place}", f"{article} {thing} {where}", f"{article} {thing}"]
+    return [f"a {how_large} {thing} {where}, {_place(place)}", f"{article} {thing} {where}", f"{article} {thing}"]

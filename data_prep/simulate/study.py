@@ -4,7 +4,7 @@ From a seed to files::
 
     concepts -> rendered images, captions -> a frozen image encoder -> embeddings
     the embeddings' leading components (standardised over the training images) -> dipoles in a sphere -> EEG + noise
-    images/ image_metadata.npy captions.json embeddings/ sub-XX/preprocessed_eeg_{training,test}.npy study.json ceiling.json
+    images/ image_metadata.npy captions.json attributes.json embeddings/ sub-XX/preprocessed_eeg_{training,test}.npy study.json ceiling.json
 
 ``ceiling.json`` comes last and says what no decoder can beat, and what the two closed-form baselines reach on the same
 trials. The same config gives the same bytes on the same machine.
@@ -145,7 +145,7 @@ def run(config: SimulateConfig) -> None:
 
 
 def write_images(config: SimulateConfig, root: Path) -> StudyFacts:
-    """Images, ``image_metadata.npy`` and ``captions.json``; returns the facts that an embedding needs."""
+    """Images, ``image_metadata.npy``, ``captions.json``, ``attributes.json``; returns the facts that an embedding needs."""
     from rich.progress import track
 
     train, test = images.draw_concepts(config.num_train_concepts, config.num_test_concepts, config.seed)
@@ -174,6 +174,7 @@ def write_images(config: SimulateConfig, root: Path) -> StudyFacts:
         metadata[f"{prefix}_img_concepts"] = [path.parent.name for path in paths]
         metadata[f"{prefix}_img_files"] = [path.name for path in paths]
     _write_dict(root / "image_metadata.npy", metadata, plain_pickle=False)
+    schema.write_json(root / "attributes.json", images.attributes())
     schema.write_json(root / "captions.json", {job[0]: lines for job, lines in zip(jobs, captions, strict=True)})
     return StudyFacts(
         stimulus_level="image", unit="microvolts", sfreq=config.sfreq, tmin=TMIN_SECONDS, n_times=config.n_times,

@@ -49,7 +49,7 @@ class StudyFacts:
     recordings: list[str]
     """Recording labels, distinct over subjects and sessions (``sub-01_ses-01_run-03``); ``unknown`` where lost."""
     captions: list[list[str]] | None = None
-    """Captions of every stimulus, or None."""
+    """Captions of every stimulus, or None; an empty list where a stimulus has none and the reader allows it."""
     image_root: Path | None = None
     """Folder of the images, or None where there are none. Not part of the study's identity."""
     class_images: Mapping[int, Sequence[Path]] | None = None

@@ -22,7 +22,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -67,6 +67,8 @@ class ThingsReaderConfig(ReaderConfig):
     """Refuse a study of which an image is missing. False: for imported embeddings, which need no image."""
     captions: str | None = None
     """JSON file of captions; None: ``ROOT/captions.json`` where there is one."""
+    captions_missing: Literal["refuse", "allow"] = "refuse"
+    """Images for which the file has no caption: ``refuse``, or ``allow`` them to have none (counted in the manifest)."""
     trials: TrialsConfig = field(default_factory=TrialsConfig)
     """Window, channels, resampling and baseline to apply to the trials."""
     bare: BareArrays | None = None
@@ -75,6 +77,8 @@ class ThingsReaderConfig(ReaderConfig):
     def __post_init__(self) -> None:
         if self.unit is not None and self.unit not in schema.UNITS:
             raise ValueError(f"unit is {self.unit!r}, expected one of {schema.UNITS} or none")
+        if self.captions_missing not in ("refuse", "allow"):
+            raise ValueError(f"captions_missing is {self.captions_missing!r}, expected refuse or allow")
         if self.subjects is not None and (not self.subjects or len(set(self.subjects)) != len(self.subjects)):
             raise ValueError(f"subjects is {list(self.subjects)}, expected at least one label, each once")
 
@@ -204,7 +208,7 @@ class ThingsSource:
         path = Path(self.config.captions) if self.config.captions else self.root / "captions.json"
         if not self.config.captions and not path.is_file():
             return None
-        return read_captions(path, self._stimuli)
+        return read_captions(path, self._stimuli, self.config.captions_missing)
 
     def _preprocessing(self, side: dict[str, Any]) -> dict[str, Any]:
         facts: dict[str, Any] = {"source": "things-eeg2", "trials": {k: v for k, v in vars(self.config.trials).items() if v is not None}}

@@ -76,6 +76,8 @@ class TinyReader(ReaderConfig):
     """Seed of responses and noise."""
     captions: bool = True
     """Two captions a stimulus."""
+    uncaptioned: tuple[int, ...] = ()
+    """Stimuli that have none all the same."""
     image_root: str | None = None
     """Folder of the images, where a test needs them."""
 
@@ -119,7 +121,7 @@ class TinySource:
             concepts=concepts,
             sessions=[f"{r + 1:02d}" for r in range(num_recordings)] if image else ["01"],
             recordings=[f"sub-{s}_run-{r + 1:02d}" for s, r in places],
-            captions=[[f"a picture of {s['id']}", "a second caption"] for s in stimuli] if config.captions else None,
+            captions=_captions(config, stimuli) if config.captions else None,
             image_root=Path(config.image_root) if config.image_root else None,
             preprocessing={"made_by": "tiny study"},
         )
@@ -175,6 +177,13 @@ class TinySource:
         response = np.tensordot(self._drive[plan.stimulus], self._mixing[plan.subject], axes=1)
         noise = config.noise * random.standard_normal((plan.n_reps, config.n_chans, config.n_times))
         return (response + noise).astype(np.float32)
+
+
+def _captions(config: TinyReader, stimuli: list[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [] if number in config.uncaptioned else [f"a picture of {stimulus['id']}", "a second caption"]
+        for number, stimulus in enumerate(stimuli)
+    ]
 
 
 def write_tiny_study(

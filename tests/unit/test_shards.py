@@ -18,6 +18,7 @@ import yaml
 from data_prep import cli, schema, shards
 from data_prep.schema import StudyError
 from data_prep.shards import ShardConfig, write_study
+from data_prep.verify import verify
 from tests.helpers.tiny_study import TinyEmbedding, TinyReader, TinySource, write_tiny_study
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,6 +55,21 @@ def test_stock_webdataset_reads_the_tars_back(study: Path) -> None:
         assert described["concept_name"] == source.facts.concepts[described["concept"]]
         assert described["recording"] == [source.facts.recordings[r] for r in plan.recording]
         assert described["onset_seconds"] == ["unknown"] * plan.n_reps
+
+
+def test_stimuli_without_captions_are_counted_and_have_an_empty_member(tmp_path: Path) -> None:
+    study = write_tiny_study(tmp_path / "study", n_stimuli=6, n_test=2, n_subjects=1, uncaptioned=(1, 4))
+    manifest = schema.read_manifest(study)
+    assert (manifest["captions"], manifest["captions_missing"]) == (True, 2)
+    lengths = {}
+    for shard in manifest["shards"]:
+        index, _ = schema.read_shard_tables(study, manifest, shard)
+        tar = (study / f"{shard['name']}.tar").read_bytes()
+        for row in index:
+            text = tar[int(row["txt_offset"]) : int(row["txt_offset"]) + int(row["txt_bytes"])].decode()
+            lengths[int(row["stimulus"])] = len(text.splitlines())
+    assert lengths == {0: 2, 1: 0, 2: 2, 3: 2, 4: 0, 5: 2}
+    assert verify(study) == []
 
 
 def test_index_offsets_point_at_the_arrays(study: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -76,6 +77,39 @@ def test_concepts_are_distinct_and_pictures_differ_inside_a_concept():
     assert np.abs(np.asarray(first, int) - np.asarray(second, int)).mean() > 1
     assert train[0].colour in captions[0]
     assert train[0].shape in captions[0]
+
+
+def test_attributes_are_recovered_from_captions_by_their_phrases():
+    phrases = read_json(small_study() / "attributes.json")
+    assert set(phrases) == {"colour", "fill", "shape", "background", "size", "place"}
+    assert len(phrases["place"]) == 9
+    assert "" not in phrases["fill"]
+
+    def found(attribute, caption):
+        hits = [p for p in phrases[attribute] if re.search(rf"\b{re.escape(p)}\b", caption)]
+        return max(hits, key=len, default=None)
+
+    concepts = images.draw_concepts(400, 0, 1)[0]
+    places = set()
+    for number, concept in enumerate(concepts):
+        _, (full, middle, short) = images.render(concept, 8, np.random.default_rng(number))
+        for caption in (full, middle, short):
+            assert found("colour", caption) == concept.colour
+            assert found("shape", caption) == concept.shape
+            assert found("fill", caption) == (None if concept.fill == "plain" else concept.fill)
+        assert found("background", full) == found("background", middle) == images.BACKGROUNDS[concept.background]
+        size, column, row = _drawn(number)
+        assert found("size", full) == ("small", "medium-sized", "large")[min(int((size - 0.16) / 0.06), 2)]
+        assert found("size", middle) is None
+        vertical, horizontal = ("top", "", "bottom")[int((row - 0.32) / 0.12)], ("left", "", "right")[int((column - 0.32) / 0.12)]
+        assert found("place", full) == f"at the {' '.join(filter(None, (vertical, horizontal))) or 'centre'}"
+        places.add(found("place", full))
+    assert places == set(phrases["place"])
+
+
+def _drawn(seed):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.16, 0.34), rng.uniform(0.32, 0.68), rng.uniform(0.32, 0.68)
 
 
 def test_drawn_noise_has_the_stated_covariance_and_whitening_makes_it_white():

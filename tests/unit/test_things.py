@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -156,8 +157,23 @@ def test_captions_must_cover_every_stimulus(study):
     captions = read_json(study / "captions.json")
     name = sorted(captions)[0]
     del captions[name]
-    import json
-
     (study / "captions.json").write_text(json.dumps(captions))
     with pytest.raises(StudyError, match=f"has no caption for '{name}'"):
         ThingsReaderConfig(root=str(study)).open()
+
+
+def test_images_without_captions_are_allowed_on_request(study):
+    captions = read_json(study / "captions.json")
+    gone, empty, blank = sorted(captions)[:3]
+    del captions[gone]
+    captions |= {empty: [], blank: " "}
+    (study / "captions.json").write_text(json.dumps(captions))
+    facts = ThingsReaderConfig(root=str(study), captions_missing="allow").open().facts
+    without = {s["id"] for s, lines in zip(facts.stimuli, facts.captions, strict=True) if not lines}
+    assert without == {gone, empty, blank}
+    captions[empty] = [7]
+    (study / "captions.json").write_text(json.dumps(captions))
+    with pytest.raises(StudyError, match="is not a caption or a list of captions"):
+        ThingsReaderConfig(root=str(study), captions_missing="allow").open()
+    with pytest.raises(ValueError, match="captions_missing is 'drop', expected refuse or allow"):
+        ThingsReaderConfig(root=str(study), captions_missing="drop")
