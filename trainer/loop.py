@@ -63,6 +63,18 @@ class Task(Protocol):
     """Items of a data pass."""
     score_name: str | None
     """The validation score that picks the best weights, higher is better; None: nothing is validated."""
+    notes: list[tuple[str, dict[str, Any]]]
+    """Kind and facts of events to be written at the start; see :class:`trainer.tasks.base.BaseTask`, which has these defaults."""
+    started_from: list[dict[str, Any]]
+    """Data of the runs whose weights this one began with; the loop keeps it in checkpoints."""
+
+    def check_start(self) -> None:
+        """On rank 0, before a new run (not a resumed one) writes anything: refuse what it cannot start from."""
+        ...
+
+    def start(self, model: nn.Module) -> None:
+        """On all ranks, with a new run's fresh model: bring weights from elsewhere, where the config says so."""
+        ...
 
     def build_model(self) -> nn.Module:
         """A new model with weights from torch's current seed."""
@@ -304,6 +316,8 @@ def _run(config: Any, world: World, device: torch.device, micro_batch_size: int)
 
     torch.manual_seed(config.train.seed)
     model = task.build_model()
+    if resumed is None:
+        task.start(model)
     check_parameters(model)
     overrides = {**config.deepspeed_overrides, **({"checkpoint": {"load_universal": True}} if universal else {})}
     deepspeed_config = build_deepspeed_config(
@@ -327,6 +341,8 @@ def _run(config: Any, world: World, device: torch.device, micro_batch_size: int)
         loop.state, loop.saved_step = resumed.state, resumed.state.step
         if loop.state.loss_scale:
             loop.loss_scale.load_state_dict(loop.state.loss_scale)
+        task.started_from = loop.state.started_from
+    loop.state.started_from = task.started_from
     with loop.stop_signal:
         try:
             reason = loop.train()
@@ -352,7 +368,9 @@ def _claim(config: Any, task: Task, folder: RunFolder, world: World) -> tuple[st
     found = checkpoint.find(folder, config.resume)
     this = identity.make_identity(config, task.study)
     universal = None
-    if found is not None:
+    if found is None:
+        task.check_start()
+    else:
         source = found.parents[1]
         identity.check_identity(source / "identity.json", this)
         saved = checkpoint.read_checkpoint(found)
@@ -371,6 +389,8 @@ def _claim(config: Any, task: Task, folder: RunFolder, world: World) -> tuple[st
     schema.write_atomically(folder.path / "config.yaml", to_yaml(config).encode())
     schema.write_json(folder.path / "identity.json", this)
     folder.event("start" if found is None else "resume", world_size=world.size, checkpoint=str(found) if found else None)
+    for kind, facts in task.notes:
+        folder.event(kind, **facts)
     if task.score_name is None and found is None:
         folder.event("note", message="the split has no validation part: the last weights count as the best")
     return (str(found) if found else None), universal

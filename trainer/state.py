@@ -105,6 +105,8 @@ class TrainState:
     """State of the fp16 loss scale."""
     tracking_run_id: str = ""
     """MLflow's run, continued on resume."""
+    started_from: list[dict[str, Any]] = field(default_factory=list)
+    """Data of the runs whose weights this one began with; see :class:`trainer.tasks.base.BaseTask`."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able values."""

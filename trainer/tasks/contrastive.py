@@ -33,6 +33,7 @@ from trainer.losses import LossConfig, contrastive_terms
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig, ContrastiveOutput
 from trainer.schedule import OptimizerConfig
 from trainer.state import TrainConfig
+from trainer.tasks.base import BaseTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +73,11 @@ class ContrastiveConfig:
         return ContrastiveTask(self, world, device)
 
 
-class ContrastiveTask:
+class ContrastiveTask(BaseTask):
     """See :class:`trainer.loop.Task`."""
 
     def __init__(self, config: ContrastiveConfig, world: World, device: torch.device) -> None:
+        super().__init__()
         self.config, self.world, self.device = config, world, device
         self.index = StudyIndex.open(Path(config.data.study))
         self.split = self.index.split(config.data.split)
