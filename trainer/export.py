@@ -97,6 +97,7 @@ def write_export(
         "concepts": list(tables["concepts"]),
         "subjects": list(tables["subjects"]),
         "trained_subjects": [tables["subjects"][i] for i in loader.subjects],
+        "trained_concepts": [tables["concepts"][i] for i in loader.concepts],
         **facts,
     }
     output.mkdir(parents=True)
@@ -201,6 +202,16 @@ class Encoder:
         """:meth:`embed_prepared` of a loader's batch."""
         return self.embed_prepared(batch.eeg_BCT, batch.subject_B)
 
+    @property
+    def has_concept_head(self) -> bool:
+        """Whether it was trained to name concepts (``loss.cross_entropy_weight``)."""
+        return self.model.concept_head is not None
+
+    @torch.no_grad()
+    def concept_logits(self, batch: Batch) -> Tensor:
+        """Scores of the concept head for a loader's batch: float32 (B, K), columns as ``config["concepts"]``."""
+        return self.model.name_concepts(batch.eeg_BCT, known_subjects(batch.subject_B, self._trained_S))
+
     @torch.no_grad()
     def embed_image(self, embedding_BE: np.ndarray) -> np.ndarray:
         """Image embeddings of the model named in ``config["embedding"]`` in the common space: float32 (B, P), unit norm."""
@@ -210,8 +221,12 @@ class Encoder:
         return self.model.embed_image(torch.from_numpy(np.ascontiguousarray(embedding_BE, np.float32)).to(self.device)).cpu().numpy()
 
     def data_config(self, **changes: Any) -> DataConfig:
-        """The data config of training, with ``changes`` such as ``study`` (a copy elsewhere) or ``split``."""
-        return from_plain(DataConfig, {**self.config["data"], **changes})
+        """The data config of training, with ``changes`` such as ``study`` (a copy elsewhere) or ``split``.
+
+        Without its choice of correctly classified trials: whatever is scored is scored on all trials.
+        """
+        config: DataConfig = from_plain(DataConfig, {**self.config["data"], **changes})
+        return config.unfiltered()
 
     def _check(self, eeg: np.ndarray) -> None:
         names, n_times = self.signal["ch_names"], self.signal["n_times"]
@@ -297,6 +312,22 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         raise CommandError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes ({error})") from None
     transform = FittedTransform.read(folder / TRANSFORM, device) if config["transform"] else None
     return Encoder(config, model, transform, device)
+
+
+def find_export(path: str | Path) -> Path:
+    """Folder of the encoder that ``path`` means: an export, a run that has one, or a text export, which has its own encoder.
+
+    Raises
+    ------
+    CommandError
+        None of these.
+    """
+    path = Path(path)
+    for folder in (path, path / "export"):
+        if (folder / CONFIG).is_file():
+            inner = folder / "encoder"
+            return inner if (inner / CONFIG).is_file() else folder
+    raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected an export, or the folder of a run that has validated")
 
 
 def known_subjects(subject_B: Tensor, trained_S: Tensor) -> Tensor:

@@ -30,6 +30,10 @@ def make_identity(config: Any, study: Mapping[str, Any]) -> dict[str, Any]:
     plain = to_plain(config)
     identity = {name: plain[name] for name in IDENTITY_FIELDS}
     identity["data"] = {k: v for k, v in identity["data"].items() if k != "study"} | dict(study)
+    # Which trials an encoder kept is among the study's facts; where its folder lies is no part of the experiment.
+    if select := plain["data"].get("select"):
+        unnamed = {"keep", "keep_encoder"} if select["keep"] == "all" else {"keep_encoder"}
+        identity["data"]["select"] = {k: v for k, v in select.items() if k not in unnamed}
     identity["train"] = {name: plain["train"][name] for name in TRAIN_FIELDS}
     return identity
 

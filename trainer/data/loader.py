@@ -16,7 +16,7 @@ Shapes: R repetitions in a batch, B items, C channels, T time points, E embeddin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -73,6 +73,10 @@ class DataConfig:
         if self.normalise not in ("none", "channel_demean", "channel_zscore", "trial_zscore"):
             raise ValueError(f"data.normalise is {self.normalise!r}, expected none, channel_demean, channel_zscore or trial_zscore")
 
+    def unfiltered(self) -> DataConfig:
+        """The same without the choice of correctly classified trials, for parts that are scored and for whatever judges trials."""
+        return replace(self, select=replace(self.select, keep="all", keep_encoder=""))
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Grouping:
@@ -100,11 +104,17 @@ class Loader:
         Rows of the manifest's table of subjects (ids in a batch point into it), and E.
     gallery : np.ndarray
         The study's embedding table, float32 (n_stimuli, E).
-    stimuli, subjects : np.ndarray
-        Distinct stimulus and subject ids of the part, ascending.
+    stimuli, subjects, concepts : np.ndarray
+        Distinct stimulus, subject and concept ids of the part, ascending.
     order : Order
     split_hash, fingerprint : str
     transform : Transform or None
+
+    Parameters
+    ----------
+    kept
+        Which items of the training part to keep, bool: what ``select.keep`` other than ``all`` needs, and
+        :func:`trainer.keep.training_loader` asks its encoder for.
 
     Raises
     ------
@@ -112,7 +122,11 @@ class Loader:
         One sentence naming the field or file.
     """
 
-    def __init__(self, index: StudyIndex, config: DataConfig, part: str, seed: int) -> None:
+    def __init__(self, index: StudyIndex, config: DataConfig, part: str, seed: int, *, kept: np.ndarray | None = None) -> None:
+        if config.select.keep != "all" and (part != "train" or kept is None):
+            raise ValueError(
+                f"data.select.keep: {config.select.keep} is a choice of training alone, part {part!r} is read whole here: expected all"
+            )
         self.index, self.config, self.part, self.seed = index, config, part, seed
         # Columns of their own: a look-up in a structured array copies every field of every row.
         self._subject, self._stimulus, self._concept = (np.ascontiguousarray(index.samples[n]) for n in ("subject", "stimulus", "concept"))
@@ -126,10 +140,13 @@ class Loader:
         self._samples = self._group_by_sample()
         self._items = self._group_singly() if config.repetitions == "each" else self._samples
         self._keep_fraction()
+        if kept is not None:
+            self._thin(kept, "data.select.keep")
         self.num_items, self.num_samples, self.num_repetitions = len(self._items), len(self._samples), len(self._rows)
         self.num_subjects = len(index.manifest["tables"]["subjects"])
         self.stimuli = np.unique(index.samples["stimulus"][self._samples.sample_N])
         self.subjects = np.unique(index.samples["subject"][self._samples.sample_N])
+        self.concepts = np.unique(index.samples["concept"][self._samples.sample_N])
         per_shard = np.bincount(index.samples["shard"][self._items.sample_N], minlength=len(index.manifest["shards"]))
         self.order = Order(seed=seed, shard_items=per_shard.tolist(), split_hash=self.split_hash, block_shards=config.block_shards)
         self._transforms: dict[str, Transform] = {}
@@ -293,12 +310,17 @@ class Loader:
             return
         each = self.config.repetitions == "each"
         keep = select_fraction(self.config.select, self._rows if each else self._items.sample_N)
+        self._thin(keep, f"data.select.fraction {fraction}")
+
+    def _thin(self, keep: np.ndarray, why: str) -> None:
+        if keep.shape != (len(self._items),):
+            raise ValueError(f"{why}: a choice of shape {keep.shape} among {len(self._items)} items, expected one for each")
         if not keep.any():
-            raise ValueError(f"data.select.fraction {fraction} leaves none of {len(keep)} items")
+            raise ValueError(f"{why} leaves none of {len(keep)} items")
         number = _ranges(self._items.first_N[keep], self._items.count_N[keep])
         self._rows, self._shard, self._offset, self._group = (a[number] for a in (self._rows, self._shard, self._offset, self._group))
         self._samples = self._group_by_sample()
-        self._items = self._group_singly() if each else self._samples
+        self._items = self._group_singly() if self.config.repetitions == "each" else self._samples
 
     # ---------------------------------------------------------------------------------------------------------- gather
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,8 +18,8 @@ _FRACTION = random.word("fraction of items")
 class SelectConfig:
     """Part of the data to use; the defaults use everything.
 
-    Subjects, concepts, channels and the time window hold for every part of the split; ``repetitions`` and ``fraction``
-    thin out the training part only, so that tests stay comparable.
+    Subjects, concepts, channels and the time window hold for every part of the split; ``repetitions``, ``fraction`` and
+    ``keep`` thin out the training part only, so that tests stay comparable.
     """
 
     subjects: list[str] | None = None
@@ -37,6 +37,11 @@ class SelectConfig:
     fraction: float = 1.0
     """Training part: share of items to keep, in (0, 1], chosen by a hash of the item (not by the seed), so that a smaller
     fraction is part of a larger one."""
+    keep: Literal["all", "correctly_classified"] = "all"
+    """Training part: ``correctly_classified`` keeps the items whose concept ``keep_encoder`` names rightly, by its concept head or,
+    where it has none, as the nearest concept. Scores are never computed on such a choice: no validation or test part takes it."""
+    keep_encoder: str = ""
+    """Export or run folder of the encoder that decides, for ``keep: correctly_classified``; empty otherwise."""
 
     def __post_init__(self) -> None:
         for name in ("subjects", "concepts", "channels"):
@@ -47,6 +52,12 @@ class SelectConfig:
             raise ValueError(f"data.select.tmin {self.tmin} is not below tmax {self.tmax}")
         if self.repetitions is not None and self.repetitions < 1:
             raise ValueError(f"data.select.repetitions is {self.repetitions}, expected at least 1 or null")
+        if self.keep not in ("all", "correctly_classified"):
+            raise ValueError(f"data.select.keep is {self.keep!r}, expected all or correctly_classified")
+        if (self.keep == "all") != (not self.keep_encoder):
+            raise ValueError(
+                f"data.select.keep is {self.keep} and keep_encoder {self.keep_encoder!r}, expected an encoder for correctly_classified only"
+            )
         if not 0 < self.fraction <= 1:
             raise ValueError(f"data.select.fraction is {self.fraction}, expected a number above 0, at most 1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -146,17 +147,33 @@ def check_signal(encoder: Encoder, loader: Loader) -> None:
 
 def check_unseen(encoder: Encoder, loader: Loader) -> None:
     """Refuse to call trials held out that the encoder was trained on, under another split of the same study."""
-    config, index = encoder.config, loader.index
-    same_study = config.get("fingerprint") == index.manifest["fingerprint"]
-    if loader.part == "train" or not same_study or config.get("split_hash") == loader.split_hash:
+    if loader.part == "train":
         return
-    trained = encoder.data_config(study=str(index.root))
-    try:
-        seen = np.intersect1d(index.rows(trained.split, "train"), index.rows(loader.config.split, loader.part))
-    except schema.StudyError:  # the split of training is not here any more: the report says that it was another one
-        return
-    if len(seen):
+    for split, seen in seen_trials(encoder.config, loader.index, loader.config.split, (loader.part,)).items():
         raise CommandError(
-            f"{index.root}: the encoder was trained on {len(seen)} of the trials that split {loader.config.split!r} calls {loader.part} "
-            f"(they are training trials of {trained.split!r}): expected a split whose {loader.part} trials it has not seen"
+            f"{loader.index.root}: the encoder was trained on {seen} of the trials that split {loader.config.split!r} calls {loader.part} "
+            f"(they are training trials of {split!r}): expected a split whose {loader.part} trials it has not seen"
         )
+
+
+def seen_trials(config: dict[str, Any], index: StudyIndex, split: str, parts: Sequence[str]) -> dict[str, int]:
+    """How many trials of ``parts`` of a split an encoder has learnt from, by the split that it or an ancestor was trained on.
+
+    Parameters
+    ----------
+    config
+        ``config.json`` of the encoder's export. Its ancestors are the runs whose weights it began with. What was trained on
+        another study, or on a split that is not here any more, is not counted.
+    """
+    held_out = np.concatenate([index.rows(split, part) for part in parts])
+    counts: dict[str, int] = {}
+    for origin in [*config.get("started_from", []), config]:
+        if origin.get("fingerprint") != index.manifest["fingerprint"] or origin.get("split_hash") == index.split(split)["hash"]:
+            continue
+        try:
+            seen = np.intersect1d(index.rows(origin["split"], "train"), held_out)
+        except schema.StudyError:
+            continue
+        if len(seen):
+            counts[origin["split"]] = len(seen)
+    return counts

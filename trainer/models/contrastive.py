@@ -186,6 +186,11 @@ class ContrastiveModel(nn.Module):
         """EEG in the common space: (B, P) float32, unit norm."""
         return _unit(self.eeg_head(self.encode(eeg_BCT, subject_B).embedding_BE).float())
 
+    def name_concepts(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
+        """Scores of the concept head, which must be there: (B, K) float32."""
+        assert self.concept_head is not None, "built without a concept head"
+        return self.concept_head(self.eeg_head(self.encode(eeg_BCT, subject_B).embedding_BE).float()).float()
+
     def embed_image(self, target_BE: Tensor) -> Tensor:
         """Image embeddings in the common space: (B, P) float32, unit norm."""
         return _unit(self.image_head(target_BE).float())

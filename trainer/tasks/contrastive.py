@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from trainer import metrics
@@ -29,9 +30,11 @@ from trainer.distributed.deepspeed_config import ZeroConfig
 from trainer.distributed.precision import Precision, autocast
 from trainer.distributed.world import World
 from trainer.export import known_subjects, write_export
+from trainer.keep import training_loader
 from trainer.losses import LossConfig, contrastive_terms
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig, ContrastiveOutput
 from trainer.schedule import OptimizerConfig
+from trainer.start import InitialWeights, sentence
 from trainer.state import TrainConfig
 from trainer.tasks.base import BaseTask
 
@@ -63,6 +66,9 @@ class ContrastiveConfig:
     resume: str = ""
     """Empty: a new run; ``latest``: continue the run folder's last checkpoint; ``auto``: the same, or a new run where there is none;
     otherwise the path of a checkpoint or of another run folder."""
+    init_from: str = ""
+    """An earlier run or export whose weights a new run begins with: the encoder, and heads where shapes and meaning fit. Empty:
+    random weights. A resumed run has its checkpoint's and does not look here."""
     mlflow: MlflowConfig = field(default_factory=MlflowConfig)
     """Tracking."""
     tensorboard: bool = False
@@ -81,14 +87,18 @@ class ContrastiveTask(BaseTask):
         self.config, self.world, self.device = config, world, device
         self.index = StudyIndex.open(Path(config.data.study))
         self.split = self.index.split(config.data.split)
-        self.loader = Loader(self.index, config.data, "train", seed=config.train.seed)
+        self.loader, kept = training_loader(self.index, config.data, config.train.seed, device)
         self.num_items = self.loader.num_items
         self.class_level = self.index.manifest["stimulus_level"] == "class"
         self.validation: Loader | None = None
         self.score_name: str | None = None
+        self.names_concepts = False
         if self.split["parts"]["validation"]:
-            self.validation = Loader(self.index, config.data, "validation", seed=config.train.seed)
-            self.score_name = ("auc" if len(self.validation.stimuli) == 2 else "balanced_accuracy") if self.class_level else "mrr"
+            self.validation = Loader(self.index, config.data.unfiltered(), "validation", seed=config.train.seed)
+            self.names_concepts = self._can_name_concepts(self.validation)
+            self.score_name = "concept_accuracy" if self.names_concepts else "mrr"
+            if self.class_level:
+                self.score_name = "balanced_accuracy" if self.names_concepts or len(self.validation.stimuli) != 2 else "auc"
         self.trained_S = torch.zeros(self.loader.num_subjects, dtype=torch.bool, device=device)
         self.trained_S[torch.from_numpy(self.loader.subjects.astype(np.int64))] = True
         self.study = {
@@ -96,6 +106,27 @@ class ContrastiveTask(BaseTask):
             "split_hash": self.split["hash"],
             "embedding_sha256": self.index.manifest["embeddings"][config.data.embedding]["sha256"],
         }
+        if kept is not None:
+            self.study["kept_sha256"] = kept.pop("sha256")
+            self.notes.append(("kept", kept))
+            say(world, f"data.select.keep: {kept['kept']} of {kept['of']} training items, by the {kept['by']} of {kept['encoder']}")
+
+    def check_start(self) -> None:
+        """What ``init_from`` would bring into this run's model, if anything."""
+        if self.config.init_from:
+            model = self.build_model()
+            assert isinstance(model, Autocast)
+            facts = InitialWeights(self.config.init_from, self.loader, self.config.model).compare(model.model)
+            self.notes.append(("init", facts))
+            say(self.world, sentence(facts))
+
+    def start(self, model: nn.Module) -> None:
+        """Bring the weights of ``init_from``."""
+        if self.config.init_from:
+            assert isinstance(model, Autocast)
+            initial = InitialWeights(self.config.init_from, self.loader, self.config.model)
+            initial.copy_into(model.model)
+            self.started_from = initial.lineage
 
     def build_model(self) -> nn.Module:
         """The contrastive model in the autocast of the run's precision."""
@@ -148,9 +179,12 @@ class ContrastiveTask(BaseTask):
         return terms | {"logit_scale": out.logit_scale.detach().squeeze()}
 
     def validate(self, model: Any) -> dict[str, float]:
-        """Retrieval among the validation part's own stimuli, or AUC and balanced accuracy in a class-level study."""
-        found = self._embed_validation(model)
-        scores = class_scores(found) if self.class_level else retrieval_scores(found)
+        """Retrieval among the validation part's own stimuli, or AUC and balanced accuracy in a class-level study.
+
+        Where nothing is contrasted and there is a concept head: how often it names the concept.
+        """
+        score = naming_scores if self.names_concepts else class_scores if self.class_level else retrieval_scores
+        scores = score(self._embed_validation(model))
         # Rank 0's numbers for all: ranks on other hardware might round differently, and then part ways.
         values = collectives.gather_ids(torch.tensor([list(scores.values())], device=self.device))[0].tolist()
         return dict(zip(scores, values, strict=True))
@@ -169,19 +203,37 @@ class ContrastiveTask(BaseTask):
         for first in range(0, share, batch_size):
             batch = self.validation.prepare(self.validation.samples_batch(mine[first : first + batch_size]), self.device)
             out: ContrastiveOutput = model(batch.eeg_BCT, known_subjects(batch.subject_B, self.trained_S), batch.target_BE)
-            parts.append((out.z_eeg_BP, out.z_image_BP, batch.stimulus_B, batch.concept_B))
+            named_B = torch.full_like(batch.concept_B, -1) if out.concept_logits_BK is None else out.concept_logits_BK.argmax(dim=1)
+            parts.append((out.z_eeg_BP, out.z_image_BP, batch.stimulus_B, batch.concept_B, named_B))
         gathered = [collectives.gather_ids(torch.cat(column))[:num_samples].cpu().numpy() for column in zip(*parts, strict=True)]
         return Embedded(*gathered)
 
+    def _can_name_concepts(self, validation: Loader) -> bool:
+        loss = self.config.loss
+        if loss.contrastive_weight or not loss.cross_entropy_weight:
+            return False
+        new = np.setdiff1d(validation.concepts, self.loader.concepts)
+        if not len(new):
+            return True
+        first = self.index.manifest["tables"]["concepts"][int(new[0])]
+        message = (
+            f"{len(new)} of {len(validation.concepts)} validation concepts were never trained (first {first!r}): no concept head can name "
+            "them, so the run is scored by the rank of the image; a closed-set split validates on trained concepts"
+        )
+        self.notes.append(("note", {"message": message}))
+        say(self.world, message)
+        return False
+
     def export(self, weights: dict[str, Tensor], output: Path, step: int) -> None:
         """Write the encoder with all that is needed to apply it to a trial."""
+        lineage = {"started_from": self.started_from} if self.started_from else {}
         write_export(
             output,
             weights={name.removeprefix("model."): value for name, value in weights.items()},
             model=self.config.model,
             loss=self.config.loss,
             loader=self.loader,
-            facts={"step": step, "git_revision": git_revision(), "split": self.config.data.split, **self.study},
+            facts={"step": step, "git_revision": git_revision(), "split": self.config.data.split, **self.study} | lineage,
         )
 
 
@@ -205,6 +257,22 @@ class Embedded(NamedTuple):
     image_QP: np.ndarray
     stimulus_Q: np.ndarray
     concept_Q: np.ndarray
+    named_Q: np.ndarray
+    """Concept that the concept head names; -1 without a head."""
+
+
+def say(world: World, message: str) -> None:
+    """One line for people, from rank 0."""
+    if world.rank == 0:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)
+
+
+def naming_scores(found: Embedded) -> dict[str, float]:
+    """How often the concept head names a trial's concept, over all trials and as the mean over concepts."""
+    return {
+        "concept_accuracy": float((found.named_Q == found.concept_Q).mean()),
+        "balanced_accuracy": metrics.balanced_accuracy(found.named_Q, found.concept_Q),
+    }
 
 
 def retrieval_scores(found: Embedded) -> dict[str, float]:
