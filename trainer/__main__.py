@@ -14,6 +14,11 @@ COMMANDS = {
         run="trainer.evaluate.retrieval:run",
         help="score an encoder on a split's test part",
     ),
+    "evaluate-classes": Command(
+        config="trainer.evaluate.concepts:EvaluateClassesConfig",
+        run="trainer.evaluate.concepts:run",
+        help="score how an encoder names the concept of each trial",
+    ),
     "export-embeddings": Command(
         config="trainer.evaluate.embeddings:ExportEmbeddingsConfig",
         run="trainer.evaluate.embeddings:run",

@@ -44,6 +44,15 @@ def encoding_scores(train: PartArrays, loader: Loader, test: PartArrays, gallery
     return scores_QG
 
 
+def ridge_concept_scores(train: PartArrays, test: PartArrays, concepts_K: np.ndarray) -> np.ndarray:
+    """Ridge regression from EEG to which of the concepts was shown (0 or 1 each), fitted as every baseline: (Q, K)."""
+    scores_QK = np.empty((len(test), len(concepts_K)))
+    for subject, rows in _by_subject(train, test):
+        shown_NK = (subject.concept_N[:, None] == concepts_K).astype(np.float32)
+        scores_QK[rows] = fit_ridge(subject.eeg_NCT, shown_NK).predict(test.eeg_NCT[rows])
+    return scores_QK
+
+
 def lda_class_scores(train: PartArrays, test: PartArrays, num_classes: int) -> tuple[np.ndarray, list[float | None]]:
     """LDA scores of every test trial for every class (Q, K), and the shrinkages that inner folds over recordings chose.
 

@@ -9,10 +9,12 @@ Q: queries, G: candidates, N: resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+_WEIGHTS_A_BLOCK = 1 << 23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,31 @@ def bootstrap_mean(
     return _interval(float(values_Q.mean()), means_N, level)
 
 
+def bootstrap_class_mean(
+    values_Q: np.ndarray,
+    class_Q: np.ndarray,
+    *,
+    stimulus_Q: np.ndarray | None = None,
+    subject_Q: np.ndarray | None = None,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Mean over classes of each class's mean score (of hits: balanced accuracy), resampled as by :func:`bootstrap_mean`.
+
+    A class of which a resample has no query is left out of that resample's mean.
+    """
+    values_Q, class_Q = np.asarray(values_Q, dtype=np.float64), np.unique(class_Q, return_inverse=True)[1].reshape(-1)
+    if len(values_Q) == 0:
+        raise ValueError("no queries: expected at least one")
+    weights_NQ = _weights(len(values_Q), stimulus_Q, subject_Q, num_resamples, np.random.default_rng(seed))
+    member_QK = np.eye(int(class_Q.max()) + 1)[class_Q]
+    with np.errstate(invalid="ignore"):
+        draws_NK = ((weights_NQ * values_Q) @ member_QK) / (weights_NQ @ member_QK)
+    draws_N = np.nanmean(draws_NK[~np.isnan(draws_NK).all(axis=1)], axis=1)
+    return _interval(float(((values_Q @ member_QK) / member_QK.sum(axis=0)).mean()), draws_N, level)
+
+
 def bootstrap_statistic(
     statistic: Callable[[np.ndarray], float], groups_Q: np.ndarray, *, num_resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Interval:
@@ -63,6 +90,25 @@ def bootstrap_statistic(
     members = [np.flatnonzero(groups_Q == group) for group in np.unique(groups_Q)]
     draws_N = [statistic(np.concatenate([rng.choice(rows, len(rows)) for rows in members])) for _ in range(num_resamples)]
     return _interval(statistic(np.arange(len(groups_Q))), np.asarray(draws_N), level)
+
+
+def resample_weights(
+    num_queries: int,
+    *,
+    stimulus_Q: np.ndarray | None = None,
+    subject_Q: np.ndarray | None = None,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> Iterator[np.ndarray]:
+    """How often each query counts in each resample, as :func:`bootstrap_mean` draws them: blocks (some of N, Q) that fit memory.
+
+    For statistics that are no mean: multiply by per-query sums of whatever the statistic is made of. Everything that is
+    multiplied by the same weights is compared pairwise.
+    """
+    rng = np.random.default_rng(seed)
+    block = max(1, _WEIGHTS_A_BLOCK // max(num_queries, 1))
+    for start in range(0, num_resamples, block):
+        yield _weights(num_queries, stimulus_Q, subject_Q, min(block, num_resamples - start), rng)
 
 
 def permutation_p_value(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,31 +114,42 @@ def tables(results: dict[str, Any], only: tuple[str, ...] | None = None) -> list
 
 def page(results: dict[str, Any]) -> str:
     """The HTML report; figures are inside, nothing is fetched."""
-    body = [f"<h1>{html.escape(headline(results))}</h1>"]
-    body += [f'<img alt="{html.escape(title)}" src="data:image/png;base64,{_png(figure)}">' for title, figure in _figures(results)]
-    for title, header, rows in tables(results):
-        cells = "".join(
-            "<tr>"
-            + "".join(f"<t{'h' if n == 0 else 'd'}>{html.escape(c)}</t{'h' if n == 0 else 'd'}>" for n, c in enumerate(row))
-            + "</tr>"
-            for row in rows
-        )
-        heads = "".join(f"<th>{html.escape(h)}</th>" for h in header)
-        body.append(f"<h2>{html.escape(title)}</h2><table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>")
-    body.append("<h2>How to read this</h2><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes(results)) + "</ul>")
+    body = [html_figure(title, figure) for title, figure in _figures(results)]
+    body += [html_table(title, header, rows) for title, header, rows in tables(results)]
+    return document(headline(results), body, notes(results), results)
+
+
+def document(title: str, body: Sequence[str], notes: Sequence[str], results: Mapping[str, Any]) -> str:
+    """A whole page: heading, ``body`` (HTML, escaped already), notes (text) and where ``results`` come from."""
+    found = [f"<h1>{html.escape(title)}</h1>", *body]
+    found.append("<h2>How to read this</h2><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in notes) + "</ul>")
     facts = {k: results[k] for k in ("fingerprint", "split_hash", "embedding", "step", "git_revision") if results.get(k) is not None}
-    body.append("<h2>Provenance</h2><dl>" + "".join(f"<dt>{k}</dt><dd>{html.escape(str(v))}</dd>" for k, v in facts.items()) + "</dl>")
+    found.append("<h2>Provenance</h2><dl>" + "".join(f"<dt>{k}</dt><dd>{html.escape(str(v))}</dd>" for k, v in facts.items()) + "</dl>")
     style = (
         "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}h1{font-size:1.3rem}"
         "h2{font-size:1.05rem;margin-top:2rem}table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}"
         "th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}th:first-child{text-align:left}"
         "img{max-width:100%}dt{font-weight:600}dd{margin:0 0 .4rem;word-break:break-all}"
     )
-    title = html.escape(headline(results))
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style></head>'
-        f"<body>{''.join(body)}</body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style></head>'
+        f"<body>{''.join(found)}</body></html>\n"
     )
+
+
+def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table under a heading; the first column names the rows."""
+    cells = "".join(
+        "<tr>" + "".join(f"<t{'h' if n == 0 else 'd'}>{html.escape(c)}</t{'h' if n == 0 else 'd'}>" for n, c in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    heads = "".join(f"<th>{html.escape(h)}</th>" for h in header)
+    return f"<h2>{html.escape(title)}</h2><table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
+
+
+def html_figure(title: str, figure: Any) -> str:
+    """A matplotlib figure as an image inside the page."""
+    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{_png(figure)}">'
 
 
 def _figures(results: dict[str, Any]) -> list[tuple[str, Any]]:
