@@ -19,6 +19,11 @@ COMMANDS = {
         run="trainer.evaluate.concepts:run",
         help="score how an encoder names the concept of each trial",
     ),
+    "evaluate-text": Command(
+        config="trainer.evaluate.text:EvaluateTextConfig",
+        run="trainer.evaluate.text:run",
+        help="score generated captions and say what EEG adds over its controls",
+    ),
     "export-embeddings": Command(
         config="trainer.evaluate.embeddings:ExportEmbeddingsConfig",
         run="trainer.evaluate.embeddings:run",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import yaml
 from rich.console import Console
 
-from data_prep.cli import to_plain
+from data_prep import schema
+from data_prep.cli import from_plain, to_plain
 from trainer.callbacks.base import Callback
 from trainer.identity import flat
 from trainer.run_folder import RunFolder
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from trainer.loop import Loop
 
 _PARAMS_A_CALL = 100
+_METRICS_A_CALL = 1000
+_MAX_TAG_CHARACTERS = 5000
+_METRIC_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)
 _MAX_PARAM_CHARACTERS = 500
 _MAX_DIGEST_CHARACTERS = 36
 
@@ -162,6 +169,88 @@ class MlflowTracking(Callback):
             message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/yellow] tracking is off from step {loop.state.step}: {message}")
             loop.folder.event("fault", part="mlflow", step=loop.state.step, message=message)
+
+
+# -------------------------------------------------------------------------------------------------- text evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEvaluation:
+    """What an evaluation of captions leaves in the run that trained the model."""
+
+    folder: str
+    """Where files lie among the run's artifacts."""
+    metrics: dict[str, float]
+    """By name; what MLflow's names cannot hold is replaced."""
+    verdicts: list[str]
+    """Sentences, kept as the tag ``text_verdict``."""
+    table: dict[str, list[Any]]
+    """The generations by column, shown by MLflow's pages as a table."""
+    files: list[Path]
+    """Reports to keep."""
+
+
+def training_run(exported: str | Path | None) -> tuple[str, MlflowConfig, Path] | None:
+    """MLflow run, tracking config and run folder of the training behind an export or run folder; None where it was not tracked."""
+    for folder in (Path(exported), Path(exported).parent) if exported else ():
+        completed = folder / "completed.json"
+        if completed.is_file():
+            run_id = schema.read_json(completed).get("tracking_run_id")
+            config = folder / "config.yaml"
+            plain = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+            tracking = from_plain(MlflowConfig, (plain or {}).get("mlflow") or {})
+            return (run_id, tracking, folder) if run_id and tracking.enabled else None
+    return None
+
+
+def log_text_evaluation(exported: str | Path | None, evaluation: TextEvaluation, *, tracking_uri: str = "") -> str:
+    """Log into the training's run; returns why that was not done, in a sentence, or an empty string. Never raises.
+
+    Parameters
+    ----------
+    exported
+        The run folder, or the export in it, whose model wrote the captions.
+    tracking_uri
+        Where that run is; empty: as in its config.
+    """
+    try:
+        found = training_run(exported)
+        if found is None:
+            return f"Not logged to MLflow: {exported or 'the export'} belongs to no run that was tracked."
+        run_id, config, folder = found
+        uri = tracking_uri or config.uri(folder)
+        if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+            return f"Not logged to MLflow: {uri} is not there."
+        _log_text_evaluation(uri, run_id, config.timeout_seconds, evaluation)
+    except Exception as error:  # a report that is written must not be lost to a server, a database or a network
+        return "Not logged to MLflow: " + " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return ""
+
+
+def _log_text_evaluation(uri: str, run_id: str, timeout_seconds: int, evaluation: TextEvaluation) -> None:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(timeout_seconds)
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    client = MlflowClient(tracking_uri=uri)
+    known = client.get_run(run_id).data.tags
+    stamp = int(time.time() * 1000)
+    points = [Metric(_METRIC_NAME.sub("_", name.replace("+", "_and_")), value, stamp, 0) for name, value in evaluation.metrics.items()]
+    for first in range(0, len(points), _METRICS_A_CALL):
+        client.log_batch(run_id, metrics=points[first : first + _METRICS_A_CALL])
+    client.set_tag(run_id, "text_verdict", "\n".join(evaluation.verdicts)[:_MAX_TAG_CHARACTERS])
+    for path in evaluation.files:
+        client.log_artifact(run_id, str(path), evaluation.folder)
+    # As log_table writes it, which would append to the table of an earlier evaluation instead of taking its place.
+    name = f"{evaluation.folder}/generations.json"
+    rows = [list(row) for row in zip(*evaluation.table.values(), strict=True)]
+    client.log_dict(run_id, {"columns": list(evaluation.table), "data": rows}, name)
+    tables = [entry for entry in json.loads(known.get("mlflow.loggedArtifacts", "[]")) if entry.get("path") != name]
+    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([*tables, {"path": name, "type": "table"}]))
 
 
 def git_revision() -> str:

@@ -21,6 +21,7 @@ COLUMNS = {
 }
 TERMINAL = ("recall@1", "recall@5", "median_rank", "mrr", "auc", "balanced_accuracy")
 """Columns that a terminal of 80 characters has room for; JSON and HTML have all."""
+_POLICY = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
 _SHORT = {"recall@1": "top1", "recall@5": "top5"}
 DIRECTIONS = {"eeg_to_image": "EEG → image", "image_to_eeg": "image → EEG"}
 
@@ -132,8 +133,8 @@ def document(title: str, body: Sequence[str], notes: Sequence[str], results: Map
         "img{max-width:100%}dt{font-weight:600}dd{margin:0 0 .4rem;word-break:break-all}"
     )
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style></head>'
-        f"<body>{''.join(found)}</body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{_POLICY}<title>{html.escape(title)}</title>'
+        f"<style>{style}</style></head><body>{''.join(found)}</body></html>\n"
     )
 
 
