@@ -222,10 +222,12 @@ def hidden_size(llm: Any) -> int:
 
 def embedding_rms(llm: Any) -> float:
     """Root mean square of the token embeddings: the scale that prefix tokens are given."""
-    weight = plain_llm(llm).get_input_embeddings().weight
-    with _gathered(weight):
-        rows = weight.detach()[:: max(1, len(weight) // 2048)].float()
-        return float(rows.square().mean().sqrt())
+    table = plain_llm(llm).get_input_embeddings()
+    with torch.no_grad(), _gathered(table.weight):
+        size = table.weight.shape[0]
+        # Through the module: Gemma's scales what it looks up.
+        found = table(torch.arange(0, size, max(1, size // 2048), device=table.weight.device))
+        return float(found.float().square().mean().sqrt())
 
 
 @contextlib.contextmanager
@@ -358,13 +360,14 @@ def check_trainable(model: nn.Module, adapter: AdapterConfig) -> None:
 # ------------------------------------------------------------------------------------------------------------ details
 
 
-def _attention(config: BaseConfig, device: torch.device) -> str:
+def _attention(config: BaseConfig, device: torch.device) -> str | None:
     installed = importlib.util.find_spec("flash_attn") is not None
     if config.attention == "flash_attention_2" and not (installed and device.type == "cuda"):
         raise CommandError("base.attention: flash_attention_2 needs the package flash-attn and a CUDA device: use auto or sdpa")
     if config.attention != "auto":
         return config.attention
-    return "flash_attention_2" if installed and device.type == "cuda" and config.dtype == "bf16" else "sdpa"
+    # None leaves it to transformers: torch's kernels wherever the architecture has them.
+    return "flash_attention_2" if installed and device.type == "cuda" and config.dtype == "bf16" else None
 
 
 def _quantisation(config: BaseConfig, device: torch.device) -> Any:
