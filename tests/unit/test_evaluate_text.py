@@ -54,7 +54,7 @@ def test_eeg_that_helps_is_said_to_and_noise_that_does_not_is_not(tmp_path: Path
     said = sentence(results, "bleu_1", "eeg", "noise")
     number = r"0\.\d\d"
     span = rf"\(95 % interval {number} to {number}, excludes 0; 150 images, one training seed\)\."
-    pattern = rf"EEG adds {number} ± {number} BLEU-1 over matched noise {span}"
+    pattern = rf"Simulated EEG adds {number} ± {number} BLEU-1 over matched noise {span}"
     assert re.fullmatch(pattern, said)
     assert "EEG adds" in sentence(results, "attribute_accuracy", "eeg", "caption-prior")
     assert "stays" in sentence(results, "attribute_accuracy", "eeg", "image")
@@ -85,7 +85,7 @@ def test_share_of_the_image_arm_s_distance(tmp_path: Path) -> None:
     eeg, prior, image = (arms[a]["attribute_accuracy"]["value"] for a in ("eeg", "caption-prior", "image"))
     assert share["value"] == pytest.approx((eeg - prior) / (image - prior))
     assert share["low"] < share["value"] < share["high"]
-    said = [v["sentence"] for v in results["verdicts"] if v["sentence"].startswith("EEG reaches ")]
+    said = [v["sentence"] for v in results["verdicts"] if v["sentence"].startswith("Simulated EEG reaches ")]
     assert any("above the caption prior in attribute accuracy" in line for line in said)
 
 
@@ -107,6 +107,13 @@ def test_an_arm_equal_to_eeg_differs_by_exactly_nothing(tmp_path: Path) -> None:
     rows = [row for row in rows if row["arm"] != "noise"] + [row | {"arm": "noise"} for row in rows if row["arm"] == "eeg"]
     found = results_of(tmp_path, rows)["differences"]["eeg"]["noise"]["bleu_4"]
     assert (found["value"], found["se"], found["low"], found["high"], found["excludes_zero"]) == (0.0, 0.0, 0.0, 0.0, False)
+
+
+def test_only_simulated_eeg_is_called_simulated(tmp_path: Path) -> None:
+    folder = made.write(tmp_path / "g", made.records(20), simulated=False)
+    results = evaluate(settings([folder], tmp_path / "out"))[0]
+    assert sentence(results, "bleu_1", "eeg", "noise").startswith("EEG ")
+    assert "simulated" not in text_report.headline(results) + "".join(results["notes"]).lower()
 
 
 def test_no_option_filters_items() -> None:

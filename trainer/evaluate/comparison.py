@@ -162,7 +162,7 @@ def missing_controls(arms: Sequence[str]) -> list[str]:
     return [arm for arm in CONTROLS if arm not in arms]
 
 
-def verdicts(comparison: Comparison, metrics: Sequence[Metric], num_images: int) -> list[dict[str, Any]]:
+def verdicts(comparison: Comparison, metrics: Sequence[Metric], num_images: int, *, simulated: bool = False) -> list[dict[str, Any]]:
     """A sentence for each tested arm, other arm and metric; the sentences of one metric stand together.
 
     Nothing where a control or every tested arm is missing: without them a number does not say what EEG adds.
@@ -176,24 +176,21 @@ def verdicts(comparison: Comparison, metrics: Sequence[Metric], num_images: int)
                 estimate = by_metric.get(metric.name)
                 if estimate is None or not np.isfinite([estimate.value, estimate.low, estimate.high]).all() or (arm, other) == TESTED:
                     continue
-                sentence = verdict(metric, arm, other, estimate, num_images)
+                sentence = verdict(metric, arm, other, estimate, num_images, simulated=simulated)
                 excludes = bool(estimate.low > 0 or estimate.high < 0)
                 found.append({"metric": metric.name, "arm": arm, "other": other, "excludes_zero": excludes, "sentence": sentence})
         for arm, shares in comparison.shares.items():
             estimate = shares.get(metric.name)
             if estimate is not None and np.isfinite(estimate.value) and np.isfinite(estimate.low):
-                who = "EEG" if arm == "eeg" else "EEG with the predicted word"
-                sentence = (
-                    f"{who} reaches {estimate.value:.0%} of the image arm's distance above the caption prior in {metric.title} "
-                    f"(95 % interval {estimate.low:.0%} to {estimate.high:.0%})."
-                )
+                reached = f"{_who(arm, simulated)} reaches {estimate.value:.0%} of the image arm's distance above the caption prior"
+                sentence = f"{reached} in {metric.title} (95 % interval {estimate.low:.0%} to {estimate.high:.0%})."
                 found.append({"metric": metric.name, "arm": arm, "other": UPPER, "excludes_zero": None, "sentence": sentence})
     return found
 
 
-def verdict(metric: Metric, arm: str, other: str, estimate: Estimate, num_images: int) -> str:
+def verdict(metric: Metric, arm: str, other: str, estimate: Estimate, num_images: int, *, simulated: bool = False) -> str:
     """``EEG adds 0.05 ± 0.02 BLEU-1 over matched noise (95 % interval 0.01 to 0.09, excludes 0; ...).``"""
-    who = "EEG" if arm == "eeg" else "EEG with the predicted word"
+    who = _who(arm, simulated)
     digits = 3 if 0 < estimate.se < 0.005 else 2
     amount = f"{_rounded(abs(estimate.value), digits)} ± {_rounded(estimate.se, digits)} {metric.unit or metric.title}"
     over = NAMES.get(other, other)
@@ -205,6 +202,10 @@ def verdict(metric: Metric, arm: str, other: str, estimate: Estimate, num_images
     ends = f"{_rounded(estimate.low, digits)} to {_rounded(estimate.high, digits)}"
     span = f"95 % interval {ends}, {'excludes' if excludes else 'includes'} 0"
     return f"{claim} ({span}; {num_images} images{seeds})."
+
+
+def _who(arm: str, simulated: bool) -> str:
+    return ("Simulated EEG" if simulated else "EEG") + ("" if arm == "eeg" else " with the predicted word")
 
 
 def _rounded(value: float, digits: int) -> str:

@@ -81,6 +81,15 @@ class Generations:
         """A fact of the first folder, from ``generate.json`` itself or the config in it; None where it is not there."""
         return _fact(self.facts[0], name)
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the EEG is simulated, by ``generate.json`` or else by the study itself."""
+        known = self.fact("simulated")
+        manifest = Path(str(self.fact("study") or "")) / "manifest.json"
+        if known is None and manifest.is_file():
+            known = schema.read_json(manifest).get("preprocessing", {}).get("simulated")
+        return bool(known)
+
 
 def read_generations(folders: Sequence[Path]) -> Generations:
     """Read and check folders of ``generate``.

@@ -197,11 +197,13 @@ def _results(
         return float(np.mean([text_metrics.distinct_share(texts) for texts in generated]))
 
     missing = comparison.missing_controls(generations.arms)
-    verdicts = comparison.verdicts(compared, metrics, generations.num_images)
+    simulated = generations.simulated
+    verdicts = comparison.verdicts(compared, metrics, generations.num_images, simulated=simulated)
     incomplete = {
         (a, b): count for a, others in compared.num_items.items() for b, count in others.items() if count < len(generations.items)
     }
     found_notes = [
+        *(["The EEG is simulated: these numbers say what the method can learn, not what brains tell."] if simulated else []),
         f"± is the standard error over {config.resamples} bootstrap resamples of images"
         + (" and subjects" if len(np.unique(generations.subject_Q)) > 1 else "")
         + ", the same for all arms; intervals are the 95 % percentiles. They are not corrected for the number of comparisons.",
@@ -213,6 +215,11 @@ def _results(
             else ["One training seed: nothing here says how much another training would differ; three are the least to tell."]
         ),
         "Every captioned item counts; none is dropped for being wrong.",
+        *(
+            ["Concepts were predicted among those of the evaluated part alone (candidates: part), a closed gallery that a user has not."]
+            if generations.fact("candidates") == "part"
+            else []
+        ),
         *(f"{a} and {b} are compared on the {count} items that both captioned." for (a, b), count in incomplete.items()),
         *_left_out(generations),
         *notes,
@@ -220,8 +227,8 @@ def _results(
     return {
         "format_version": 1,
         "kind": "text",
-        "study": str(generations.fact("study") or ""),
-        "simulated": bool(generations.fact("simulated")),
+        "study": Path(str(generations.fact("study") or "")).name,
+        "simulated": simulated,
         "split": generations.fact("split"),
         "part": generations.fact("part"),
         "fingerprint": generations.fact("fingerprint"),
@@ -295,11 +302,11 @@ def _track(config: EvaluateTextConfig, results: dict[str, Any], generations: Gen
             if isinstance(value, dict) and "by_seed" in value and value["by_seed"][s] is not None
         }
         values |= {
-            f"{prefix}/{arm}_minus_{other}/{name}": value["value"]
+            f"{prefix}/{arm}_minus_{other}/{name}": value["by_seed"][s]
             for arm, others in results["differences"].items()
             for other, by_name in others.items()
             for name, value in by_name.items()
-            if value["value"] is not None
+            if value["by_seed"][s] is not None
         }
         lines = text_report.headline_verdicts(results)
         files = [output / "text.json", output / "text.html"]

@@ -79,9 +79,6 @@ def sentence_embeddings(texts: Sequence[str], *, model: str, device: str = "cpu"
     folder = model_folder(model, "embedding_model")
     with _one_sentence(folder, "embedding_model"), Console(stderr=True).status("sentence embeddings"):
         from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         network = AutoModel.from_pretrained(str(folder), local_files_only=True).to(device).eval()
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # short with short: less padding
@@ -130,6 +127,9 @@ def _one_sentence(folder: Path, config_field: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()
             yield
         except (OSError, ValueError, AssertionError, KeyError, AttributeError, ImportError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]

@@ -50,7 +50,7 @@ def print_results(results: dict[str, Any]) -> None:
     """Verdicts, the table of arms, and what the numbers mean."""
     console = Console(highlight=False)
     table = Table(title=headline(results))
-    shown = [name for name in TERMINAL if name in results["metrics"]][:3]
+    shown = ([name for name in TERMINAL if name in results["metrics"]] or list(results["metrics"]))[:3]
     table.add_column("", no_wrap=True)
     for name in shown:
         table.add_column(results["metrics"][name]["title"], justify="right")
@@ -118,9 +118,8 @@ def page(results: dict[str, Any], captions: str) -> str:
         sentences = "".join(f"<li>{html.escape(v['sentence'])}</li>" for v in results["verdicts"])
         body.append(f"<details><summary>All comparisons in words</summary><ul>{sentences}</ul></details>")
     body.append(captions)
-    simulated = ["The EEG is simulated: these numbers say what the method can learn, not what brains tell."] if results["simulated"] else []
     how = [f"{facts['title']}: {facts['how']}." for facts in results["metrics"].values()]
-    return report.document(headline(results), body, [*simulated, *results["notes"], *how], results)
+    return report.document(headline(results), body, [*results["notes"], *how], results)
 
 
 def _captions(results: dict[str, Any], generations: Generations, images: Path | None, num_items: int) -> str:
