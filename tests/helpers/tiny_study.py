@@ -26,16 +26,27 @@ class TinyEmbedding(EmbeddingConfig):
     """Dimensions."""
     seed: int = 0
     """Other seeds give other vectors."""
+    concept_share: float = 0.0
+    """How much of an image's vector is that of its concept (0: none, 1: all)."""
 
     def compute(self, facts: StudyFacts) -> tuple[np.ndarray, dict[str, Any]]:
         provenance = {"model": "tiny", "layer": "random", "weights_sha256": None, "transform": None}
-        return embedding_table(len(facts.stimuli), self.dim, self.seed), provenance
+        return drive_table(facts, self.dim, self.seed, self.concept_share), provenance
 
 
 def embedding_table(num_stimuli: int, dim: int, seed: int) -> np.ndarray:
     """float32 (num_stimuli, dim), unit rows."""
     table = np.random.RandomState(seed + 77).standard_normal((num_stimuli, dim))
     return (table / np.linalg.norm(table, axis=1, keepdims=True)).astype(np.float32)
+
+
+def drive_table(facts: StudyFacts, dim: int, seed: int, concept_share: float) -> np.ndarray:
+    """float32 (num_stimuli, dim): a random vector of each stimulus, mixed with one of its concept."""
+    table = embedding_table(len(facts.stimuli), dim, seed)
+    if not concept_share:
+        return table
+    shared = embedding_table(len(facts.concepts), dim, seed + 1)[[stimulus["concept"] for stimulus in facts.stimuli]]
+    return (1 - concept_share) * table + concept_share * shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +81,8 @@ class TinyReader(ReaderConfig):
     """Hz."""
     dim: int = 8
     """Dimensions of the embedding that drives the EEG."""
+    concept_share: float = 0.0
+    """``concept_share`` of the embedding that drives the EEG, and of the embedding ``tiny``."""
     noise: float = 0.5
     """Standard deviation of the noise; the response's is 1."""
     seed: int = 0
@@ -127,7 +140,7 @@ class TinySource:
         )
         self.samples = self._image_samples() if image else self._trial_samples()
         random = np.random.RandomState(config.seed)
-        self._drive = embedding_table(len(stimuli), config.dim, 0)
+        self._drive = drive_table(self.facts, config.dim, 0, config.concept_share)
         self._mixing = random.standard_normal((config.n_subjects, config.dim, config.n_chans, config.n_times))
 
     def _image_samples(self) -> list[SamplePlan]:
@@ -203,7 +216,7 @@ def write_tiny_study(
         ShardConfig(
             reader=config,
             output=str(folder),
-            embeddings={"tiny": TinyEmbedding(dim=config.dim)} if embeddings is None else embeddings,
+            embeddings={"tiny": TinyEmbedding(dim=config.dim, concept_share=config.concept_share)} if embeddings is None else embeddings,
             samples_per_shard=samples_per_shard,
             eeg_dtype=eeg_dtype,
         )

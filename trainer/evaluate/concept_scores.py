@@ -33,7 +33,8 @@ def score_concepts(
     ----------
     encoder
         With a concept head: its scores. Without: the cosine of the trial's embedding with the mean of a concept's image
-        embeddings in the common space, over the stimuli of ``train``.
+        embeddings in the common space, over the stimuli of ``train``, both less the mean image embedding, whose share would
+        hide what distinguishes concepts.
     loader
         The part to score, prepared as the encoder wants it.
     concepts_K
@@ -56,7 +57,8 @@ def score_concepts(
     concept_of = np.array([stimulus["concept"] for stimulus in train.index.manifest["tables"]["stimuli"]])
     images_SP, concept_S = encoder.embed_image(train.gallery[train.stimuli]), concept_of[train.stimuli]
     means_KP = np.stack([images_SP[concept_S == concept].mean(axis=0) for concept in concepts_K.tolist()])
-    return cosine_similarity(z_NP, means_KP).astype(np.float32), "nearest concept"
+    mean_P = images_SP.mean(axis=0)
+    return cosine_similarity(z_NP - mean_P, means_KP - mean_P).astype(np.float32), "nearest concept"
 
 
 def _columns(encoder: Encoder, loader: Loader, concepts_K: np.ndarray) -> list[int]:
