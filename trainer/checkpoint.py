@@ -11,12 +11,13 @@ file of our own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,8 @@ class Checkpoint:
     state: TrainState
     files: dict[str, dict[str, Any]]
     """Name -> ``bytes`` and ``sha256``."""
+    trainable: list[str]
+    """Names of the parameters that were trained."""
 
 
 def on_rank_0(world: World, action: Callable[[], T]) -> T:
@@ -128,7 +131,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise CommandError(f"{manifest_file}: format version {manifest.get('format_version')!r}, expected {FORMAT_VERSION}")
     state = TrainState.from_plain(manifest["state"])
-    return Checkpoint(path=path, zero_stage=manifest["zero_stage"], world_size=manifest["world_size"], state=state, files=manifest["files"])
+    facts = {name: manifest[name] for name in ("zero_stage", "world_size", "files")}
+    return Checkpoint(path=path, state=state, trainable=manifest.get("trainable", []), **facts)
 
 
 def check_checkpoint(found: Checkpoint, *, zero_stage: int) -> None:
@@ -148,13 +152,19 @@ def check_checkpoint(found: Checkpoint, *, zero_stage: int) -> None:
 # ----------------------------------------------------------------------------------------------------- saving, loading
 
 
-def save(engine: Any, folder: RunFolder, state: TrainState, world: World, *, keep_last: int, best: bool) -> Path:
-    """Write a checkpoint with all ranks, seal it, move ``latest`` (and ``best``), and delete what need not be kept."""
+def save(
+    engine: Any, folder: RunFolder, state: TrainState, world: World, *, keep_last: int, best: bool, without_frozen: bool = False
+) -> Path:
+    """Write a checkpoint with all ranks, seal it, move ``latest`` (and ``best``), and delete what need not be kept.
+
+    ``without_frozen`` leaves out frozen parameters, such as a base model's, which every run loads from where it came.
+    """
     path = folder.checkpoints / f"step-{state.step:08d}"
     if world.rank == 0 and path.exists():
         shutil.rmtree(path)  # of a run that was killed while saving, or that was wound back
     dist.barrier()
-    engine.save_checkpoint(str(folder.checkpoints), tag=path.name, save_latest=False)
+    with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext():
+        engine.save_checkpoint(str(folder.checkpoints), tag=path.name, save_latest=False, exclude_frozen_parameters=without_frozen)
     dist.barrier()
     if world.rank == 0:
         save_file({name: buffer.detach().cpu().contiguous() for name, buffer in _buffers(engine.module)}, path / "buffers.safetensors")
@@ -163,6 +173,7 @@ def save(engine: Any, folder: RunFolder, state: TrainState, world: World, *, kee
             "zero_stage": engine.zero_optimization_stage(),
             "world_size": world.size,
             "state": state.plain(),
+            "trainable": _trainable(engine.module),
             "files": {
                 file.relative_to(path).as_posix(): {"bytes": file.stat().st_size, "sha256": _synced_hash(file)}
                 for file in sorted(path.rglob("*"))
@@ -208,11 +219,17 @@ def convert_to_universal(checkpoint: Checkpoint, folder: RunFolder, timeout_seco
     return str(output)
 
 
-def load(engine: Any, checkpoint: Checkpoint, universal: str | None) -> None:
-    """Restore weights, optimizer and buffers into a fresh engine (made with ``load_universal`` if ``universal`` is given)."""
+def load(engine: Any, checkpoint: Checkpoint, universal: str | None, *, without_frozen: bool = False) -> None:
+    """Restore weights, optimizer and buffers into a fresh engine (made with ``load_universal`` if ``universal`` is given).
+
+    ``without_frozen``: the checkpoint holds trainable parameters only, the engine's frozen ones stay as they are.
+    """
     source = Path(universal) if universal else checkpoint.path
+    if without_frozen and (missing := sorted({*_trainable(engine.module)} - {*checkpoint.trainable})):
+        # Loading without strictness would leave them as they are in silence.
+        raise CommandError(f"{checkpoint.path}: has no weights for {len(missing)} parameters that this run trains (first {missing[0]})")
     settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
-    loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name)
+    loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name, load_module_strict=not without_frozen)
     if loaded is None:
         raise CommandError(f"{source}: DeepSpeed found no checkpoint in it")
     if universal:
@@ -232,21 +249,56 @@ def _separate_groups(optimizer: Any, settings: list[dict[str, Any]]) -> None:
             state["step"] = state["step"].clone()
 
 
-def full_weights(engine: Any) -> dict[str, Tensor] | None:
-    """All parameters and buffers as float32 on the CPU of rank 0, None on other ranks; a collective under ZeRO 3."""
+def full_weights(engine: Any, *, trainable_only: bool = False) -> dict[str, Tensor] | None:
+    """All parameters and buffers as float32 on the CPU of rank 0, None on other ranks; a collective under ZeRO 3.
+
+    ``trainable_only`` leaves out frozen parameters.
+    """
     if engine.zero_optimization_stage() == 3:
-        gathered = engine._zero3_consolidated_16bit_state_dict()  # in the dtype of the parameters, whatever its name says
+        # In the dtype of the parameters, whatever its name says.
+        gathered = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=trainable_only)
         weights = gathered if dist.get_rank() == 0 else None
     else:
         weights = engine.module.state_dict() if dist.get_rank() == 0 else None
     if weights is None:
         return None
+    if trainable_only:
+        kept = _kept_names(engine.module)
+        weights = {name: value for name, value in weights.items() if name in kept}
     return {k: v.detach().to("cpu", torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.items()}
 
 
+def _kept_names(module: nn.Module) -> set[str]:
+    """Trainable parameters and persistent buffers: what a run that leaves out frozen parameters keeps."""
+    return {*_trainable(module)} | {name for name, _ in _buffers(module)}
+
+
+@contextlib.contextmanager
+def _only(names: set[str], module: nn.Module) -> Iterator[None]:
+    """Context in which ``module.state_dict()`` has these names only. Quantised layers put scales and tables beside their weights, which
+    leaving out frozen parameters by name would not leave out."""
+
+    def drop(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
+        for name in [name for name in state if name not in names]:
+            del state[name]
+
+    handle = module.register_state_dict_post_hook(drop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _trainable(module: nn.Module) -> list[str]:
+    return sorted(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
 def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    persistent = module.state_dict(keep_vars=True).keys()
-    return [(name, buffer) for name, buffer in module.named_buffers() if name in persistent]
+    found = []
+    for prefix, part in module.named_modules():
+        own = [(name, buffer) for name, buffer in part.named_buffers(recurse=False) if name not in part._non_persistent_buffers_set]
+        found += [(f"{prefix}.{name}" if prefix else name, buffer) for name, buffer in own]
+    return found
 
 
 def _synced_hash(file: Path) -> str:

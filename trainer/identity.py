@@ -28,7 +28,7 @@ def make_identity(config: Any, study: Mapping[str, Any]) -> dict[str, Any]:
         Facts of the opened study: ``fingerprint``, ``split_hash``, ``embedding_sha256``. The study's path is not part of it.
     """
     plain = to_plain(config)
-    identity = {name: plain[name] for name in IDENTITY_FIELDS}
+    identity = {name: plain[name] for name in getattr(config, "identity_fields", IDENTITY_FIELDS)}
     identity["data"] = {k: v for k, v in identity["data"].items() if k != "study"} | dict(study)
     # Which trials an encoder kept is among the study's facts; where its folder lies is no part of the experiment.
     if select := plain["data"].get("select"):

@@ -67,6 +67,10 @@ class Task(Protocol):
     """Kind and facts of events to be written at the start; see :class:`trainer.tasks.base.BaseTask`, which has these defaults."""
     started_from: list[dict[str, Any]]
     """Data of the runs whose weights this one began with; the loop keeps it in checkpoints."""
+    partitioned_dtype: torch.dtype | None
+    """Dtype of a pretrained model that ZeRO 3 cuts up while it is loaded; None: there is none."""
+    frozen_elsewhere: bool
+    """Frozen parameters can be had from where they came: they go neither into checkpoints nor to ``export``."""
 
     def check_start(self) -> None:
         """On rank 0, before a new run (not a resumed one) writes anything: refuse what it cannot start from."""
@@ -76,20 +80,24 @@ class Task(Protocol):
         """On all ranks, with a new run's fresh model: bring weights from elsewhere, where the config says so."""
         ...
 
-    def build_model(self) -> nn.Module:
-        """A new model with weights from torch's current seed."""
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Optimiser of the trainable parameters; a group's ``lr_factor`` multiplies the learning rate."""
+        ...
+
+    def build_model(self, deepspeed_config: dict[str, Any] | None = None) -> nn.Module:
+        """A new model with weights from torch's current seed; the engine's config for those that are too large for one rank."""
         ...
 
     def batches(self, start: int) -> Batches:
         """This rank's host batches of the stream, from item ``start`` on."""
         ...
 
-    def prepare(self, host: Any) -> Any:
-        """Host batch to device batch, augmented."""
+    def prepare(self, host: Any, step: int) -> Sequence[Any]:
+        """Host batch of optimizer step ``step`` (from 0) to ``train.accumulation`` device batches, augmented; equally many on all ranks."""
         ...
 
     def losses(self, model: Any, batch: Any) -> dict[str, Tensor]:
-        """Named losses of this rank, whose mean over ranks is the global one; ``loss`` is what is minimised."""
+        """Named losses of one of them, whose mean over ranks and batches is the global one; ``loss`` is what is minimised."""
         ...
 
     def validate(self, model: Any) -> dict[str, float]:
@@ -125,12 +133,13 @@ class Loop:
     def train(self) -> str:
         """Train to the end; returns why it ended: ``finished``, ``early stopping`` or ``signal``."""
         self._each("on_start")
+        self.engine.train()  # what is loaded by from_pretrained comes in eval mode
         clock = Clock()
         with contextlib.closing(self.task.batches(self.state.samples_seen)) as batches:
             while self.state.step < self.num_steps and not self.stop_reason:
                 with clock.waiting():
                     host = next(batches)
-                losses = self._optimizer_step(self.task.prepare(host))
+                losses = self._optimizer_step(self.task.prepare(host, self.state.step))
                 clock.samples += self.train_config.global_batch_size
                 self._each("on_step")
                 if self.train_config.log_items:
@@ -159,14 +168,16 @@ class Loop:
         if self.saved_step != self.state.step:
             self.state.loss_scale = self.loss_scale.state_dict()
             keep = self.config.checkpoint.keep_last
-            path = checkpoint.save(self.engine, self.folder, self.state, self.world, keep_last=keep, best=best)
+            path = checkpoint.save(
+                self.engine, self.folder, self.state, self.world, keep_last=keep, best=best, without_frozen=self.task.frozen_elsewhere
+            )
             self.saved_step = self.state.step
             self.folder.event("checkpoint", step=self.state.step, best=best)
             self._each("on_checkpoint", path)
 
     def export(self) -> None:
         """Replace ``export/`` by the present weights."""
-        weights = checkpoint.full_weights(self.engine)
+        weights = checkpoint.full_weights(self.engine, trainable_only=self.task.frozen_elsewhere)
         if weights is not None:
             new, old = self.folder.path / ".export.new", self.folder.path / ".export.old"
             shutil.rmtree(new, ignore_errors=True)
@@ -177,18 +188,21 @@ class Loop:
             os.replace(new, self.folder.export)
             shutil.rmtree(old, ignore_errors=True)
 
-    def _optimizer_step(self, batch: Any) -> dict[str, Tensor]:
+    def _optimizer_step(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         lr = learning_rate(self.state.step, self.num_steps, self.config.optimizer)
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         # Dropout's random numbers are a function of seed, step and rank: a resumed run draws the same ones.
         torch.manual_seed((self.train_config.seed * 1_000_003 + self.state.step) * 4099 + self.world.rank)
-        losses = self.task.losses(self.engine, batch)
-        self.loss_scale.backward(losses["loss"])
-        self.loss_scale.step()
+        parts = []
+        for batch in batches:
+            losses = self.task.losses(self.engine, batch)
+            self.loss_scale.backward(losses["loss"])
+            self.loss_scale.step()
+            parts.append({name: value.detach() for name, value in losses.items()})
         self.state.step += 1
         self.state.samples_seen += self.train_config.global_batch_size
-        return losses
+        return {name: torch.stack([part[name].float() for part in parts]).mean(dim=0) for name in parts[0]}
 
     def _log(self, losses: dict[str, Tensor], clock: Clock) -> None:
         values = torch.stack([value.detach().float() for value in losses.values()])
@@ -314,27 +328,28 @@ def _run(config: Any, world: World, device: torch.device, micro_batch_size: int)
     found, universal = checkpoint.on_rank_0(world, lambda: _claim(config, task, folder, world))
     resumed = None if found is None else checkpoint.read_checkpoint(Path(found))
 
-    torch.manual_seed(config.train.seed)
-    model = task.build_model()
-    if resumed is None:
-        task.start(model)
-    check_parameters(model)
     overrides = {**config.deepspeed_overrides, **({"checkpoint": {"load_universal": True}} if universal else {})}
     deepspeed_config = build_deepspeed_config(
         zero=config.zero,
         world=world,
         micro_batch_size=micro_batch_size,
+        accumulation=config.train.accumulation,
         gradient_clipping=config.optimizer.gradient_clipping,
         overrides=overrides,
     )
     import deepspeed
 
-    engine, *_ = deepspeed.initialize(model=model, optimizer=config.optimizer.build(model), config=deepspeed_config)
+    torch.manual_seed(config.train.seed)
+    model = task.build_model(deepspeed_config)
+    if resumed is None:
+        task.start(model)
+    check_parameters(model)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=task.build_optimizer(model), config=deepspeed_config)
     worlds.set_group_timeouts(config.train.timeout_seconds)
 
     loop = Loop(config, task, world, device, engine, folder, make_callbacks(config))
     if resumed is not None:
-        checkpoint.load(engine, resumed, universal)
+        checkpoint.load(engine, resumed, universal, without_frozen=task.frozen_elsewhere)
         dist.barrier()
         if world.rank == 0:
             shutil.rmtree(folder.path / "universal", ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +44,16 @@ class OptimizerConfig:
         if not 0 <= self.final_lr_fraction <= 1:
             raise ValueError(f"optimizer.final_lr_fraction: {self.final_lr_fraction}, expected 0 to 1")
 
-    def build(self, model: nn.Module) -> torch.optim.AdamW:
-        """AdamW over the trainable parameters of ``model``, in two groups."""
-        groups = parameter_groups(model.named_parameters(), self.weight_decay)
+    def build(self, model: nn.Module, lr_factors: Mapping[str, float] | None = None) -> torch.optim.AdamW:
+        """AdamW over the trainable parameters of ``model``, in two groups, and two more for every entry of ``lr_factors``: parameters
+        whose name begins with its key learn at the rate times its value."""
+        groups: list[dict] = []
+        rest = list(model.named_parameters())
+        for prefix, factor in (lr_factors or {}).items():
+            own = [(name, parameter) for name, parameter in rest if name.startswith(prefix)]
+            rest = [(name, parameter) for name, parameter in rest if not name.startswith(prefix)]
+            groups += [group | {"lr_factor": factor} for group in parameter_groups(own, self.weight_decay)]
+        groups = [group | {"lr_factor": 1.0} for group in parameter_groups(rest, self.weight_decay)] + groups
         return torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps)
 
 

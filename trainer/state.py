@@ -20,9 +20,10 @@ class TrainConfig:
     global_batch_size: int = 128
     """Items an optimizer step sees, over all ranks: the number of candidates each contrastive row is compared with."""
     micro_batch_size: int | None = None
-    """Items of one rank's forward; null: ``global_batch_size / world size``. Any other value is refused."""
+    """Items of one rank's forward; null: ``global_batch_size / world size / accumulation``. Any other value is refused."""
     accumulation: int = 1
-    """Forwards an optimizer step; above 1 is refused, since summing contrastive gradients of parts is not the whole's gradient."""
+    """Forwards an optimizer step. Exact for text, whose loss is a mean over tokens; above 1 is refused by the contrastive command, since
+    summing contrastive gradients of parts is not the whole's gradient."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """``fp32``; ``bf16``: float32 weights under bfloat16 autocast; ``fp16``: half precision with loss scaling, CUDA only."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -62,20 +63,21 @@ class TrainConfig:
         for name in ("validate_every_steps", "early_stopping_validations", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name}: {getattr(self, name)}, expected 0 or more")
-        if self.accumulation != 1:
-            raise ValueError(
-                f"train.accumulation: {self.accumulation}, expected 1: accumulated contrastive gradients are not those of the whole batch"
-            )
+        if self.accumulation < 1:
+            raise ValueError(f"train.accumulation: {self.accumulation}, expected at least 1")
 
     def rank_batch_size(self, world_size: int) -> int:
-        """Items of one rank's forward; refuses a world size or micro-batch that does not divide the global batch."""
+        """Items of one rank's forward; refuses a world size, accumulation or micro-batch that does not divide the global batch."""
         if self.global_batch_size % world_size:
             raise CommandError(f"train.global_batch_size: {self.global_batch_size} is not divisible by the {world_size} ranks")
-        size = self.global_batch_size // world_size
+        share = self.global_batch_size // world_size
+        if share % self.accumulation:
+            raise CommandError(f"train.accumulation: {self.accumulation} does not divide the {share} items of a rank's share")
+        size = share // self.accumulation
         if self.micro_batch_size not in (None, size):
+            times = f"{self.micro_batch_size} x {world_size} ranks" + (f" x {self.accumulation}" if self.accumulation > 1 else "")
             raise CommandError(
-                f"train.micro_batch_size: {self.micro_batch_size} x {world_size} ranks is not train.global_batch_size "
-                f"{self.global_batch_size}; expected {size} or null"
+                f"train.micro_batch_size: {times} is not train.global_batch_size {self.global_batch_size}; expected {size} or null"
             )
         return size
 

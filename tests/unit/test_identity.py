@@ -71,7 +71,7 @@ def test_another_experiment_is_refused_naming_field_and_both_values(tmp_path: Pa
     [
         ({}, "train.steps is None and train.data_passes None"),
         ({"steps": 3, "data_passes": 1.0}, "train.steps is 3 and train.data_passes 1.0"),
-        ({"steps": 3, "accumulation": 2}, "train.accumulation: 2, expected 1"),
+        ({"steps": 3, "accumulation": 0}, "train.accumulation: 0, expected at least 1"),
         ({"steps": 0}, "train.steps: 0"),
     ],
 )
@@ -83,6 +83,9 @@ def test_contradictory_train_configs(fields: dict, says: str) -> None:
 def test_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(CommandError, match=r"train.global_batch_size: 10 is not divisible by the 4 ranks"):
         TrainConfig(steps=1, global_batch_size=10).rank_batch_size(4)
+    assert TrainConfig(steps=1, global_batch_size=24, accumulation=3).rank_batch_size(2) == 4
+    with pytest.raises(CommandError, match=r"train.accumulation: 4 does not divide the 6 items"):
+        TrainConfig(steps=1, global_batch_size=12, accumulation=4).rank_batch_size(2)
     with pytest.raises(CommandError, match=r"train.micro_batch_size: 3 x 2 ranks"):
         TrainConfig(steps=1, global_batch_size=10, micro_batch_size=3).rank_batch_size(2)
     assert TrainConfig(steps=1, global_batch_size=10).rank_batch_size(2) == 5

@@ -54,3 +54,13 @@ def test_one_dimensional_parameters_and_the_temperature_are_not_decayed() -> Non
 def test_bad_values_are_named(fields: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         OptimizerConfig(**fields)
+
+
+def test_parts_of_a_model_may_learn_at_a_rate_of_their_own() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2, bias=False))
+    groups = OptimizerConfig().build(model, {"0.": 0.1}).param_groups
+    assert [(group["lr_factor"], [p.shape for p in group["params"]]) for group in groups] == [
+        (1.0, [(2, 4)]),
+        (0.1, [(4, 4)]),
+        (0.1, [(4,)]),
+    ]

@@ -15,6 +15,7 @@ Shapes: R repetitions in a batch, B items, C channels, T time points, E embeddin
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -142,14 +143,20 @@ class Loader:
         self._keep_fraction()
         if kept is not None:
             self._thin(kept, "data.select.keep")
-        self.num_items, self.num_samples, self.num_repetitions = len(self._items), len(self._samples), len(self._rows)
-        self.num_subjects = len(index.manifest["tables"]["subjects"])
-        self.stimuli = np.unique(index.samples["stimulus"][self._samples.sample_N])
-        self.subjects = np.unique(index.samples["subject"][self._samples.sample_N])
-        self.concepts = np.unique(index.samples["concept"][self._samples.sample_N])
-        per_shard = np.bincount(index.samples["shard"][self._items.sample_N], minlength=len(index.manifest["shards"]))
-        self.order = Order(seed=seed, shard_items=per_shard.tolist(), split_hash=self.split_hash, block_shards=config.block_shards)
+        self._count()
         self._transforms: dict[str, Transform] = {}
+
+    @property
+    def item_stimuli(self) -> np.ndarray:
+        """Stimulus of every item: (num_items,)."""
+        return self._stimulus[self._items.sample_N]
+
+    def narrowed(self, keep: np.ndarray, why: str) -> Loader:
+        """The same part without some of its items; ``keep`` is a bool an item, ``why`` begins the error where none is left."""
+        narrow = copy.copy(self)
+        narrow._thin(keep, why)
+        narrow._count()
+        return narrow
 
     # ---------------------------------------------------------------------------------------------------- batches
 
@@ -311,6 +318,18 @@ class Loader:
         each = self.config.repetitions == "each"
         keep = select_fraction(self.config.select, self._rows if each else self._items.sample_N)
         self._thin(keep, f"data.select.fraction {fraction}")
+
+    def _count(self) -> None:
+        index = self.index
+        self.num_items, self.num_samples, self.num_repetitions = len(self._items), len(self._samples), len(self._rows)
+        self.num_subjects = len(index.manifest["tables"]["subjects"])
+        self.stimuli = np.unique(index.samples["stimulus"][self._samples.sample_N])
+        self.subjects = np.unique(index.samples["subject"][self._samples.sample_N])
+        self.concepts = np.unique(index.samples["concept"][self._samples.sample_N])
+        per_shard = np.bincount(index.samples["shard"][self._items.sample_N], minlength=len(index.manifest["shards"]))
+        self.order = Order(
+            seed=self.seed, shard_items=per_shard.tolist(), split_hash=self.split_hash, block_shards=self.config.block_shards
+        )
 
     def _thin(self, keep: np.ndarray, why: str) -> None:
         if keep.shape != (len(self._items),):

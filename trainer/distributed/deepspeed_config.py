@@ -65,6 +65,7 @@ def build_deepspeed_config(
     zero: ZeroConfig,
     world: World,
     micro_batch_size: int,
+    accumulation: int = 1,
     gradient_clipping: float = 0.0,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -77,7 +78,9 @@ def build_deepspeed_config(
     world
         Its size gives ``train_batch_size``.
     micro_batch_size
-        Rows a rank and step; accumulation is 1, the global batch is cut by the trainer.
+        Rows of one rank's forward.
+    accumulation
+        Forwards a rank and optimizer step; DeepSpeed averages their gradients.
     gradient_clipping
         Largest global gradient norm; 0 is off. Always written: DeepSpeed's own default is 1.0.
     overrides
@@ -94,9 +97,9 @@ def build_deepspeed_config(
     if not gradient_clipping >= 0:
         raise ValueError(f"optimizer.gradient_clipping: {gradient_clipping}, expected 0 (off) or a positive norm")
     config: dict[str, Any] = {
-        "train_batch_size": micro_batch_size * world.size,
+        "train_batch_size": micro_batch_size * accumulation * world.size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": float(gradient_clipping),
         "steps_per_print": 2**31 - 1,  # the trainer prints its own progress
         "zero_allow_untested_optimizer": True,

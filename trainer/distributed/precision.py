@@ -43,7 +43,7 @@ class LossScale:
     Parameters
     ----------
     engine
-        What ``deepspeed.initialize`` returned, gradient accumulation 1.
+        What ``deepspeed.initialize`` returned.
     precision
         Only ``fp16`` scales.
     """
@@ -66,7 +66,10 @@ class LossScale:
             self.engine.backward(loss * self.scale)
 
     def step(self) -> bool:
-        """Optimizer step; False if gradients were not finite and nothing was changed."""
+        """Optimizer step, after the last of the accumulated backwards; False if gradients were not finite and nothing was changed."""
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()  # counts
+            return True
         partitioned = self.engine.zero_optimization()
         finite = True
         if self.active and not partitioned:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
 class BaseTask:
-    """A task without notes, whose runs start from random weights."""
+    """A task without notes, whose runs start from random weights and keep all of them in checkpoints."""
+
+    config: Any
+    frozen_elsewhere = False
+    partitioned_dtype: torch.dtype | None = None
 
     def __init__(self) -> None:
         self.notes: list[tuple[str, dict[str, Any]]] = []
@@ -22,3 +27,7 @@ class BaseTask:
 
     def start(self, model: nn.Module) -> None:
         """On all ranks, with a new run's fresh model: bring weights from elsewhere, where the config says so."""
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """As the config's ``optimizer`` says, one learning rate for all."""
+        return self.config.optimizer.build(model)

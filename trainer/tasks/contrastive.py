@@ -74,6 +74,13 @@ class ContrastiveConfig:
     tensorboard: bool = False
     """Also write scalars for TensorBoard into the run folder."""
 
+    def __post_init__(self) -> None:
+        if self.train.accumulation != 1:
+            raise ValueError(
+                f"train.accumulation: {self.train.accumulation}, expected 1: accumulated contrastive gradients are not those of the whole "
+                "batch"
+            )
+
     def build_task(self, world: World, device: torch.device) -> ContrastiveTask:
         """The task on this rank."""
         return ContrastiveTask(self, world, device)
@@ -128,7 +135,7 @@ class ContrastiveTask(BaseTask):
             initial.copy_into(model.model)
             self.started_from = initial.lineage
 
-    def build_model(self) -> nn.Module:
+    def build_model(self, deepspeed_config: dict[str, Any] | None = None) -> nn.Module:
         """The contrastive model in the autocast of the run's precision."""
         model = self.config.model.build(
             n_chans=self.loader.n_chans,
@@ -151,8 +158,8 @@ class ContrastiveTask(BaseTask):
             pin=self.device.type == "cuda",
         )
 
-    def prepare(self, host: HostBatch) -> Batch:
-        """On the device, transformed, averaged over repetitions, augmented."""
+    def prepare(self, host: HostBatch, step: int) -> list[Batch]:
+        """On the device, transformed, averaged over repetitions, augmented; one batch, since its rows are each other's negatives."""
         batch = self.loader.prepare(host, self.device)
         eeg_BCT = augment(
             batch.eeg_BCT,
@@ -162,7 +169,7 @@ class ContrastiveTask(BaseTask):
             sfreq=self.loader.sfreq,
             config=self.config.augment,
         )
-        return replace(batch, eeg_BCT=eeg_BCT)
+        return [replace(batch, eeg_BCT=eeg_BCT)]
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Losses of this rank's rows, ``loss`` first, then its terms and the temperature's reciprocal."""
