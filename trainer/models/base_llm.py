@@ -148,6 +148,14 @@ def load_tokenizer(config: BaseConfig) -> Any:
     return tokenizer
 
 
+def read_settings(config: BaseConfig) -> Any:
+    """The base's config of transformers, without its weights."""
+    from transformers import AutoConfig
+
+    with quiet(), _said_once(config):
+        return AutoConfig.from_pretrained(resolve_base(config), revision=config.revision)
+
+
 def load_base(config: BaseConfig, device: torch.device | str, *, training: bool) -> Any:
     """The base with frozen weights on ``device``.
 
@@ -174,6 +182,11 @@ def load_base(config: BaseConfig, device: torch.device | str, *, training: bool)
         options |= {"quantization_config": _quantisation(config, device), "device_map": {"": str(device)}}
     with quiet(), _said_once(config):
         llm = AutoModelForCausalLM.from_pretrained(where, **options)
+    return prepare_base(llm, config, device, training=training)
+
+
+def prepare_base(llm: Any, config: BaseConfig, device: torch.device, *, training: bool) -> Any:
+    """Freeze a model of transformers and set it up as the config says; see :func:`load_base`."""
     if config.liger:
         _apply_liger(llm, device)
     for parameter in llm.parameters():
@@ -226,8 +239,8 @@ def plain_llm(llm: Any) -> Any:
 
 
 def context_length(llm: Any) -> int:
-    """Longest sequence the model was made for."""
-    return int(getattr(plain_llm(llm).config.get_text_config(), "max_position_embeddings", 2048))
+    """Longest sequence that a model, or one with the settings of :func:`read_settings`, was made for."""
+    return int(getattr(_settings(llm).get_text_config(), "max_position_embeddings", 2048))
 
 
 def hidden_size(llm: Any) -> int:
@@ -274,14 +287,14 @@ def base_reference(config: BaseConfig, llm: Any) -> dict[str, Any]:
     """What says which base an adapter belongs to: name, shape, and a fingerprint of its weights as they lie on disk.
 
     The fingerprint hashes the names and shapes of the files' tensors and a few values of each; it is null where the weights are no
-    local safetensors.
+    local safetensors. ``llm`` is the model, or its settings (:func:`read_settings`).
     """
-    plain = plain_llm(llm)
-    text = plain.config.get_text_config()
+    settings = _settings(llm)
+    text = settings.get_text_config()
     return {
         "name": config.name,
         "revision": config.revision,
-        "architecture": type(plain).__name__,
+        "architecture": (getattr(settings, "architectures", None) or [type(plain_llm(llm)).__name__])[0],
         "hidden_size": int(text.hidden_size),
         "num_layers": int(text.num_hidden_layers),
         "vocab_size": int(text.vocab_size),
@@ -373,6 +386,10 @@ def check_trainable(model: nn.Module, adapter: AdapterConfig) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ details
+
+
+def _settings(llm: Any) -> Any:
+    return getattr(plain_llm(llm), "config", llm)
 
 
 def _attention(config: BaseConfig, device: torch.device) -> str | None:
