@@ -59,7 +59,7 @@ def training_loader(
     true_N = np.concatenate([host.concept_B.numpy() for host in judged.sequential(4096, single_trials=single)])
     scores_NK, how = score_concepts(encoder, judged, concepts_K, judged, single_trials=single)
     kept_N = concepts_K[scores_NK.argmax(axis=1)] == true_N
-    kept_N = collectives.gather_ids(torch.from_numpy(kept_N)[None].to(device))[0].cpu().numpy()
+    kept_N = collectives.gather_ids(torch.from_numpy(kept_N)[None].to(device, torch.uint8))[0].bool().cpu().numpy()
     facts = {
         "kept": int(kept_N.sum()),
         "of": len(kept_N),

@@ -123,7 +123,7 @@ class InitialWeights:
 
 def sentence(facts: dict[str, Any]) -> str:
     """What :meth:`InitialWeights.compare` found, for people."""
-    taken = ", ".join(f"{part} ({count:,} weights)" for part, count in facts["taken"].items())
+    taken = ", ".join(f"{part} ({count:,} weights)" for part, count in sorted(facts["taken"].items(), key=lambda item: -item[1]))
     new = ", ".join(f"{part} ({reason})" for part, reason in facts["new"].items())
     return f"init_from {facts['path']}: takes {taken}; new: {new or 'nothing'}"
 

@@ -17,7 +17,7 @@ import torch
 
 from data_prep import schema
 from data_prep.baselines import fit_ridge
-from data_prep.cli import CommandError
+from data_prep.cli import CommandError, parse
 from data_prep.splits import SplitConfig, write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
@@ -26,6 +26,7 @@ from trainer.data.loader import DataConfig, Loader
 from trainer.data.select import SelectConfig
 from trainer.distributed.world import World
 from trainer.evaluate.concept_report import confusion_figure
+from trainer.evaluate.concepts import EvaluateClassesConfig
 from trainer.evaluate.intervals import bootstrap_class_mean, bootstrap_mean
 from trainer.evaluate.part import collect
 from trainer.export import find_export, load_encoder, write_export
@@ -34,7 +35,7 @@ from trainer.keep import training_loader
 from trainer.losses import LossConfig
 from trainer.metrics import balanced_accuracy
 from trainer.models.contrastive import ContrastiveModelConfig
-from trainer.models.encoders import EEGProject, FlatLinear
+from trainer.models.encoders import ChannelNet, EEGProject, FlatLinear
 from trainer.start import InitialWeights, sentence
 from trainer.state import TrainConfig
 from trainer.tasks.contrastive import ContrastiveConfig, ContrastiveTask
@@ -391,3 +392,12 @@ def test_no_evaluation_command_can_be_asked_for_it(command: str, capsys: pytest.
 def test_contradicting_choices_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SelectConfig(**fields)
+
+
+def test_the_configs_of_the_classic_first_stage_are_read() -> None:
+    configs = Path(__file__).parents[2] / "configs"
+    parse(EvaluateClassesConfig, ["--config", str(configs / "evaluate" / "classes.yaml")])
+    config = parse(ContrastiveConfig, ["--config", str(configs / "contrastive" / "classify_align.yaml"), "--init_from", "runs/x"])
+    assert config.model.encoder == ChannelNet()
+    assert (config.loss.contrastive_weight, config.loss.cross_entropy_weight, config.loss.mse_weight) == (0, 1, 1)
+    assert config.init_from == "runs/x"
