@@ -8,6 +8,7 @@ COMMANDS = {
     "contrastive": Command(
         config="trainer.tasks.contrastive:ContrastiveConfig", run="trainer.loop:run", help="align EEG with image embeddings"
     ),
+    "text": Command(config="trainer.tasks.text:TextConfig", run="trainer.loop:run", help="tune a language model to caption from EEG"),
     "export": Command(config="trainer.export:ExportConfig", run="trainer.export:run", help="write a run's best encoder where you like"),
     "evaluate-retrieval": Command(
         config="trainer.evaluate.retrieval:EvaluateConfig",
@@ -28,6 +29,9 @@ COMMANDS = {
         config="trainer.evaluate.embeddings:ExportEmbeddingsConfig",
         run="trainer.evaluate.embeddings:run",
         help="write EEG and image embeddings as .npz",
+    ),
+    "generate": Command(
+        config="trainer.generate:GenerateConfig", run="trainer.generate:run", help="caption a part by a text model and its controls"
     ),
     "register": Command(
         config="trainer.registry:RegisterConfig", run="trainer.registry:run", help="put an encoder into the model registry"
