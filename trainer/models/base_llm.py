@@ -182,6 +182,8 @@ def load_base(config: BaseConfig, device: torch.device | str, *, training: bool)
         options |= {"quantization_config": _quantisation(config, device), "device_map": {"": str(device)}}
     with quiet(), _said_once(config):
         llm = AutoModelForCausalLM.from_pretrained(where, **options)
+    if config.quantisation == "none" and not any(hasattr(parameter, "ds_id") for parameter in llm.parameters()):
+        llm.to(device)  # quantised weights and ZeRO 3's parts are where they belong
     return prepare_base(llm, config, device, training=training)
 
 
@@ -196,7 +198,7 @@ def prepare_base(llm: Any, config: BaseConfig, device: torch.device, *, training
     # depends on it.
     llm.train(training)
     if training and config.attention == "auto" and device.type == "cuda":
-        llm_kernels.use_packed_attention(llm)
+        llm_kernels.use_packed_attention(llm, device)
     if training and config.compile:
         llm_kernels.compile_layers(llm)
     if training and config.activation_checkpointing:
@@ -365,7 +367,7 @@ def trainable_table(model: nn.Module) -> list[tuple[str, int, int]]:
         entry = counts.setdefault(part_of(name), [0, 0])
         entry[0] += size * parameter.requires_grad
         entry[1] += size
-    return [(part, *counts[part]) for part in ("encoder", "projector", "adapter", "base") if part in counts]
+    return [(part, counts[part][0], counts[part][1]) for part in ("encoder", "projector", "adapter", "base") if part in counts]
 
 
 def check_trainable(model: nn.Module, adapter: AdapterConfig) -> None:

@@ -32,8 +32,8 @@ _LONGEST_MULTIPLE = 128
 # --------------------------------------------------------------------------------------------------- packed attention
 
 
-def use_packed_attention(llm: Any) -> bool:
-    """Give a model of transformers attention that knows packed rows; False (and nothing changed) where it cannot.
+def use_packed_attention(llm: Any, device: torch.device | str = "cpu") -> bool:
+    """Give a model of transformers on ``device`` attention that knows packed rows; False (and nothing changed) where it cannot.
 
     Without :func:`packing`'s arguments, as in generation, it is transformers' own ``sdpa``. Models whose attention does more
     than scale and mask (Gemma 2 caps its scores) keep what they have, as do devices without torch's kernel. On the CPU it is
@@ -46,14 +46,14 @@ def use_packed_attention(llm: Any) -> bool:
     config = llm.config.get_text_config()
     if llm.config._attn_implementation != "sdpa" or getattr(config, "attn_logit_softcapping", None):
         return False
-    weight = next(llm.parameters())
+    device = torch.device(device)
     attend: Callable[..., Tensor] | None = by_sequence
-    if weight.device.type != "cpu":
+    if device.type != "cpu":
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         attend = variable_length_attention()
-        if attend is None or not agrees(attend, weight.device, heads, kv_heads, head_dim):
+        if attend is None or not agrees(attend, device, heads, kv_heads, head_dim):
             return False
     assert attend is not None
     AttentionInterface.register(ATTENTION, functools.partial(packed_attention, attend, sdpa_attention_forward))
@@ -241,9 +241,9 @@ class _LoraLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, dropout: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         out = F.linear(flat, weight, None if bias is None else bias.to(flat.dtype))
-        low = _low_rank(ctx, flat, a, dropout)
+        low, mask = _low_rank(flat, a, dropout)
         out.addmm_(low, b.t(), alpha=scale)
-        ctx.save_for_backward(flat, ctx.mask, low, weight, a, b)
+        ctx.save_for_backward(flat, mask, low, weight, a, b)
         ctx.scale, ctx.dropout, ctx.shape = scale, dropout, x.shape
         return out.unflatten(0, x.shape[:-1])
 
@@ -269,9 +269,9 @@ class _LoraUpdate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, result: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, dropout: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        low = _low_rank(ctx, flat, a, dropout)
+        low, mask = _low_rank(flat, a, dropout)
         out = torch.addmm(result.reshape(-1, result.shape[-1]), low.to(result.dtype), b.t().to(result.dtype), alpha=scale)
-        ctx.save_for_backward(flat, ctx.mask, low, a, b)
+        ctx.save_for_backward(flat, mask, low, a, b)
         ctx.scale, ctx.dropout, ctx.shape = scale, dropout, x.shape
         return out.view(result.shape)
 
@@ -287,10 +287,10 @@ class _LoraUpdate(torch.autograd.Function):
         return gradients[0], grad_x, grad_a, grad_b, None, None
 
 
-def _low_rank(ctx: Any, flat: Tensor, a: Tensor, dropout: float) -> Tensor:
+def _low_rank(flat: Tensor, a: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
     # Of a dropout only the mask is kept: its output is made again from the input, which other layers keep anyway.
-    kept, ctx.mask = torch.native_dropout(flat, dropout, True) if dropout else (flat, None)
-    return kept @ a.t()
+    kept, mask = torch.native_dropout(flat, dropout, True) if dropout else (flat, None)
+    return kept @ a.t(), mask
 
 
 def _low_rank_gradients(
