@@ -1,5 +1,7 @@
 # make quickstart   simulate -> shard -> train -> evaluate -> register, one table at the end (QUICKSTART_STUDY=muse: real recordings)
+# make quickstart-text   the same for EEG to text: a language model tuned on the simulated study, captions by arm on one page
 # make test         checks and all tests            make checks   formatting, lint, types, import layers
+# make bench-text   EEG to text on a simulated study: what the captions say right, by arm (25 minutes) -> bench.json
 # make bench        benchmarks beside their peers -> bench.json
 # Each works alone on a machine with Python >= 3.11, g++ and the Python headers: the environment is made first.
 
@@ -13,7 +15,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: quickstart test checks unit distributed integration bench clean
+.PHONY: quickstart quickstart-text bench-text test checks unit distributed integration bench clean
 
 $(VENV)/installed: requirements.txt requirements.lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor} found, 3.11 or newer expected")'
@@ -29,6 +31,9 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 
 quickstart: $(VENV)/installed
 	@$(BIN)/python -m launch quickstart $(if $(QUICKSTART_STUDY),--study $(QUICKSTART_STUDY))
+
+quickstart-text: $(VENV)/installed
+	@$(BIN)/python -m launch quickstart-text
 
 test: checks unit distributed integration
 
@@ -49,6 +54,9 @@ integration: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks
+
+bench-text: $(VENV)/installed-dev
+	$(BIN)/python -m tests.benchmarks text
 
 clean:
 	rm -rf runs studies bench.json

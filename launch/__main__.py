@@ -16,6 +16,11 @@ COMMANDS = {
     "quickstart": Command(
         config="launch.quickstart:QuickstartConfig", run="launch.quickstart:run", help="the whole path once, one table at the end"
     ),
+    "quickstart-text": Command(
+        config="launch.quickstart_text:QuickstartTextConfig",
+        run="launch.quickstart_text:run",
+        help="EEG to text once, from a simulated study to a registered model and a page of captions",
+    ),
 }
 
 

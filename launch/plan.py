@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-TRAINER_COMMANDS = ("contrastive",)
+TRAINER_COMMANDS = ("contrastive", "text", "generate")
 """Trainer commands that run on several ranks."""
 
 

@@ -101,3 +101,31 @@ def run(config: QuickstartTextConfig) -> int:
         console.print(f"- {line}", highlight=False)
     console.print(f"report  {summary['report']}\nmodel   {summary['model_uri']}", highlight=False)
     return 0
+
+
+def summarise(run: Path, *, seconds: float) -> dict[str, Any]:
+    """The result for a machine to read: attribute accuracy and BLEU-1 by arm, and the sentences of the evaluation."""
+    results = schema.read_json(run / "reports" / "text.json")
+    registered = schema.read_json(run / "registered.json")
+    scores = {
+        arm: {metric: cell[metric]["value"] for metric in ("attribute_accuracy", "bleu_1") if metric in cell}
+        for arm, cell in results["arms"].items()
+    }
+    return {
+        "study": "simulated-text",
+        "simulated": True,
+        "arms": scores,
+        "share_of_image": results.get("share_of_image", {}).get("eeg", {}).get("attribute_accuracy", {}).get("value"),
+        "verdicts": [verdict["sentence"] for verdict in results["verdicts"] if verdict["metric"] in ("attribute_accuracy", "bleu_1")],
+        "model_uri": registered["model_uri"],
+        "report": str(run / "reports" / "text.html"),
+        "seconds": round(seconds, 1),
+    }
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """What a person sees at the end."""
+    table = Table("arm", "attribute accuracy", "BLEU-1")
+    for arm, scores in summary["arms"].items():
+        table.add_row(arm, *(f"{scores[metric]:.3f}" if metric in scores else "" for metric in ("attribute_accuracy", "bleu_1")))
+    return table

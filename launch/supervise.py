@@ -6,35 +6,43 @@ gets a process group of its own, signals go to the whole group, and success is t
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from data_prep.cli import CommandError, parse
 from launch.plan import LaunchConfig, Plan, plan
-from trainer.tasks.contrastive import ContrastiveConfig
 
-_CONFIGS = {"contrastive": ContrastiveConfig}
+_COMMANDS: dict[str, tuple[str, Callable[[Any], Path]]] = {
+    "contrastive": ("trainer.tasks.contrastive:ContrastiveConfig", lambda config: Path(config.run) / "completed.json"),
+    "text": ("trainer.tasks.text_config:TextConfig", lambda config: Path(config.run) / "completed.json"),
+    "generate": ("trainer.generate:GenerateConfig", lambda config: Path(config.output) / "generate.json"),
+}
+"""Config of each trainer command, and the file that its success alone writes, last."""
 
 
 def run(config: LaunchConfig) -> int:
     """``python -m launch run``: check the trainer's config once, start the ranks, wait, and require ``completed.json``."""
     prepared = plan(config, python=sys.executable, port=free_port())
     name, *arguments = config.trainer_command
-    run_folder = Path(parse(_CONFIGS[name], arguments).run)
+    where, marker_of = _COMMANDS[name]
+    module, config_class = where.split(":")
+    marker = marker_of(parse(getattr(importlib.import_module(module), config_class), arguments))
     if config.hostfile and not Path(config.hostfile).is_file():
         # The runner itself only warns, and trains on one rank.
         raise CommandError(f"hostfile: {config.hostfile}: no such file")
-    marker = run_folder / "completed.json"
     before = marker.stat().st_mtime_ns if marker.is_file() else None
     status = supervise(prepared, grace_seconds=config.grace_seconds)
     after = marker.stat().st_mtime_ns if marker.is_file() else None
     if after is None or after == before:
-        raise CommandError(f"{run_folder}: the ranks ended with status {status} and did not write completed.json; see events.jsonl there")
+        raise CommandError(f"{marker.parent}: the ranks ended with status {status} and did not write {marker.name}")
     return 0
 
 
