@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,6 @@ class Encoder:
         trained = [label in config["trained_subjects"] for label in config["subjects"]]
         self._trained_S = torch.tensor(trained, device=device)
 
-    @torch.no_grad()
     def embed(
         self,
         eeg: np.ndarray,
@@ -174,21 +173,32 @@ class Encoder:
         ValueError
             Shape, labels or values do not fit, both sides in the message.
         """
+        found = [np.empty((0, self.embedding_dim), np.float32)]
+        for _, eeg_BCT, ids_B in self.prepared(eeg, subject, session, batch_size=batch_size):
+            found.append(self.embed_prepared(eeg_BCT, ids_B).cpu().numpy())
+        return np.concatenate(found)
+
+    @torch.no_grad()
+    def prepared(
+        self, eeg: np.ndarray, subject: str | Sequence[str] | None, session: str | Sequence[str] | None, *, batch_size: int
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Trials as :meth:`embed` takes them, as the model wants them: (first row, float32 (B, C, T), subject rows), in batches."""
         eeg = np.asarray(eeg)
         self._check(eeg)
         repeated = eeg if eeg.ndim == 4 else eeg[:, None]
         subjects, sessions = _labels("subject", subject, len(eeg)), _labels("session", session, len(eeg))
         numbers = {label: number for number, label in enumerate(self.config["subjects"])}
-        found = [np.empty((0, self.embedding_dim), np.float32)]
         for first in range(0, len(eeg), batch_size):
             rows = slice(first, first + batch_size)
             eeg_BRCT = torch.from_numpy(np.ascontiguousarray(repeated[rows], np.float32)).to(self.device)
             if self.transform is not None:
                 eeg_BRCT = self.transform(eeg_BRCT, subjects[rows], sessions[rows])
             eeg_BCT = normalise_trials(eeg_BRCT.mean(dim=1), self.config["normalise"])
-            ids_B = torch.tensor([numbers.get(label, -1) if label else -1 for label in subjects[rows]], device=self.device)
-            found.append(self.embed_prepared(eeg_BCT, ids_B).cpu().numpy())
-        return np.concatenate(found)
+            yield first, eeg_BCT, torch.tensor([numbers.get(label, -1) if label else -1 for label in subjects[rows]], device=self.device)
+
+    def known(self, subject_B: Tensor) -> Tensor:
+        """Rows of the table of subjects with -1 for those that training has not seen."""
+        return known_subjects(subject_B, self._trained_S)
 
     @torch.no_grad()
     def embed_prepared(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
@@ -196,7 +206,7 @@ class Encoder:
 
         ``subject_B`` are rows of the study's table; subjects not seen in training are treated as unknown.
         """
-        return self.model.embed_eeg(eeg_BCT, known_subjects(subject_B, self._trained_S))
+        return self.model.embed_eeg(eeg_BCT, self.known(subject_B))
 
     def embed_batch(self, batch: Batch) -> Tensor:
         """:meth:`embed_prepared` of a loader's batch."""

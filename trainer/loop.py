@@ -38,6 +38,7 @@ from trainer.distributed import world as worlds
 from trainer.distributed.deepspeed_config import build_deepspeed_config, check_parameters
 from trainer.distributed.precision import LossScale, check_precision
 from trainer.distributed.world import World
+from trainer.distributed.zero_init import partitioned
 from trainer.run_folder import RunFolder
 from trainer.schedule import learning_rate
 from trainer.state import TrainConfig, TrainState
@@ -84,8 +85,8 @@ class Task(Protocol):
         """Optimiser of the trainable parameters; a group's ``lr_factor`` multiplies the learning rate."""
         ...
 
-    def build_model(self, deepspeed_config: dict[str, Any] | None = None) -> nn.Module:
-        """A new model with weights from torch's current seed; the engine's config for those that are too large for one rank."""
+    def build_model(self) -> nn.Module:
+        """A new model with weights from torch's current seed."""
         ...
 
     def batches(self, start: int) -> Batches:
@@ -340,7 +341,8 @@ def _run(config: Any, world: World, device: torch.device, micro_batch_size: int)
     import deepspeed
 
     torch.manual_seed(config.train.seed)
-    model = task.build_model(deepspeed_config)
+    with partitioned(deepspeed_config, task.partitioned_dtype):
+        model = task.build_model()
     if resumed is None:
         task.start(model)
     check_parameters(model)

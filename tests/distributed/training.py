@@ -50,13 +50,13 @@ def write_split(root: Path, name: str, **clauses: dict[str, list[int]]) -> None:
 
 
 @contextlib.contextmanager
-def training(run: Path, *arguments: str, ranks: int, config: Path) -> Iterator[subprocess.Popen]:
-    """Start ``contrastive`` (under the launcher if ``ranks`` > 1) in its own process group, which is gone afterwards; output in RUN.log."""
-    command = ["contrastive", "--config", str(config), "--run", str(run), *arguments]
+def training(run: Path, *arguments: str, ranks: int, config: Path, task: str = "contrastive") -> Iterator[subprocess.Popen]:
+    """Start ``contrastive`` or another training command (under the launcher if ``ranks`` > 1) in its own process group, which is gone afterwards; output in RUN.log."""
+    command = [task, "--config", str(config), "--run", str(run), *arguments]
     launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(free_port()), "--module", "trainer"]
     argv = [sys.executable, *(launcher if ranks > 1 else ["-m", "trainer"]), *command]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
-    environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with run.with_suffix(".log").open("a") as log:
         process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -67,9 +67,9 @@ def training(run: Path, *arguments: str, ranks: int, config: Path) -> Iterator[s
         process.wait()
 
 
-def train(run: Path, *arguments: str, ranks: int, config: Path, timeout_seconds: float = 150) -> str:
+def train(run: Path, *arguments: str, ranks: int, config: Path, timeout_seconds: float = 150, task: str = "contrastive") -> str:
     """Train to the end; returns the output."""
-    with training(run, *arguments, ranks=ranks, config=config) as process:
+    with training(run, *arguments, ranks=ranks, config=config, task=task) as process:
         process.wait(timeout_seconds)
     return run.with_suffix(".log").read_text()
 

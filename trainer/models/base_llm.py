@@ -211,7 +211,8 @@ def attach_adapter(llm: Any, config: AdapterConfig) -> Any:
     """The base with a fresh adapter of float32 weights (a ``PeftModel``), or as it is with ``kind: none``."""
     if config.kind == "none":
         return llm
-    from peft import LoraConfig, get_peft_model
+    with quiet():
+        from peft import LoraConfig, get_peft_model
 
     targets: str | list[str] = "all-linear" if config.targets == ["all-linear"] else list(config.targets)
     settings = LoraConfig(

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.data.text_batch import TextRows
+from trainer.distributed.batch_norm import GlobalBatchNorm
 from trainer.distributed.precision import Precision, autocast
 from trainer.models import llm_kernels
 from trainer.models.base_llm import plain_llm
@@ -90,10 +91,16 @@ class EEGLanguageModel(nn.Module):
         return 0 if self.projector is None else self.projector.num_tokens
 
     def train(self, mode: bool = True) -> EEGLanguageModel:
-        """As usual, but a frozen encoder stays in eval mode: its statistics are frozen, too."""
+        """As usual, but statistics of the encoder's normalisation stay as they are, and a frozen encoder in eval mode altogether."""
         super().train(mode)
-        if self.encoder is not None and not self.tune_encoder:
-            self.encoder.eval()
+        if self.encoder is not None:
+            for module in self.encoder.modules():
+                if not self.tune_encoder or isinstance(module, GlobalBatchNorm):
+                    module.training = False
+        for module in self.llm.modules():
+            # In eval mode 4-bit layers pack their weights anew for some CPUs, which is wrong once ZeRO 3 has cut them up.
+            if type(module).__module__.startswith("bitsandbytes"):
+                module.training = True
         return self
 
     def features(

@@ -135,7 +135,7 @@ class ContrastiveTask(BaseTask):
             initial.copy_into(model.model)
             self.started_from = initial.lineage
 
-    def build_model(self, deepspeed_config: dict[str, Any] | None = None) -> nn.Module:
+    def build_model(self) -> nn.Module:
         """The contrastive model in the autocast of the run's precision."""
         model = self.config.model.build(
             n_chans=self.loader.n_chans,
