@@ -14,14 +14,16 @@ from pathlib import Path
 from tests.benchmarks.report import print_table, write_json
 
 BENCHMARKS = ("retrieval", "loader", "exactness", "resume", "simulated", "n170")
+BY_NAME_ONLY = ("text",)
+"""Too long for ``make bench``: they run when named (``make bench-text``)."""
 OUTPUT = Path("bench.json")
 
 
 def main(names: list[str]) -> int:
     """Run the named benchmarks (all if none), print their rows; exit status 1 if a target does not hold."""
-    unknown = set(names) - set(BENCHMARKS)
+    unknown = set(names) - {*BENCHMARKS, *BY_NAME_ONLY}
     if unknown:
-        print(f"error: no benchmark {', '.join(sorted(unknown))}: expected some of {', '.join(BENCHMARKS)}", file=sys.stderr)
+        print(f"error: no benchmark {', '.join(sorted(unknown))}: expected some of {', '.join((*BENCHMARKS, *BY_NAME_ONLY))}", file=sys.stderr)
         return 2
     rows = {row["name"]: row for row in _earlier()} if names else {}
     for name in names or BENCHMARKS:

@@ -23,6 +23,8 @@ CONTROLS = ("noise", "shuffled", "caption-prior")
 TESTED = ("eeg", "eeg+concept")
 """Arms that are compared with every other."""
 PRIOR, UPPER = "caption-prior", "image"
+BLIND = ("noise", "shuffled")
+"""Arms that see nothing of the item: they should say no more than the caption prior does."""
 NAMES = {
     "noise": "matched noise",
     "noise+word": "matched noise with its predicted word",
@@ -79,6 +81,8 @@ class Comparison:
     """tested arm -> metric: (arm - caption prior) / (image - caption prior)."""
     num_items: dict[str, dict[str, int]]
     """tested arm -> other arm: items that both captioned."""
+    controls: dict[str, dict[str, Estimate]]
+    """control -> metric: control - caption prior. An interval that includes 0 says that the control is one."""
 
 
 def compare(
@@ -89,7 +93,9 @@ def compare(
     tested = [arm for arm in TESTED if arm in arms]
     present = scores[0].present
     sets: dict[tuple[str, bytes], np.ndarray] = {(arm, present[arm].tobytes()): present[arm] for arm in arms}
+    controls = [arm for arm in BLIND if arm in arms and PRIOR in arms]
     pairs = {(a, b): present[a] & present[b] for a in tested for b in arms if a != b}
+    pairs |= {(arm, PRIOR): present[arm] & present[PRIOR] for arm in controls}
     three = {a: present[a] & present[PRIOR] & present[UPPER] for a in tested} if {PRIOR, UPPER} <= set(arms) else {}
     for (a, b), both_Q in pairs.items():
         sets |= {(a, both_Q.tobytes()): both_Q, (b, both_Q.tobytes()): both_Q}
@@ -115,6 +121,7 @@ def compare(
         differences={a: {b: {} for b in arms if b != a} for a in tested},
         shares={a: {} for a in three},
         num_items={a: {b: int(pairs[a, b].sum()) for b in arms if b != a} for a in tested},
+        controls={arm: {} for arm in controls},
     )
     for score, block_ESQF, drawn in zip(scores, stacked, draws, strict=True):
         name = score.metric.name
@@ -127,7 +134,11 @@ def compare(
         for (a, b), both_Q in pairs.items():
             i, j = row[a, both_Q.tobytes()], row[b, both_Q.tobytes()]
             minus_S = value_ES[i] - value_ES[j]
-            found.differences[a][b][name] = _estimate(minus_S.mean(), draws_NE[:, i] - draws_NE[:, j], minus_S, level)
+            estimate = _estimate(minus_S.mean(), draws_NE[:, i] - draws_NE[:, j], minus_S, level)
+            if a in tested:
+                found.differences[a][b][name] = estimate
+            else:
+                found.controls[a][name] = estimate
         for a, all_Q in three.items():
             i, p, u = (row[arm, all_Q.tobytes()] for arm in (a, PRIOR, UPPER))
             whole = _share(value_ES[i].mean(), value_ES[p].mean(), value_ES[u].mean())

@@ -251,6 +251,7 @@ def _results(
             }
             for arm, others in compared.differences.items()
         },
+        "controls_minus_prior": {arm: {name: e.plain() for name, e in found.items()} for arm, found in compared.controls.items()},
         "share_of_image": {arm: {name: estimate.plain() for name, estimate in found.items()} for arm, found in compared.shares.items()},
         "missing_controls": missing,
         "verdicts": verdicts,
