@@ -63,7 +63,9 @@ class Projector(nn.Module):
         if config.kind == "linear":
             self.net = nn.Linear(feature_dim, wide)
         elif config.kind == "mlp":
-            self.net = nn.Sequential(nn.Linear(feature_dim, config.hidden), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, wide))
+            self.net = nn.Sequential(
+                nn.Linear(feature_dim, config.hidden), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, wide)
+            )
         else:
             self.resampler = Resampler(config, feature_dim, hidden_size)
         self.output_norm = nn.LayerNorm(hidden_size)

@@ -99,7 +99,8 @@ class Prompter:
             length = len(prompt.before) + self.num_prefix + len(prompt.after)
             if length >= self.max_length:
                 raise CommandError(
-                    f"prompt: {length} tokens with its {self.num_prefix} prefix tokens, expected fewer than the model's context of {self.max_length}"
+                    f"prompt: {length} tokens with its {self.num_prefix} prefix tokens, "
+                    f"expected fewer than the model's context of {self.max_length}"
                 )
             self._cache[key] = prompt
         return self._cache[key]
@@ -143,7 +144,9 @@ class Prompter:
         ids = self._ids
         mark = MARK if self.num_prefix else ""
         if not self.chat:
-            start = [] if self.tokenizer.bos_token_id is None or self.tokenizer.bos_token_id == self.end_id else [self.tokenizer.bos_token_id]
+            start = (
+                [] if self.tokenizer.bos_token_id is None or self.tokenizer.bos_token_id == self.end_id else [self.tokenizer.bos_token_id]
+            )
             return Prompt(start, ids(said), " ".join(part for part in (mark, said) if part))
         system = [] if self.config.system is None else [{"role": "system", "content": self.config.system}]
         # Rendered around a mark, then cut: the turn's own tokens stand on both sides of the prefix.
