@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from trainer.models.base_llm import quiet
+
 ARCHITECTURES = ("llama", "mistral", "qwen2", "gemma2", "deepseek", "smollm2")
 WORDS = (
     "a an the of on in at large small medium-sized red green blue yellow striped dotted checked star disc square ring brick wall sand snow "
     "top bottom left right describe one sentence what person sees it may be caption stimulus number first second concept"
-).split()
+)
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
@@ -40,7 +42,8 @@ def write_tiny_llm(
         "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     torch.manual_seed(seed)
-    _model(architecture, sizes).save_pretrained(str(folder))
+    with quiet():
+        _model(architecture, sizes).save_pretrained(str(folder))
     return folder
 
 
@@ -70,7 +73,7 @@ def _tokenizer(texts: Sequence[str], chat: bool, pad: bool) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=384, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    raw.train_from_iterator([" ".join(WORDS), *texts], trainer)
+    raw.train_from_iterator([WORDS, *texts], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>" if pad else None)
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE

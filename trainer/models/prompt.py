@@ -22,6 +22,7 @@ STYLES = {
 }
 MARK = "<eeg>"
 """Stands for the prefix tokens where a prompt is written down."""
+_CUT = "\ue000"  # private use, in no text; and not white space, which templates trim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ class Prompter:
             raise CommandError("prompt.template: chat, but this tokenizer has no chat template: use plain or auto")
         self.end_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
-        self.end_ids = [self.end_id]
+        # An untuned instruction model ends its turn, which need not be the tokenizer's end token (Gemma); captions end with the latter.
+        self.end_ids = [self.end_id, *({self._turn_end()} - {None, self.end_id} if self.chat else ())]
         self._cache: dict[tuple[str, ...], Prompt] = {}
 
     def encode(self, words: Sequence[str] = (), *, style: Style | None = None) -> Prompt:
@@ -150,14 +152,26 @@ class Prompter:
             return Prompt(start, ids(said), " ".join(part for part in (mark, said) if part))
         system = [] if self.config.system is None else [{"role": "system", "content": self.config.system}]
         # Rendered around a mark, then cut: the turn's own tokens stand on both sides of the prefix.
-        cut = "\x1f"
-        text = self.tokenizer.apply_chat_template(
-            [*system, {"role": "user", "content": f"{cut}{said}"}], add_generation_prompt=True, tokenize=False
-        )
-        if text.count(cut) != 1:
+        text = self._rendered([*system, {"role": "user", "content": f"{_CUT}{said}"}], add_generation_prompt=True)
+        if text.count(_CUT) != 1:
             raise CommandError("prompt.template: this tokenizer's chat template does not render the user's turn once: use plain")
-        before, after = text.split(cut)
+        before, after = text.split(_CUT)
         return Prompt(ids(before), ids(after), before + mark + after)
+
+    def _rendered(self, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, tokenize=False)
+        except TemplateError as error:
+            what = "prompt.system" if turns[0]["role"] == "system" else "prompt.template"
+            raise CommandError(f"{what}: this tokenizer's chat template refuses it ({error})") from None
+
+    def _turn_end(self) -> int | None:
+        """The special token after what the assistant said, where the template has one."""
+        text = self._rendered([{"role": "user", "content": "?"}, {"role": "assistant", "content": _CUT}], add_generation_prompt=False)
+        ids = self._ids(text.split(_CUT)[-1].strip()) if _CUT in text else []
+        return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids) if text else []
