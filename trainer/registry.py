@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,9 @@ class RegisterConfig:
     """Candidates in an answer; a smaller gallery gives all it has."""
     tracking_uri: str = ""
     """MLflow tracking URI, without a password; empty: that of the run's config (SQLite beside the run folder by default)."""
+    bundle_base: bool = False
+    """Text models: copy the base model's files into the registered model. Otherwise it keeps a reference: the name, or the environment
+    variable ``EEG_TEXT_BASE`` where the model is loaded, must lead to the same weights."""
     timeout_seconds: int = 30
     """Longest wait for one answer of a tracking server; there is one retry."""
 
@@ -102,7 +106,12 @@ def run(config: RegisterConfig) -> None:
         tracking = replace(tracking, tracking_uri=config.tracking_uri)
     export = Path(config.export) if config.export else folder.export
     if not (export / CONFIG).is_file():
-        raise CommandError(f"{export}: holds no exported encoder (no {CONFIG})")
+        raise CommandError(f"{export}: holds no exported model (no {CONFIG})")
+    if schema.read_json(export / CONFIG).get("kind") == "text":
+        from trainer.registry_text import register_text
+
+        register_text(config, folder, tracking, training_run_id, export)
+        return
     encoder = load_encoder(export)
     loader = open_part(encoder, config.study or None, config.split or None, config.part)
     check_study(encoder, loader, export)
@@ -111,7 +120,16 @@ def run(config: RegisterConfig) -> None:
         facts = {name: encoder.config.get(name) for name in ("step", "git_revision", "fingerprint", "embedding")}
         facts |= {"split": loader.config.split, "split_hash": loader.split_hash, "part": config.part, "top_k": config.top_k}
         gallery.write(Path(temporary) / "gallery", facts)
-        registered = _register(config, folder, tracking, training_run_id, export, Path(temporary) / "gallery", facts, example(loader))
+        input_example = example(loader)
+        package = Package(
+            python_model="serving_model.py",
+            artifacts={"export": export, "gallery": Path(temporary) / "gallery"},
+            signature=_signature(input_example[0].shape),
+            input_example=input_example,
+            requirements=requirements(),
+            tags={name: facts[name] for name in ("step", "git_revision", "fingerprint", "split", "split_hash", "part")},
+        )
+        registered = register_package(config, folder, tracking, training_run_id, package)
     schema.write_json(folder.path / REGISTERED, registered)
     Console(soft_wrap=True).print(
         f"{registered['model_uri']}: version {registered['version']}, gallery of {len(gallery.stimuli)}, in {registered['tracking_uri']}",
@@ -162,10 +180,10 @@ def example(loader: Loader) -> tuple[np.ndarray, dict[str, str]]:
     return host.repetitions_RCT.numpy().astype(np.float32), params
 
 
-def requirements() -> list[str]:
+def requirements(names: Sequence[str] = _REQUIREMENTS) -> list[str]:
     """What inference needs, pinned to what is installed here."""
     # A local version such as 2.11.0+cu130 is on no package index.
-    return [f"{name}=={importlib.metadata.version(name.split('[')[0]).split('+')[0]}" for name in _REQUIREMENTS]
+    return [f"{name}=={importlib.metadata.version(name.split('[')[0]).split('+')[0]}" for name in names]
 
 
 def without_credentials(uri: str) -> str:
@@ -190,16 +208,30 @@ def _read_run(folder: RunFolder) -> tuple[str, MlflowConfig]:
 # ------------------------------------------------------------------------------------------------------------ MLflow
 
 
-def _register(
-    config: RegisterConfig,
-    folder: RunFolder,
-    tracking: MlflowConfig,
-    training_run_id: str,
-    export: Path,
-    gallery: Path,
-    facts: dict[str, Any],
-    input_example: tuple[np.ndarray, dict[str, str]],
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """What a registered model consists of."""
+
+    python_model: str
+    """File in this package that MLflow runs."""
+    artifacts: dict[str, Path]
+    """Folders kept beside it."""
+    signature: Any
+    input_example: tuple[np.ndarray, dict[str, Any]]
+    requirements: list[str]
+    tags: dict[str, Any]
+
+
+def register_package(
+    config: RegisterConfig, folder: RunFolder, tracking: MlflowConfig, training_run_id: str, package: Package
 ) -> dict[str, Any]:
+    """A new version of the model ``config.name``; returns what ``registered.json`` says of it.
+
+    Raises
+    ------
+    CommandError
+        The tracking server does not take it.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(config.timeout_seconds)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
@@ -226,16 +258,16 @@ def _register(
             flavor=mlflow.pyfunc,
             run_id=run_id,
             registered_model_name=config.name,
-            python_model=str(packages / "trainer" / "serving_model.py"),
+            python_model=str(packages / "trainer" / package.python_model),
             code_paths=[str(packages / "trainer"), str(packages / "data_prep")],
-            artifacts={"export": export.absolute().as_uri(), "gallery": gallery.absolute().as_uri()},
-            signature=_signature(input_example[0].shape),
-            input_example=input_example,
-            pip_requirements=requirements(),
+            artifacts={name: path.absolute().as_uri() for name, path in package.artifacts.items()},
+            signature=package.signature,
+            input_example=package.input_example,
+            pip_requirements=package.requirements,
         )
         version = str(info.registered_model_version)
-        for name in ("step", "git_revision", "fingerprint", "split", "split_hash", "part"):
-            client.set_model_version_tag(config.name, version, name, str(facts[name]))
+        for name, value in package.tags.items():
+            client.set_model_version_tag(config.name, version, name, str(value))
         client.set_registered_model_alias(config.name, ALIAS, version)
         if is_new:
             client.set_terminated(run_id)

@@ -1,0 +1,70 @@
+"""What a registered text model does with a trial: MLflow runs this file ("models from code"), nothing is pickled.
+
+Beside it MLflow keeps the packages ``trainer`` and ``data_prep`` as they were at registration, and ``export`` (see
+:mod:`trainer.export_text`), with ``base`` where the base model was bundled.
+
+B: trials, C: channels, T: time points.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from data_prep.cli import CommandError
+from trainer.export_text import load_text
+from trainer.models.decoding import DecodingConfig
+
+BASE_VARIABLE = "EEG_TEXT_BASE"
+"""Names another place of the base model than the one it had in training."""
+
+
+class TextModel(PythonModel):
+    """Trials in, captions out."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load base, adapter, projector and encoder, once a process."""
+        try:
+            base = context.artifacts.get("base") or os.environ.get(BASE_VARIABLE)
+            self.decoder = load_text(context.artifacts["export"], base=base)
+        except CommandError as error:
+            raise MlflowException(str(error)) from None
+
+    def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Caption each trial.
+
+        Parameters
+        ----------
+        model_input
+            float32 (B, C, T): unit, rate, window and channel order of the export's ``signal``. Repetitions of a stimulus are
+            averaged by the caller.
+        params
+            ``subject`` and ``session``: labels as in the study, one for all trials; empty: unknown. ``seed``, ``max_new_tokens``.
+
+        Returns
+        -------
+        list of dict
+            A trial each: ``caption``.
+        """
+        given = params or {}
+        try:
+            decoding = DecodingConfig(max_new_tokens=int(given.get("max_new_tokens", 48)))
+            captions = self.decoder.caption(
+                model_input,
+                given.get("subject") or None,
+                given.get("session") or None,
+                decoding=decoding,
+                seed=int(given.get("seed", 0)),
+            )
+        except ValueError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+        return [{"caption": caption} for caption in captions]
+
+
+set_model(TextModel())
