@@ -16,6 +16,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -38,6 +40,8 @@ _MISSING_EMBEDDED = (
 _SAMPLED_VALUES = 64
 _SAMPLED_BLOCKS = 64
 _BLOCK_BYTES = 1 << 16
+_CONVERSION_SECONDS = 1800
+_LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -498,30 +502,43 @@ def _sampled_hash(file: Path) -> str:
 
 
 def _convert(file: Path, target: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with quiet():
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-                loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
-            except Exception as error:  # whatever the reader of a foreign format stumbles over
-                raise CommandError(f"{file}: not a GGUF that transformers can convert ({_first_sentence(error)})") from None
-            settings = loaded.config
-            # A model loaded from GGUF counts as quantised and refuses to be saved: its weights go into a fresh one.
-            if hasattr(settings, "quantization_config"):
-                del settings.quantization_config
-            fresh = type(loaded)(settings)
-            fresh.load_state_dict(loaded.state_dict())
-            fresh.save_pretrained(str(partial))
-            tokenizer.save_pretrained(str(partial))
+        # In a process of its own, which is none of the ranks: transformers saves models on rank 0 only, and ZeRO 3 would cut them up.
+        program = "import sys; from trainer.models.base_llm import write_converted; write_converted(*sys.argv[1:])"
+        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        command = [sys.executable, "-c", program, str(file), str(partial)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_CONVERSION_SECONDS, check=False)
+        if result.returncode or not (partial / "config.json").is_file():
+            last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+            raise CommandError(f"{file}: not a GGUF that transformers can convert ({_first_sentence(ValueError(last))})")
         os.chmod(partial, 0o755)
         for written in partial.iterdir():
             written.chmod(0o644)  # a folder named by base.converted may be a group's
+        shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_converted(file: str, folder: str) -> None:
+    """Write a GGUF as config, safetensors and tokenizer into ``folder``."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = Path(file)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        loaded = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+        settings = loaded.config
+        # A model loaded from GGUF counts as quantised and refuses to be saved: its weights go into a fresh one.
+        if hasattr(settings, "quantization_config"):
+            del settings.quantization_config
+        fresh = type(loaded)(settings)
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 @contextlib.contextmanager
