@@ -51,7 +51,7 @@ def write_split(root: Path, name: str, **clauses: dict[str, list[int]]) -> None:
 
 @contextlib.contextmanager
 def training(run: Path, *arguments: str, ranks: int, config: Path, task: str = "contrastive") -> Iterator[subprocess.Popen]:
-    """Start ``contrastive`` or another training command (under the launcher if ``ranks`` > 1) in its own process group, which is gone afterwards; output in RUN.log."""
+    """Start a training command (under the launcher if ``ranks`` > 1) in a process group that is gone afterwards; output in RUN.log."""
     command = [task, "--config", str(config), "--run", str(run), *arguments]
     launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(free_port()), "--module", "trainer"]
     argv = [sys.executable, *(launcher if ranks > 1 else ["-m", "trainer"]), *command]

@@ -42,7 +42,7 @@ def tiny_config(home: Path) -> dict[str, Any]:
         "base": {"name": str(home / "base"), "dtype": "fp32"},
         "adapter": {"r": 4, "alpha": 8, "dropout": 0.0},
         "prefix": {"num_tokens": 2, "hidden": 32},
-        "stage": {"image_noise": 0.3},
+        "stage": {"image_noise": 0.3, "image_share_start": 0.7, "image_share_end": 0.3},
         "train": {"steps": 12, "global_batch_size": 8, "validate_every_steps": 6, "log_every_steps": 1, "log_items": True}
         | {"timeout_seconds": 60, "device": "cpu"},
         "optimizer": {"lr": 0.003},
