@@ -12,7 +12,9 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -26,24 +28,32 @@ FILE = "concepts.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptTable:
-    """Candidates and their embeddings."""
+    """Candidates and where their images lie."""
 
     names: list[str]
-    embedding_CP: np.ndarray
-    """float32, unit norm, :attr:`mean_P` subtracted before."""
-    mean_P: np.ndarray
-    """Mean over the concepts: image embeddings share much of themselves, which says nothing about the concept."""
+    """Concepts as the study names them."""
+    image_CP: np.ndarray
+    """Mean of each concept's image embeddings in the common space, float32; shorter than 1 where they differ."""
 
     @classmethod
     def make(cls, names: Sequence[str], concept_N: np.ndarray, embedding_NP: np.ndarray) -> ConceptTable:
-        """From image embeddings in the common space and the concept (index into ``names``) of each."""
+        """From image embeddings in the common space and the concept (index into ``names``) of each; those without are left out."""
         used = np.unique(concept_N)
-        means_CP = np.stack([embedding_NP[concept_N == concept].mean(axis=0) for concept in used]).astype(np.float32)
-        mean_P = means_CP.mean(axis=0) if len(used) > 1 else np.zeros_like(means_CP[0])
-        return cls(names=[names[c] for c in used], embedding_CP=_unit(means_CP - mean_P), mean_P=mean_P)
+        means = [embedding_NP[concept_N == concept].mean(axis=0) for concept in used]
+        return cls(names=[names[c] for c in used], image_CP=np.stack(means).astype(np.float32))
+
+    @cached_property
+    def mean_P(self) -> np.ndarray:
+        """Mean over the concepts: image embeddings share much of themselves, which says nothing about the concept."""
+        return self.image_CP.mean(axis=0) if len(self.names) > 1 else np.zeros_like(self.image_CP[0])
+
+    @cached_property
+    def embedding_CP(self) -> np.ndarray:
+        """What an embedding is compared with, once :attr:`mean_P` is subtracted on both sides: unit norm."""
+        return _unit(self.image_CP - self.mean_P)
 
     def predict(self, z_BP: np.ndarray, k: int) -> np.ndarray:
-        """The k nearest concepts of each row, best first: int64 (B, k), fewer columns where there are fewer concepts."""
+        """The k nearest concepts of each row by cosine, best first: int64 (B, k), fewer columns where there are fewer concepts."""
         scores_BC = _unit(np.asarray(z_BP, np.float32) - self.mean_P) @ self.embedding_CP.T
         return np.argsort(-scores_BC, axis=1, kind="stable")[:, :k]
 
@@ -51,31 +61,34 @@ class ConceptTable:
         """Concept names as words: ``00012_red_star`` becomes ``red star``."""
         return [as_words(self.names[i]) for i in ids]
 
-    def prefix_mean(self, concept: int) -> np.ndarray:
-        """Mean embedding of a concept as it lies in the common space: (P,), unit norm."""
-        return _unit(self.embedding_CP[concept] * self._length(concept) + self.mean_P)
-
-    def _length(self, concept: int) -> float:
-        # Unit vectors were centred on mean_P: undo it such that the sum has unit norm.
-        a, m = self.embedding_CP[concept].astype(np.float64), self.mean_P.astype(np.float64)
-        b = float(a @ m)
-        return float(-b + np.sqrt(max(b * b - float(m @ m) + 1.0, 0.0)))
+    def points(self, ids_B: np.ndarray) -> np.ndarray:
+        """Where the mean image of each concept lies in the common space: float32 (B, P), unit norm as any image."""
+        return _unit(self.image_CP[ids_B])
 
     def write(self, folder: Path) -> None:
         """Write ``concepts.npz``."""
         buffer = io.BytesIO()
-        np.savez(buffer, names=np.array(self.names), embedding=self.embedding_CP, mean=self.mean_P)
+        np.savez(buffer, names=np.array(self.names), image=self.image_CP)
         schema.write_atomically(folder / FILE, buffer.getvalue())
 
     @classmethod
     def read(cls, folder: Path) -> ConceptTable:
-        """Inverse of :meth:`write`."""
+        """Inverse of :meth:`write`.
+
+        Raises
+        ------
+        CommandError
+            The file is missing, broken or no such table.
+        """
         path = folder / FILE
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cls(names=file["names"].tolist(), embedding_CP=file["embedding"], mean_P=file["mean"])
-        except (OSError, ValueError, KeyError) as error:
+                names, image_CP = file["names"].tolist(), file["image"]
+            if image_CP.ndim != 2 or len(names) != len(image_CP):
+                raise ValueError(f"{len(names)} names for embeddings of shape {image_CP.shape}")
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise CommandError(f"{path}: not a table of concepts ({error})") from None
+        return cls(names=names, image_CP=image_CP)
 
 
 def build_concept_table(encoder: Encoder, loader: Loader) -> ConceptTable:

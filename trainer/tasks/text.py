@@ -386,6 +386,16 @@ def check_encoder(encoder: Encoder, path: Path, loader: Loader) -> None:
     CommandError
         One sentence with both sides.
     """
+    check_inputs(encoder, path, loader)
+    for split, seen in seen_trials(encoder.config, loader.index, loader.config.split, ("validation", "test")).items():
+        raise CommandError(
+            f"encoder: {path} was trained on {seen} validation or test trials of split {loader.config.split!r} (training trials of "
+            f"{split!r}): expected an encoder that has not seen them"
+        )
+
+
+def check_inputs(encoder: Encoder, path: Path, loader: Loader) -> None:
+    """Refuse signals or images that are not what the encoder was trained on, in one sentence with both sides."""
     check_signal(encoder, loader)
     theirs, ours = encoder.config["data"], to_plain(loader.config)
     for name in ("transform", "normalise"):
@@ -398,11 +408,6 @@ def check_encoder(encoder: Encoder, path: Path, loader: Loader) -> None:
                 f"data.embedding: {loader.config.embedding} has {name} {facts.get(name)}, the encoder {path} was aligned with images of "
                 f"{encoder.config['embedding'].get(name)}: expected the same"
             )
-    for split, seen in seen_trials(encoder.config, loader.index, loader.config.split, ("validation", "test")).items():
-        raise CommandError(
-            f"encoder: {path} was trained on {seen} validation or test trials of split {loader.config.split!r} (training trials of "
-            f"{split!r}): expected an encoder that has not seen them"
-        )
 
 
 def encoder_lineage(encoder: Encoder) -> list[dict[str, Any]]:
