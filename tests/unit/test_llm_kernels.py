@@ -168,6 +168,19 @@ def test_fused_lora_over_quantised_layers(tmp_path: Path, quantisation: str) -> 
         assert (found[name].float() - value.float()).norm() <= 0.1 * value.float().norm(), name  # bf16's own noise in so small a model
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2"])
+def test_fused_norms_are_transformers_own(tmp_path: Path, architecture: str) -> None:
+    llm, rows = tiny_llm(tmp_path, architecture), packed_rows()
+    for norm in (module for module in llm.modules() if type(module).__name__.endswith("RMSNorm")):
+        norm.weight.data.uniform_(0.5, 1.5)
+    expected = hidden_and_gradient(llm, rows)
+    assert llm_kernels.fuse_norms(llm) == (0 if architecture == "gemma2" else 5)  # Gemma's weight is an offset from 1
+    assert_same(hidden_and_gradient(llm, rows), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = llm.bfloat16().get_decoder().norm(torch.randn(2, 3, 64).bfloat16())
+    assert out.dtype == torch.bfloat16
+
+
 def test_supervised_loss_is_cross_entropy() -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(11, 16, requires_grad=True), torch.randn(50, 16)

@@ -215,8 +215,10 @@ def prepare_base(llm: Any, config: BaseConfig, device: torch.device, *, training
             module.p = 0.0
         elif isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-    if training and config.attention == "auto" and device.type == "cuda":
-        llm_kernels.use_packed_attention(llm, device)
+    if training and device.type == "cuda":
+        if config.attention == "auto":
+            llm_kernels.use_packed_attention(llm, device)
+        llm_kernels.fuse_norms(llm)
     if training and config.compile:
         llm_kernels.compile_layers(llm)
     if training and config.activation_checkpointing:
@@ -502,6 +504,9 @@ def _sampled_hash(file: Path) -> str:
 
 
 def _convert(file: Path, target: Path) -> None:
+    with file.open("rb") as handle:
+        if handle.read(4) != b"GGUF":
+            raise CommandError(f"{file}: not a GGUF file: it does not begin with GGUF")
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         # In a process of its own, which is none of the ranks: transformers saves models on rank 0 only, and ZeRO 3 would cut them up.
@@ -510,7 +515,10 @@ def _convert(file: Path, target: Path) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         command = [sys.executable, "-c", program, str(file), str(partial)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_CONVERSION_SECONDS, check=False)
+        try:
+            result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_CONVERSION_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise CommandError(f"{file}: not converted within {_CONVERSION_SECONDS} seconds: name a model in safetensors instead") from None
         if result.returncode or not (partial / "config.json").is_file():
             last = (result.stderr.strip().splitlines() or ["no message"])[-1]
             raise CommandError(f"{file}: not a GGUF that transformers can convert ({_first_sentence(ValueError(last))})")
