@@ -66,8 +66,10 @@ def build_rows(
     Raises
     ------
     ValueError
-        A sequence longer than ``pack_length``; both numbers are in the message.
+        A sequence longer than ``pack_length`` (both numbers are in the message), or nothing before a caption.
     """
+    if any(not (prompt.before or prompt.after or num_prefix) for prompt in prompts):
+        raise ValueError("prompt: empty, and there is no prefix, expected at least one token before the caption that it predicts")
     lengths = [len(p.before) + num_prefix + len(p.after) + len(t) - 1 for p, t in zip(prompts, targets, strict=True)]
     if pack_length is None:
         width = -(-max(lengths) // pad_multiple) * pad_multiple

@@ -15,6 +15,7 @@ from torch import Tensor
 from trainer.data import random
 
 _TOKEN = random.word("token of a caption")
+_LOW_63_BITS = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class DecodingConfig:
     beams: int = 4
     """Of ``beam``."""
     repetition_penalty: float = 1.0
-    """Above 1 makes tokens that were said less likely."""
+    """Above 1 makes tokens of the caption that were said already less likely (not those of the prompt)."""
 
     def __post_init__(self) -> None:
         if self.method not in ("greedy", "sample", "beam"):
@@ -50,23 +51,39 @@ class DecodingConfig:
             )
 
     def options(self, *, seed: int, items: Sequence[int], device: torch.device) -> dict[str, Any]:
-        """Keyword arguments for ``generate`` of transformers."""
-        # Every field that a checkpoint's generation_config might bring is set: all arms and bases decode alike.
-        options: dict[str, Any] = {
-            "max_new_tokens": self.max_new_tokens, "do_sample": False, "num_beams": 1, "repetition_penalty": self.repetition_penalty,
-            "temperature": None, "top_p": None, "top_k": None,
-        }  # fmt: skip
-        if self.method == "beam":
-            options["num_beams"] = self.beams
-        elif self.method == "sample":
-            from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+        """Keyword arguments for ``generate`` of transformers; for a model without settings of its own (:func:`drop_habits`)."""
+        from transformers import (
+            LogitsProcessorList,
+            RepetitionPenaltyLogitsProcessor,
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
+        )
 
-            chosen: list[Any] = [TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else []
+        # Not the option of that name: transformers then excepts as many new tokens as an item's prompt has padding, that is,
+        # texts would depend on the batch.
+        chosen: list[Any] = [RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty))] if self.repetition_penalty != 1 else []
+        if self.method == "sample":
+            chosen += [TemperatureLogitsWarper(float(self.temperature))] if self.temperature != 1 else []
             chosen += [TopKLogitsWarper(self.top_k)] if self.top_k else []
             chosen += [TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []
-            noise = GumbelNoise(seed, torch.tensor(list(items), dtype=torch.int64, device=device))
-            options["logits_processor"] = LogitsProcessorList([*chosen, noise])
-        return options
+            chosen += [GumbelNoise(seed, torch.tensor(list(items), dtype=torch.int64, device=device))]
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "do_sample": False,
+            "num_beams": self.beams if self.method == "beam" else 1,
+            "logits_processor": LogitsProcessorList(chosen),
+        }
+
+
+def drop_habits(llm: Any) -> None:
+    """Take from a model of transformers the decoding settings that its checkpoint brought: all arms and bases decode alike.
+
+    For good, since they would fill in whatever a call to ``generate`` leaves out, even if it names another config.
+    """
+    from transformers import GenerationConfig
+
+    llm.generation_config = GenerationConfig()
 
 
 class GumbelNoise:
@@ -79,7 +96,13 @@ class GumbelNoise:
         """Scores with noise added."""
         token_V = torch.arange(scores_BV.shape[1], dtype=torch.int64, device=scores_BV.device)
         bits_BV = random.hash_torch(self.seed, _TOKEN, self.item_B[:, None], self.step, token_V[None], device=scores_BV.device)
-        # Half a step off zero: the logarithm must be finite.
-        uniform_BV = random.uniform_torch(bits_BV) + 2.0**-25
         self.step += 1
-        return scores_BV.float() - torch.log(-torch.log(uniform_BV))
+        return scores_BV.float() + _gumbel(bits_BV)
+
+
+def _gumbel(bits: Tensor) -> Tensor:
+    """Standard Gumbel numbers, finite, from a hash."""
+    # 63 bits: a float32 near 0 tells them apart, and it is what is near 0 that becomes the tail which decides between unlikely
+    # tokens. Of a vocabulary's noise over many steps every extreme value occurs, so both ends must be finite.
+    uniform = ((bits & _LOW_63_BITS).float() * 2.0**-63).clamp_(2.0**-63, 1 - 2.0**-24)
+    return -torch.log(-torch.log1p(-uniform))

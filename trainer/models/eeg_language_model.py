@@ -9,6 +9,7 @@ L: columns, H: hidden size, N: supervised tokens.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +23,7 @@ from trainer.distributed.precision import Precision, autocast
 from trainer.models import llm_kernels
 from trainer.models.base_llm import plain_llm
 from trainer.models.contrastive import ContrastiveModel
-from trainer.models.decoding import DecodingConfig
+from trainer.models.decoding import DecodingConfig, drop_habits
 from trainer.models.prefix import Projector
 from trainer.models.prompt import Prompt, Prompter
 
@@ -193,7 +194,7 @@ class EEGLanguageModel(nn.Module):
         items: Sequence[int] | None = None,
         use_adapter: bool = True,
     ) -> list[str]:
-        """Captions of a batch.
+        """Captions of a batch, each as if it were made alone (in float32; bf16 rounds by batch); the checkpoint's own decoding settings are dropped.
 
         Parameters
         ----------
@@ -224,9 +225,10 @@ class EEGLanguageModel(nn.Module):
                 embeds.append(self._embed(torch.tensor([ids], device=device), slots, own))
                 masks.append(torch.arange(width, device=device) >= width - length)
             options = decoding.options(seed=seed, items=range(len(prompts)) if items is None else items, device=device)
-            llm = self.llm
-            with _adapter(llm, use_adapter):
-                found = llm.generate(
+            untuned = not use_adapter and hasattr(self.llm, "disable_adapter")
+            drop_habits(self._plain)
+            with self.llm.disable_adapter() if untuned else contextlib.nullcontext():
+                found = self.llm.generate(
                     inputs_embeds=torch.cat(embeds),
                     attention_mask=torch.stack(masks).long(),
                     pad_token_id=prompter.pad_id,
@@ -247,7 +249,9 @@ class EEGLanguageModel(nn.Module):
     def _scored(self, hidden_NH: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy in float32, and whether the label was the likeliest token."""
         head = self._plain.get_output_embeddings()
-        cap = getattr(self._plain.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2
+        settings = self._plain.config.get_text_config()
+        factor, cap = _logit_factor(settings), getattr(settings, "final_logit_softcapping", None)  # Gemma 2
+        hidden_NH = hidden_NH if factor == 1 else hidden_NH * factor
         if cap is None and llm_kernels.has_plain_head(head):
             return llm_kernels.supervised_loss(hidden_NH, head.weight, label_N)
         logits_NV = head(hidden_NH).float()
@@ -264,16 +268,13 @@ class EEGLanguageModel(nn.Module):
         return flat.unflatten(0, ids_ML.shape)
 
 
-class _adapter:
-    """Context in which a PEFT model's adapter is on or off."""
-
-    def __init__(self, llm: Any, use: bool) -> None:
-        self.context = None if use or not hasattr(llm, "disable_adapter") else llm.disable_adapter()
-
-    def __enter__(self) -> None:
-        if self.context is not None:
-            self.context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        if self.context is not None:
-            self.context.__exit__(*error)
+def _logit_factor(config: Any) -> float:
+    """What a model multiplies its logits with after the head (before a cap), which is linear: 1 for nearly all."""
+    kind = config.model_type
+    if kind.startswith("cohere"):
+        return float(config.logit_scale)
+    if kind.startswith("hyperclovax"):
+        return float(config.logits_scaling)
+    if kind.startswith("granite") or kind == "minicpm3":
+        return 1.0 / float(config.logits_scaling)
+    return float(getattr(config, "lm_head_multiplier", 1.0))  # Falcon H1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -82,7 +83,10 @@ class Projector(nn.Module):
 
 
 class Resampler(nn.Module):
-    """K learned queries that attend to the feature tokens, as in Perceiver and Flamingo (Alayrac et al. 2022)."""
+    """K learned queries that attend to the feature tokens, as in Perceiver (Jaegle et al. 2021).
+
+    Not to each other: a token that stands alone, as an image's does, then counts like any number of copies of it.
+    """
 
     def __init__(self, config: PrefixConfig, feature_dim: int, hidden_size: int) -> None:
         super().__init__()
@@ -100,15 +104,22 @@ class Resampler(nn.Module):
 
 
 class _Block(nn.Module):
+    """Attention and feed-forward part.
+
+    Written out because nn.MultiheadAttention reads its output layer's weight without calling it, behind the back of the
+    hooks with which ZeRO-3 brings a layer's parameters.
+    """
+
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
+        self.heads, self.dropout = heads, dropout
         self.query_norm, self.source_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.to_query, self.to_key_value, self.from_heads = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width))
 
     def forward(self, x_BKH: Tensor, source_BSH: Tensor) -> Tensor:
-        query_BKH = self.query_norm(x_BKH)
-        # Queries see the features and each other.
-        keys = torch.cat([self.source_norm(source_BSH), query_BKH], dim=1)
-        x_BKH = x_BKH + self.attention(query_BKH, keys, keys, need_weights=False)[0]
+        query = self.to_query(self.query_norm(x_BKH)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = self.to_key_value(self.source_norm(source_BSH)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        found = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
+        x_BKH = x_BKH + self.from_heads(found.transpose(1, 2).flatten(2))
         return x_BKH + self.mlp(self.mlp_norm(x_BKH))
