@@ -3,6 +3,7 @@
 # make test         checks and all tests            make checks   formatting, lint, types, import layers
 # make bench-text   EEG to text on a simulated study: what the captions say right, by arm (25 minutes) -> bench.json
 # make bench        benchmarks beside their peers -> bench.json
+# make bench-gpu    on a CUDA device: the same results as the CPU, then throughput of an 8B-shaped model -> bench_gpu.json
 # Each works alone on a machine with Python >= 3.11, g++ and the Python headers: the environment is made first.
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: quickstart quickstart-text bench-text test checks unit distributed integration bench clean
+.PHONY: quickstart quickstart-text bench-text test checks unit distributed integration bench bench-gpu clean
 
 $(VENV)/installed: requirements.txt requirements.lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor} found, 3.11 or newer expected")'
@@ -55,8 +56,11 @@ integration: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks
 
+bench-gpu: $(VENV)/installed-dev
+	$(BIN)/python -m tests.benchmarks.bench_gpu
+
 bench-text: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks text
 
 clean:
-	rm -rf runs studies bench.json
+	rm -rf runs studies bench.json bench_gpu.json
