@@ -194,7 +194,9 @@ class EEGLanguageModel(nn.Module):
         items: Sequence[int] | None = None,
         use_adapter: bool = True,
     ) -> list[str]:
-        """Captions of a batch, each as if it were made alone (in float32; bf16 rounds by batch); the checkpoint's own decoding settings are dropped.
+        """Captions of a batch, each as if it were made alone (in float32; bf16 rounds by batch).
+
+        Decoding settings that the checkpoint brought are dropped.
 
         Parameters
         ----------
