@@ -33,6 +33,9 @@ COMMANDS = {
     "generate": Command(
         config="trainer.generate:GenerateConfig", run="trainer.generate:run", help="caption a part by a text model and its controls"
     ),
+    "compare-bases": Command(
+        config="trainer.compare:CompareBasesConfig", run="trainer.compare:run", help="train and score several base models alike"
+    ),
     "register": Command(
         config="trainer.registry:RegisterConfig", run="trainer.registry:run", help="put an encoder into the model registry"
     ),
