@@ -23,7 +23,8 @@ def main(names: list[str]) -> int:
     """Run the named benchmarks (all if none), print their rows; exit status 1 if a target does not hold."""
     unknown = set(names) - {*BENCHMARKS, *BY_NAME_ONLY}
     if unknown:
-        print(f"error: no benchmark {', '.join(sorted(unknown))}: expected some of {', '.join((*BENCHMARKS, *BY_NAME_ONLY))}", file=sys.stderr)
+        known = ", ".join((*BENCHMARKS, *BY_NAME_ONLY))
+        print(f"error: no benchmark {', '.join(sorted(unknown))}: expected some of {known}", file=sys.stderr)
         return 2
     rows = {row["name"]: row for row in _earlier()} if names else {}
     for name in names or BENCHMARKS:

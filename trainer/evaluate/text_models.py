@@ -79,6 +79,7 @@ def sentence_embeddings(texts: Sequence[str], *, model: str, device: str = "cpu"
     folder = model_folder(model, "embedding_model")
     with _one_sentence(folder, "embedding_model"), Console(stderr=True).status("sentence embeddings"):
         from transformers import AutoModel, AutoTokenizer
+
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         network = AutoModel.from_pretrained(str(folder), local_files_only=True).to(device).eval()
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # short with short: less padding
