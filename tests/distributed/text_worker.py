@@ -34,8 +34,18 @@ from trainer.tasks.text import TextTask
 from trainer.tasks.text_config import TextConfig
 
 STAGES = (0, 1, 2, 3)
-CUTS = {"0": (0, 1, None), "1, accumulated": (1, 2, None), "2, accumulated, packed": (2, 2, 48), "3, packed": (3, 1, 48), "3": (3, 2, None)}
-"""ZeRO stage, accumulation and length of packed rows."""
+PLAIN: dict[str, Any] = {"tune_encoder": True}
+OTHER: dict[str, Any] = PLAIN | {"adapter__kind": "dora", "prefix__kind": "resampler", "prefix__heads": 4, "prefix__features": "tokens"}
+CUTS: dict[str, tuple[dict[str, Any], int, int, int | None]] = {
+    "0": (PLAIN, 0, 1, None),
+    "1, accumulated": (PLAIN, 1, 2, None),
+    "2, accumulated, packed": (PLAIN, 2, 2, 48),
+    "3, packed": (PLAIN, 3, 1, 48),
+    "3, accumulated": (PLAIN, 3, 2, None),
+    "2, DoRA and resampler": (OTHER, 2, 1, 48),
+    "3, DoRA and resampler": (OTHER, 3, 2, None),
+}
+"""Model, ZeRO stage, accumulation and length of packed rows."""
 QUANTISED_STEPS = 20
 DECODINGS = {"greedy": DecodingConfig(max_new_tokens=12), "sample": DecodingConfig(method="sample", max_new_tokens=12)}
 CPU = torch.device("cpu")
@@ -50,6 +60,9 @@ def read_config(home: Path, **changes: Any) -> TextConfig:
         for parent in parents:
             part = part.setdefault(parent, {})
         part[last] = value
+    if plain.get("zero", {}).get("stage") == 3:
+        # These weights are so small that DeepSpeed would leave them whole.
+        plain["deepspeed_overrides"] = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
     return from_plain(TextConfig, plain)
 
 
@@ -281,13 +294,13 @@ def begin(home: Path) -> None:
     """See the module."""
     world = read_world()
     exact = {
-        name: read_config(home, tune_encoder=True, zero__stage=stage, train__accumulation=accumulation, stage__pack_length=length)
-        for name, (stage, accumulation, length) in CUTS.items()
+        name: read_config(home, **model, zero__stage=stage, train__accumulation=accumulation, stage__pack_length=length)
+        for name, (model, stage, accumulation, length) in CUTS.items()
     }
-    reference = alone(read_config(home, tune_encoder=True))
+    references = {json.dumps(model): alone(read_config(home, **model)) for model in (PLAIN, OTHER)}
     start_distributed(world, CPU, 60)
     results = {
-        "exact": {name: together(config, world, reference) for name, config in exact.items()},
+        "exact": {name: together(config, world, references[json.dumps(CUTS[name][0])]) for name, config in exact.items()},
         "quantised": quantised(home, world),
         "said": say_what_is_seen(home, world),
     }

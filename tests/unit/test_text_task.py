@@ -158,9 +158,7 @@ def test_every_trained_parameter_gets_a_gradient_and_no_other(home: Path, kind: 
     task.losses(model, first_batches(task)[0])["loss"].backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    unused = {name for name in trained - with_gradient if not name.startswith("encoder.encoder.to_embedding")}
-    assert not unused
-    assert with_gradient <= trained
+    assert with_gradient == trained
     assert "base" not in {part_of(name) for name in trained}
 
 
@@ -255,7 +253,9 @@ def staged(home: Path) -> tuple[Path, Path]:
     """Stage image, then stage eeg from it."""
     quick = ("--train.steps", "3", "--train.validate_every_steps", "0", "--checkpoint.every_steps", "0")
     assert text(home, "--run", str(home / "image"), "--stage.name", "image", *quick) == 0
-    assert text(home, "--run", str(home / "eeg"), "--stage.name", "eeg", "--init_from", str(home / "image"), *quick) == 0
+    # Under ZeRO 3 the base is cut up when the first stage's weights come in, however few ranks there are.
+    cut_up = ("--zero.stage", "3", "--deepspeed_overrides.zero_optimization.stage3_param_persistence_threshold", "0")
+    assert text(home, "--run", str(home / "eeg"), "--stage.name", "eeg", "--init_from", str(home / "image"), *quick, *cut_up) == 0
     return home / "image", home / "eeg"
 
 

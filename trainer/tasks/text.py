@@ -164,11 +164,22 @@ class TextTask(BaseTask):
         )
         if model.image_token is not None and self.source == "eeg":
             model.image_token.requires_grad_(False)  # no image passes through it
+        if config.tune_encoder:
+            self._freeze_unread(model)
         base_llm.check_trainable(model, config.adapter)
         if self.world.is_main:
             print_trainable(model)
         self.parts = TextParts(model=model, embedding_rms=rms)
         return model
+
+    def _freeze_unread(self, model: EEGLanguageModel) -> None:
+        """Train no part of the encoder that what the projector reads does not pass, such as what follows its tokens."""
+        assert model.encoder is not None
+        trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+        eeg_BCT = torch.zeros(1, self.loader.n_chans, self.loader.n_times, device=self.device)
+        read = model.features("eeg", eeg_BCT=eeg_BCT, subject_B=self.subject_S[:1])
+        for parameter, gradient in zip(trained, torch.autograd.grad(read.sum(), trained, allow_unused=True), strict=True):
+            parameter.requires_grad_(gradient is not None)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW, a tuned encoder at its own rate."""
