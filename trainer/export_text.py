@@ -85,9 +85,9 @@ def write_text_export(
     model = parts.model
     if hasattr(model.llm, "peft_config"):
         _write_adapter(output / ADAPTER, model.llm, weights)
-    projector = {name: value.contiguous() for name, value in weights.items() if name.startswith(_PROJECTOR_PARTS)}
+    projector = {name: value for name, value in weights.items() if name.startswith(_PROJECTOR_PARTS)}
     if projector:
-        save_file(projector, output / PROJECTOR)
+        _save(projector, output / PROJECTOR)
     (output / ENCODER).mkdir()
     for file in sorted(encoder.iterdir()):
         if file.is_file():
@@ -96,7 +96,7 @@ def write_text_export(
     if tuned:
         changed = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
         whole = load_file(encoder / WEIGHTS)
-        save_file({name: changed.get(name, value).contiguous() for name, value in whole.items()}, output / ENCODER / WEIGHTS)
+        _save({name: changed.get(name, value) for name, value in whole.items()}, output / ENCODER / WEIGHTS)
         own = schema.read_json(encoder / CONFIG)
         # It has now seen this run's training trials as well.
         schema.write_json(output / ENCODER / CONFIG, own | {"started_from": [*own.get("started_from", []), facts]})
@@ -117,6 +117,11 @@ def write_text_export(
     schema.write_json(output / CONFIG, config)
 
 
+def _save(weights: dict[str, Tensor], file: Path) -> None:
+    save_file({name: value.contiguous() for name, value in weights.items()}, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors writes for the owner only
+
+
 def _write_adapter(folder: Path, llm: Any, weights: dict[str, Tensor]) -> None:
     from peft import get_peft_model_state_dict
 
@@ -124,7 +129,7 @@ def _write_adapter(folder: Path, llm: Any, weights: dict[str, Tensor]) -> None:
     (name,) = llm.peft_config
     found = get_peft_model_state_dict(llm, state_dict=own, adapter_name=name, save_embedding_layers=False)
     folder.mkdir()
-    save_file({key: value.contiguous() for key, value in found.items()}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    _save(found, folder / "adapter_model.safetensors")
     plain = {**llm.peft_config[name].to_dict(), "inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
     schema.write_atomically(folder / "adapter_config.json", (json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n").encode())
