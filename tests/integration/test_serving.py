@@ -177,7 +177,7 @@ def test_what_a_user_can_get_wrong_is_one_sentence(tmp_path: Path) -> None:
     other = write_tiny_study(tmp_path / "other", seed=5)
     write_split(other, "tiny", train={"stimulus": [0, 1]}, test={"stimulus": [8, 9]})
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"export": str(tmp_path / "nowhere")}, "holds no exported encoder"),
+        ({"export": str(tmp_path / "nowhere")}, "holds no exported model"),
         ({"study": str(other)}, "fingerprint .* expected .*, the study of"),
         ({"tracking_uri": f"http://127.0.0.1:{free_port()}", "timeout_seconds": 1}, "does not take the model"),
         ({"run": str(tmp_path)}, "is not a completed run"),

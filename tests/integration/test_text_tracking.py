@@ -36,9 +36,8 @@ def evaluation(folder: Path, generations: Path, **changes: object) -> EvaluateTe
     return EvaluateTextConfig(generations=[str(generations)], output=str(folder / "reports"), **fields)  # type: ignore[arg-type]
 
 
-def test_scores_verdicts_table_and_report_lie_in_the_training_s_run(
-    tracked: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_verdicts_table_and_report_lie_in_the_training_s_run(tracked: tuple[Path, str], tmp_path: Path) -> None:
+    import mlflow
     from mlflow import MlflowClient
 
     folder, run_id = tracked
@@ -59,7 +58,7 @@ def test_scores_verdicts_table_and_report_lie_in_the_training_s_run(
     names = {f.path for f in client.list_artifacts(run_id, "text/test")}
     assert names == {"text/test/generations.json", "text/test/text.html", "text/test/text.json"}
     assert json.loads(logged.data.tags["mlflow.loggedArtifacts"]) == [{"path": "text/test/generations.json", "type": "table"}]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder.parent / 'mlflow.db'}")  # load_table searches the default store
+    mlflow.set_tracking_uri(f"sqlite:///{folder.parent / 'mlflow.db'}")  # load_table searches the process's own store
     table = client.load_table(logged.info.experiment_id, "text/test/generations.json", [run_id])
     assert len(table) == len(rows)
     assert rows[0]["generated"] in set(table["generated"])
