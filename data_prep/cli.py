@@ -69,6 +69,12 @@ class ConfigError(CommandError):
     """A config that cannot be: unknown key, wrong type, contradiction. Exit status 2."""
 
 
+def first_sentence(said: object) -> str:
+    """What a library says in paragraphs (an exception, a message), in one line: its first sentence."""
+    text = " ".join(str(said).split()).split(". ")[0].rstrip(".") or type(said).__name__
+    return text if len(text) <= 240 else text[:237] + "…"
+
+
 def main(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, run the command, return the exit status (0 success, 1 failure, 2 bad configuration)."""
     arguments, debug = _pop_flag(list(sys.argv[1:] if argv is None else argv), "--debug")

@@ -10,15 +10,14 @@ import importlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from data_prep.cli import CommandError, parse
 from launch.plan import LaunchConfig, Plan, plan
+from trainer.child import run_in_group
 
 _COMMANDS: dict[str, tuple[str, Callable[[Any], Path]]] = {
     "contrastive": ("trainer.tasks.contrastive:ContrastiveConfig", lambda config: Path(config.run) / "completed.json"),
@@ -53,32 +52,8 @@ def show(config: LaunchConfig) -> None:
 
 def supervise(prepared: Plan, *, grace_seconds: float) -> int:
     """Run the plan in its own process group until it ends; SIGINT and SIGTERM go to the group, which is killed after the grace time."""
-    process = subprocess.Popen(prepared.argv, env={**os.environ, **prepared.environment}, start_new_session=True)
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        os.killpg(process.pid, number)
-        signal.setitimer(signal.ITIMER_REAL, grace_seconds)
-
-    def kill(number: int, frame: FrameType | None) -> None:
-        os.killpg(process.pid, signal.SIGKILL)
-
-    previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
-    previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, kill)
-    try:
-        return process.wait()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        _end_group(process.pid)
-
-
-def _end_group(group: int) -> None:
-    # Ranks that outlived their launcher would hold ports and memory.
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    status, _ = run_in_group(prepared.argv, {**os.environ, **prepared.environment}, grace_seconds=grace_seconds)
+    return -signal.SIGKILL if status is None else status
 
 
 def free_port() -> int:

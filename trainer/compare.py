@@ -5,45 +5,47 @@
     text config x bases x training seeds -> runs (deepspeed --module trainer text) -> generate -> evaluate-text, a base each
     -> paired differences between bases -> OUTPUT/compare.json, compare.html
 
-What is completed is not repeated: killed and started again, the comparison goes on. Bases differ in size, tokenizer and what
-they were trained on; steps, global batch, split, captions and decoding are the same.
-
-Q: captions of the eeg arm, S: training seeds.
+What is completed is not repeated: killed and started again, the comparison goes on; a changed config is refused. Bases differ in
+size, tokenizer and what they were trained on; steps, global batch, split, captions and decoding are the same.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import os
 import signal
-import subprocess
+import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from data_prep import schema
 from data_prep.cli import CommandError, parse, to_plain, to_yaml
-from trainer.evaluate.intervals import bootstrap_mean
+from trainer.child import environment_of_its_own, run_in_group
+from trainer.evaluate import base_differences
+from trainer.evaluate.comparison import CONTROLS
 from trainer.evaluate.report import document, html_table
 from trainer.evaluate.text import EvaluateTextConfig
 from trainer.evaluate.text import run as evaluate_text
+from trainer.export_text import trained_parameters
 from trainer.generate import GenerateConfig
-from trainer.models.base_llm import BaseConfig
+from trainer.models.base_llm import BaseConfig, count_parameters
 from trainer.run_folder import read_lines
 from trainer.tasks.text_config import TextConfig
 
-METRICS = ("bleu_1", "rouge_l", "attribute_accuracy")
-_LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_GRACE_SECONDS = 60.0
+METRICS = {"bleu_1": "BLEU-1", "rouge_l": "ROUGE-L", "attribute_accuracy": "attributes"}
+"""Metrics of the table, with the heading they have there."""
+MAY_CHANGE = ("run", "resume", "mlflow", "tensorboard", "checkpoint")
+"""Fields of a text config that do not change what a completed run is worth."""
+_GRACE_SECONDS = 120.0
+"""Time for a training to save a checkpoint after a signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +63,17 @@ class CompareBasesConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Training seeds; differences are held against their spread."""
     generate: str = "configs/evaluate/generate.yaml"
-    """YAML of ``generate``: arms, decoding, part."""
+    """YAML of ``generate``: arms (eeg and the controls noise, shuffled and caption-prior among them), decoding, part."""
     evaluate: str = "configs/evaluate/text.yaml"
     """YAML of ``evaluate-text``: metrics."""
     attributes: str | None = None
     """JSON of phrases by attribute, for attribute accuracy; null: as ``evaluate`` says."""
     num_processes: int = 1
-    """Ranks of each training on this machine."""
+    """Ranks of each training and generation on this machine."""
     resamples: int = 2000
     """Bootstrap resamples behind each difference."""
     timeout_seconds: float = 7 * 24 * 3600.0
-    """Longest time for one training or one generation."""
+    """Longest time for one training or one generation; a training saves a checkpoint then."""
 
     def __post_init__(self) -> None:
         if len(self.bases) < 2:
@@ -81,152 +83,172 @@ class CompareBasesConfig:
         unclean = [name for name in self.bases if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] == "."]
         if unclean:
             raise ValueError(f"bases: {unclean[0]!r}, expected letters, digits, '_', '.' and '-': it names a folder")
-        if self.num_processes < 1 or not self.timeout_seconds > 0:
-            raise ValueError(f"num_processes {self.num_processes} and timeout_seconds {self.timeout_seconds}, expected positive numbers")
+        if self.num_processes < 1 or self.resamples < 10 or not self.timeout_seconds > 0:
+            found = f"num_processes {self.num_processes}, resamples {self.resamples}, timeout_seconds {self.timeout_seconds}"
+            raise ValueError(f"{found}: expected at least 1, at least 10, and a positive time")
 
 
 def run(config: CompareBasesConfig) -> None:
     """Do what is missing, then compare."""
     output, console = Path(config.output), Console(stderr=True, highlight=False)
     text: TextConfig = parse(TextConfig, ["--config", config.text, *config.overrides])
+    generation: GenerateConfig = parse(GenerateConfig, ["--config", config.generate])
+    scoring: EvaluateTextConfig = parse(EvaluateTextConfig, ["--config", config.evaluate])
+    scoring = replace(scoring, attributes=config.attributes or scoring.attributes, mlflow=False)
+    missing = [arm for arm in ("eeg", *CONTROLS) if arm not in generation.arms]
+    if missing:
+        raise CommandError(f"generate: {config.generate} has no arm {missing[0]}: without its controls a score says nothing of EEG")
     found: dict[str, dict[str, Any]] = {}
+    folders: dict[str, list[Path]] = {}
     for name, base in config.bases.items():
-        folders = []
+        folders[name] = []
         for seed in config.seeds:
             folder = output / name / f"seed-{seed}"
             console.rule(f"{name}, seed {seed}", align="left")
             train(config, replace(text, base=base, run=str(folder), train=replace(text.train, seed=seed), resume="auto"))
-            folders.append(generate(config, folder))
-        found[name] = evaluate(config, name, folders)
+            folders[name].append(generate(config, folder, generation))
+        found[name] = evaluate(output / name / "report", folders[name], scoring) | {"parameters": count_parameters(base)}
+    settings = replace(scoring, resamples=config.resamples)
     results = {
         "config": to_plain(config),
+        "metrics": [metric for metric in METRICS if any(base["eeg"][metric] for base in found.values())],
         "bases": found,
-        "differences": differences({name: output / name / "report" for name in found}, config),
+        "differences": base_differences.differences(folders, settings, list(METRICS)),
+        "notes": notes(config, found),
     }
     schema.write_json(output / "compare.json", results)
     schema.write_atomically(output / "compare.html", page(results).encode())
     show(results)
 
 
+def notes(config: CompareBasesConfig, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How to read the table."""
+    return [
+        *next(iter(found.values()))["notes"][:1],
+        "Log-likelihood is that of a whole caption (in nats, end included; mean of the seeds), since bases cut text into other tokens.",
+        "± is the standard error over images"
+        + (f", values are means of {len(config.seeds)} training seeds." if len(config.seeds) > 1 else "; there is one training seed."),
+        f"Seconds and tokens/s are those of one training ({config.num_processes} ranks), start and validation included in the seconds.",
+        "Intervals are not corrected for the number of comparisons.",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- stages
+
+
 def train(config: CompareBasesConfig, text: TextConfig) -> None:
-    """One training, unless it is completed; believes ``completed.json``, not the launcher's exit status."""
+    """One training, unless it is completed; believes ``completed.json``, not the launcher's exit status.
+
+    Raises
+    ------
+    CommandError
+        A run that was completed with another config; a training that failed.
+    """
     folder = Path(text.run)
+    path = folder.with_name(f"{folder.name}.yaml")
     if (folder / "completed.json").is_file():
+        check_same(folder / "config.yaml", text)
         return
-    path = folder.with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     schema.write_atomically(path, to_yaml(text).encode())
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(config.num_processes), "--master_port", str(_port())]
-    supervise([*launcher, "--module", "trainer", "text", "--config", str(path)], config.timeout_seconds)
+    launch(config, ["text", "--config", str(path)], on_cpu=text.train.device == "cpu")
     if not (folder / "completed.json").is_file():
-        raise CommandError(f"{folder}: the training ended without completed.json; see events.jsonl there")
+        raise CommandError(f"{folder}: the training ended without completed.json; its messages are above")
 
 
-def generate(config: CompareBasesConfig, folder: Path) -> Path:
-    """Captions of one trained model, unless they are there; returns their folder."""
+def check_same(saved: Path, text: TextConfig) -> None:
+    """Refuse a completed run whose config differs in anything that changes its result."""
+    before, now = (flat({k: v for k, v in plain.items() if k not in MAY_CHANGE}) for plain in (_read_yaml(saved), to_plain(text)))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise CommandError(
+                f"output: {saved.parent} was trained with {name} {before.get(name)}, now it is {now.get(name)}: choose another folder"
+            )
+
+
+def generate(config: CompareBasesConfig, folder: Path, settings: GenerateConfig) -> Path:
+    """Captions of one trained model, unless they are there; returns their folder. ``generate`` itself refuses a changed config."""
     output = folder / "generations"
-    settings: GenerateConfig = parse(GenerateConfig, ["--config", config.generate])
     settings = replace(settings, export=str(folder / "export"), output=str(output))
+    done = output / "generate.json"
+    if done.is_file() and schema.read_json(done).get("config") == to_plain(settings):
+        return output
     path = folder / "generate.yaml"
     schema.write_atomically(path, to_yaml(settings).encode())
-    if not (output / "generate.json").is_file():
-        supervise([sys.executable, "-m", "trainer", "generate", "--config", str(path)], config.timeout_seconds)
-    if not (output / "generate.json").is_file():
-        raise CommandError(f"{output}: the generation ended without generate.json")
+    status = launch(config, ["generate", "--config", str(path)], on_cpu=settings.device == "cpu")
+    if status or not done.is_file():
+        raise CommandError(f"{output}: the generation failed with status {status}; its messages are above")
     return output
 
 
-def evaluate(config: CompareBasesConfig, name: str, generations: Sequence[Path]) -> dict[str, Any]:
-    """Scores of one base over all seeds, and what its trainings took."""
-    report = Path(config.output) / name / "report"
-    settings: EvaluateTextConfig = parse(EvaluateTextConfig, ["--config", config.evaluate])
-    settings = replace(
-        settings,
-        generations=[str(folder) for folder in generations],
-        output=str(report),
-        attributes=config.attributes or settings.attributes,
-        mlflow=False,
-    )
-    evaluate_text(settings)
-    results = schema.read_json(report / "text.json")
+def evaluate(report: Path, generations: Sequence[Path], settings: EvaluateTextConfig) -> dict[str, Any]:
+    """Scores of one base over all seeds, unless they are there, and what its trainings took."""
+    settings = replace(settings, generations=[str(folder) for folder in generations], output=str(report))
+    done = report / "text.json"
+    made = max((folder / "generate.json").stat().st_mtime for folder in generations)
+    if not done.is_file() or done.stat().st_mtime < made or schema.read_json(done).get("config") != to_plain(settings):
+        evaluate_text(settings)
+    results = schema.read_json(done)
     runs = [folder.parent for folder in generations]
-    exported = [schema.read_json(folder / "export" / "config.json") for folder in runs]
-    scores = [schema.read_json(folder / "completed.json")["best_score"] for folder in runs]
+    likelihoods = [_likelihood(folder) for folder in runs]
+    known = [value for value in likelihoods if value is not None]
     return {
-        "base": exported[0]["base"],
-        "log_likelihood": {"value": None if None in scores else float(np.mean(scores)), "by_seed": scores},
-        "eeg": {metric: results["arms"].get("eeg", {}).get(metric) for metric in METRICS},
-        "eeg_minus_noise": {metric: results["differences"].get("eeg", {}).get("noise", {}).get(metric) for metric in METRICS},
-        "samples_per_second": float(np.mean([_speed(folder) for folder in runs])),
+        "base": schema.read_json(runs[0] / "export" / "config.json")["base"],
+        "trained_parameters": trained_parameters(runs[0] / "export"),
+        "log_likelihood": {"value": float(np.mean(known)) if len(known) == len(runs) else None, "by_seed": likelihoods},
+        "eeg": {metric: results["arms"]["eeg"].get(metric) for metric in METRICS},
+        "eeg_minus_noise": {metric: results["differences"]["eeg"]["noise"].get(metric) for metric in METRICS},
+        "seconds": float(np.mean([_seconds(folder) for folder in runs])),
+        "tokens_per_second": float(np.mean([_speed(folder) for folder in runs])),
         "report": str(report / "text.html"),
         "notes": results["notes"],
     }
 
 
-def differences(reports: Mapping[str, Path], config: CompareBasesConfig) -> list[dict[str, Any]]:
-    """Every pair of bases: mean difference a caption of the eeg arm, paired by item and seed, with its interval over images.
+def launch(config: CompareBasesConfig, command: Sequence[str], *, on_cpu: bool) -> int:
+    """``deepspeed --module trainer COMMAND`` on this machine, in an environment without what other launchers set; returns its status.
 
-    ``clear`` says that the interval excludes 0 and that the difference exceeds twice its standard error over training seeds, too; null
-    where there is one seed only.
+    Raises
+    ------
+    KeyboardInterrupt
+        A signal ended it; it was forwarded, so a training has saved a checkpoint.
+    CommandError
+        It took too long.
     """
-    tables = {name: read_sentences(folder / "sentences.csv") for name, folder in reports.items()}
-    names, found = list(tables), []
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            common = sorted(tables[a].keys() & tables[b].keys())
-            if not common:
-                raise CommandError(f"{reports[a]} and {reports[b]} share no caption of the arm eeg: expected generations of the same part")
-            stimuli = np.unique([tables[a][key]["stimulus"] for key in common], return_inverse=True)[1].reshape(-1)
-            seeds = np.array([key[0] for key in common])
-            for metric in METRICS:
-                if any(not tables[x][common[0]].get(metric) for x in (a, b)):
-                    continue
-                minus_Q = np.array([float(tables[a][key][metric]) - float(tables[b][key][metric]) for key in common])
-                interval = bootstrap_mean(minus_Q, stimulus_Q=stimuli, num_resamples=config.resamples, seed=0)
-                by_seed = [float(minus_Q[seeds == s].mean()) for s in np.unique(seeds)]
-                clear = None
-                if len(by_seed) > 1:
-                    over_seeds = float(np.std(by_seed, ddof=1) / np.sqrt(len(by_seed)))
-                    clear = bool((interval.low > 0 or interval.high < 0) and abs(interval.value) > 2 * over_seeds)
-                found.append(
-                    {"a": a, "b": b, "metric": metric, "value": interval.value, "low": interval.low, "high": interval.high}
-                    | {"by_seed": by_seed, "clear": clear}
-                )
-    return found
+    environment = environment_of_its_own()
+    if on_cpu or not torch.cuda.is_available():
+        environment.setdefault("DS_ACCELERATOR", "cpu")
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(config.num_processes), "--master_port", str(_port())]
+    status, asked = run_in_group(
+        [*launcher, "--module", "trainer", *command],
+        environment,
+        grace_seconds=_GRACE_SECONDS,
+        timeout_seconds=config.timeout_seconds,
+    )
+    if asked == signal.SIGALRM:
+        raise CommandError(f"timeout_seconds: {command[0]} of {command[-1]} was not done after {config.timeout_seconds:.0f} seconds")
+    if asked:
+        raise KeyboardInterrupt
+    return status or 0
 
 
-def read_sentences(path: Path) -> dict[tuple[int, int], dict[str, str]]:
-    """Rows of the arm eeg in ``sentences.csv`` of evaluate-text, by (training seed, item)."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return {(int(row["training_seed"]), int(row["item"])): row for row in csv.DictReader(file) if row["arm"] == "eeg"}
-
-
-def sentences(results: Mapping[str, Any]) -> list[str]:
-    """What the differences say."""
-    said = []
-    for d in results["differences"]:
-        amount = f"{abs(d['value']):.3f} {d['metric']} (95 % interval {d['low']:.3f} to {d['high']:.3f} of {d['a']} minus {d['b']})"
-        better, worse = (d["a"], d["b"]) if d["value"] >= 0 else (d["b"], d["a"])
-        if d["clear"]:
-            said.append(f"{better} beats {worse} by {amount}, more than training seeds differ.")
-        elif d["clear"] is None:
-            said.append(f"{better} is ahead of {worse} by {amount}; with one training seed nothing is said about another training.")
-        else:
-            said.append(f"{better} and {worse} are not told apart: {amount}.")
-    return said
+# ------------------------------------------------------------------------------------------------------------- report
 
 
 def rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the one table."""
-    header = ["base", "layers x width", "seeds", "log-likelihood", "samples/s"]
-    header += [*(f"EEG {metric}" for metric in METRICS), *(f"EEG - noise {metric}" for metric in METRICS)]
+    metrics = results["metrics"]
+    header = ["base", "parameters", "trained", "seeds", "log-likelihood"]
+    header += [*(METRICS[metric] for metric in metrics), *(f"EEG - noise, {METRICS[metric]}" for metric in metrics), "seconds", "tokens/s"]
     table = []
     for name, found in results["bases"].items():
-        base, likelihood = found["base"], found["log_likelihood"]
-        line = [name, f"{base['num_layers']} x {base['hidden_size']}", str(len(likelihood["by_seed"]))]
-        line += ["" if likelihood["value"] is None else f"{likelihood['value']:.3f}", f"{found['samples_per_second']:.1f}"]
-        cells = [found[kind][metric] for kind in ("eeg", "eeg_minus_noise") for metric in METRICS]
-        table.append([*line, *("" if cell is None else f"{cell['value']:.3f} ± {cell['se']:.3f}" for cell in cells)])
+        likelihood = found["log_likelihood"]
+        line = [name, _count(found["parameters"]), _count(found["trained_parameters"]), str(len(likelihood["by_seed"]))]
+        line.append("" if likelihood["value"] is None else f"{likelihood['value']:.2f}")
+        line += [_value(found["eeg"][metric], "") for metric in metrics] + [
+            _value(found["eeg_minus_noise"][metric], "+") for metric in metrics
+        ]
+        table.append([*line, f"{found['seconds']:.0f}", f"{found['tokens_per_second']:.0f}"])
     return header, table
 
 
@@ -240,57 +262,75 @@ def show(results: Mapping[str, Any]) -> None:
         table.add_row(*line)
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     console.print(table)
-    for sentence in sentences(results):
+    for sentence in [*base_differences.sentences(results["differences"]), *results["notes"]]:
         console.print(f"- {sentence}", soft_wrap=True, markup=False)
 
 
 def page(results: Mapping[str, Any]) -> str:
     """The HTML report."""
     header, lines = rows(results)
-    title = "Base models compared: same split, steps, batch and seeds"
-    return document(title, [html_table("EEG arm", header, lines)], sentences(results), {})
+    told = [[f"{d['a']} - {d['b']}, {d['title']}", *_told(d)] for d in results["differences"]]
+    body = [
+        html_table("EEG arm", header, lines),
+        html_table("Differences", ["pair", "difference", "95 % interval", "by seed", "clear"], told),
+    ]
+    said = [*base_differences.sentences(results["differences"]), *results["notes"]]
+    return document("Base models compared: same split, steps, batch and seeds", body, said, {})
 
 
-def supervise(argv: Sequence[str], timeout_seconds: float) -> int:
-    """Run a command in a process group of its own, which signals are forwarded to and which is gone afterwards."""
-    environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
-    process = subprocess.Popen(argv, env=environment, start_new_session=True)
+def _told(d: Mapping[str, Any]) -> list[str]:
+    clear = {True: "yes", False: "no", None: "one seed"}[d["clear"]]
+    return [_value(d, "+"), f"{d['low']:+.3f} to {d['high']:+.3f}", ", ".join(f"{value:+.3f}" for value in d["by_seed"]), clear]
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        asked.append(number)
 
-    asked: list[int] = []
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        end = time.monotonic() + timeout_seconds
-        while process.poll() is None:
-            if asked:
-                end = min(end, time.monotonic() + _GRACE_SECONDS)
-            if time.monotonic() > end:
-                raise CommandError(f"{argv[-1]}: not done after {timeout_seconds:.0f} seconds")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.5)
-        if asked:
-            raise KeyboardInterrupt
-        return process.returncode
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _value(cell: Mapping[str, Any] | None, sign: str) -> str:
+    return "" if cell is None or cell["value"] is None else f"{cell['value']:{sign}.3f} ± {cell['se'] or 0.0:.3f}"
+
+
+def _count(number: int) -> str:
+    scale, unit = next(((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= s), (1, ""))
+    return f"{number / scale:.3g} {unit}".strip()
+
+
+# ------------------------------------------------------------------------------------------------------- from a run
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings by dotted name."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {key: leaf for own, inner in value.items() for key, leaf in flat(inner, f"{name}.{own}" if name else own).items()}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _likelihood(folder: Path) -> float | None:
+    """Of a validation caption, at the step whose weights were exported."""
+    best, name = schema.read_json(folder / "completed.json").get("best_step"), "validation_caption_log_likelihood"
+    values = [line[name] for line in read_lines(folder / "metrics.jsonl") if name in line and line["step"] == best]
+    return values[-1] if values else None
 
 
 def _speed(folder: Path) -> float:
-    found = [line["samples_per_second"] for line in read_lines(folder / "metrics.jsonl") if "samples_per_second" in line]
-    return float(np.median(found)) if found else float("nan")
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if "tokens_per_sample" in line]
+    return float(np.median([line["samples_per_second"] * line["tokens_per_sample"] for line in lines])) if lines else float("nan")
+
+
+def _seconds(folder: Path) -> float:
+    """Time of training, without that between a stop and the start after it."""
+    total, previous = 0.0, None
+    for line in read_lines(folder / "events.jsonl"):
+        at = datetime.fromisoformat(line["time"])
+        if line["event"] not in ("start", "resume") and previous is not None:
+            total += (at - previous).total_seconds()
+        previous = at
+    return total
 
 
 def _port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

@@ -163,6 +163,12 @@ def read_text_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def trained_parameters(export: Path) -> int:
+    """Weights of adapter and projector."""
+    files = [file for file in (export / ADAPTER / "adapter_model.safetensors", export / PROJECTOR) if file.is_file()]
+    return sum(value.numel() for file in files for value in load_file(file).values())
+
+
 class TextDecoder:
     """A tuned text model in eval mode; make it with :func:`load_text`.
 

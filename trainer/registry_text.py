@@ -33,7 +33,7 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
         The export's own base is not where it says, or is another one; the tracking server does not take the model.
     """
     facts = read_text_config(export)
-    load_text(export)  # says in a sentence what does not fit, before anything is registered
+    load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
     encoder = load_encoder(export / ENCODER)
     loader = open_part(encoder, config.study or facts["data"]["study"], config.split or facts["split"], config.part)
     trial, params = example(loader)

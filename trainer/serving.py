@@ -5,25 +5,25 @@
     curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \
          -d '{"inputs": [[[...], ...]], "params": {"subject": "01"}}'
     {"predictions": [{"stimuli": [...], "concepts": [...], "scores": [...]}]}
+
+A text model answers ``{"predictions": [{"caption": "..."}]}``; ``params`` may also hold ``seed`` and ``max_new_tokens``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
 
 from data_prep import schema
 from data_prep.cli import CommandError
+from trainer.child import run_in_group
 from trainer.registry import REGISTERED
 
 _GRACE_SECONDS = 10.0
@@ -74,45 +74,12 @@ def run(config: ServeConfig) -> int:
     Console(stderr=True, soft_wrap=True).print(
         f"serving {model_uri} at http://{config.host}:{config.port}/invocations; Ctrl-C ends it", highlight=False
     )
-    return _run_in_group(argv, environment)
-
-
-def _run_in_group(argv: list[str], environment: dict[str, str]) -> int:
-    asked: list[int] = []
-    process: subprocess.Popen[bytes] | None = None
-
-    def forward(number: int, _: Any) -> None:
-        asked.append(number)
-        if process is not None:
-            _signal_group(process, number)
-
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        process = subprocess.Popen(argv, env=environment, start_new_session=True)
-        if asked:  # a signal came before there was anyone to forward it to
-            _signal_group(process, asked[-1])
-        status = None
-        waited = 0.0
-        while status is None and waited < _GRACE_SECONDS:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                status = process.wait(0.5)
-            waited += 0.5 if asked else 0.0
-    finally:
-        if process is not None:
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    status, asked = run_in_group(argv, environment, grace_seconds=_GRACE_SECONDS)
     if asked:
-        return 0 if asked[0] == signal.SIGTERM else 130
+        return 0 if asked == signal.SIGTERM else 130
     if status:
         raise CommandError(f"the server ended by itself with status {status}; its messages are above")
     return 0
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
 
 
 def _model(config: ServeConfig) -> tuple[str, str]:

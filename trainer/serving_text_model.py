@@ -9,9 +9,10 @@ B: trials, C: channels, T: time points.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -23,6 +24,8 @@ from trainer.models.decoding import DecodingConfig
 
 BASE_VARIABLE = "EEG_TEXT_BASE"
 """Names another place of the base model than the one it had in training."""
+DEVICE_VARIABLE = "EEG_TEXT_DEVICE"
+"""Where it computes; unset: the GPU in bf16 where there is one, else the CPU in fp32."""
 
 
 class TextModel(PythonModel):
@@ -32,7 +35,9 @@ class TextModel(PythonModel):
         """Load base, adapter, projector and encoder, once a process."""
         try:
             base = context.artifacts.get("base") or os.environ.get(BASE_VARIABLE)
-            self.decoder = load_text(context.artifacts["export"], base=base)
+            device = os.environ.get(DEVICE_VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
+            precision: Literal["fp32", "bf16"] = "fp32" if device == "cpu" else "bf16"
+            self.decoder = load_text(context.artifacts["export"], device, base=base, precision=precision)
         except CommandError as error:
             raise MlflowException(str(error)) from None
 

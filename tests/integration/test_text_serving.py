@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +59,44 @@ def test_a_registered_text_model_says_over_http_what_it_says_here(tmp_path: Path
         status, answer = post(port, {"inputs": trials_BCT[:, :-1].tolist()})
         assert status == 400, "a trial with a channel too few is the client's mistake"
 
+    run(RegisterConfig(run=str(folder), name="tiny-text", part="validation", export=str(moved_back(tmp_path))))
+    assert schema.read_json(folder / "registered.json")["version"] == "2", "by reference this time"
+    os.rename(tmp_path / "base", tmp_path / "elsewhere")
+    assert in_a_fresh_process(tmp_path, trials_BCT, subject, base=tmp_path / "elsewhere") == (0, expected)
     other = write_tiny_llm(tmp_path / "other", seed=5)
-    with pytest.raises(CommandError, match="base"):
+    for base, message in ((other, "an adapter of another base model: fingerprint"), (None, "base")):
+        status, said = in_a_fresh_process(tmp_path, trials_BCT, subject, base=base)
+        assert status == 3, said
+        assert message in said
+    with pytest.raises(CommandError, match="an adapter of another base model"):
         load_text(folder, base=str(other))
+
+
+def moved_back(home: Path) -> Path:
+    """The base is where it was in training again; the run's export."""
+    os.rename(home / "elsewhere", home / "base")
+    return home / "run" / "export"
+
+
+def in_a_fresh_process(home: Path, trials_BCT: np.ndarray, subject: str, *, base: Path | None) -> tuple[int, Any]:
+    """Captions by ``mlflow.pyfunc.load_model`` with the base at another place; or status 3 and the message of its refusal."""
+    np.save(home / "trials.npy", trials_BCT)
+    program = f"""
+import json, sys
+import mlflow, numpy as np
+from mlflow.exceptions import MlflowException
+try:
+    model = mlflow.pyfunc.load_model("models:/tiny-text@candidate")
+except MlflowException as error:
+    print(json.dumps(str(error)))
+    sys.exit(3)
+params = {{"subject": {subject!r}, "max_new_tokens": {TOKENS}}}
+print(json.dumps([found["caption"] for found in model.predict(np.load("trials.npy"), params=params)]))
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
+    environment |= {"MLFLOW_TRACKING_URI": schema.read_json(home / "run" / "registered.json")["tracking_uri"]}
+    environment |= {"EEG_TEXT_BASE": str(base)} if base else {}
+    argv = [sys.executable, "-c", program]
+    result = subprocess.run(argv, cwd=home, env=environment, check=False, timeout=150, capture_output=True, text=True)
+    assert result.returncode in (0, 3), result.stderr
+    return result.returncode, json.loads(result.stdout.strip().splitlines()[-1])

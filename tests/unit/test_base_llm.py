@@ -17,7 +17,7 @@ from torch import nn
 
 from data_prep.cli import CommandError, parse
 from tests.helpers.tiny_llm import ARCHITECTURES, CHAT_TEMPLATE, write_tiny_llm
-from trainer.models import base_llm
+from trainer.models import base_llm, gguf_conversion
 from trainer.models.base_llm import AdapterConfig, BaseConfig, attach_adapter, embed_tokens, load_base, plain_llm
 from trainer.tasks.text_config import TextConfig
 
@@ -240,14 +240,14 @@ def test_a_gguf_is_converted_once_by_many_that_ask_at_once(
 ) -> None:
     original = write_gguf(tmp_path / "tiny.gguf")
     config = BaseConfig(name=str(tmp_path / "tiny.gguf"), dtype="fp32", converted=str(tmp_path / "converted"))
-    calls, convert = [], base_llm._convert
+    calls, convert = [], gguf_conversion._convert
 
     def counted(file: Path, target: Path) -> None:
         calls.append(file)
         time.sleep(0.2)  # the others have asked by now
         convert(file, target)
 
-    monkeypatch.setattr(base_llm, "_convert", counted)
+    monkeypatch.setattr(gguf_conversion, "_convert", counted)
     capfd.readouterr()
     found: list[str] = []
     threads = [threading.Thread(target=lambda: found.append(base_llm.resolve_base(config))) for _ in range(3)]
@@ -277,7 +277,7 @@ def test_ggufs_of_one_name_and_size_are_told_apart(tmp_path: Path, monkeypatch: 
         target.mkdir()
         (target / "config.json").write_text("{}")
 
-    monkeypatch.setattr(base_llm, "_convert", convert)
+    monkeypatch.setattr(gguf_conversion, "_convert", convert)
     found = set()
     for number, owner in enumerate(("one", "two")):
         (tmp_path / owner).mkdir()
@@ -297,7 +297,7 @@ def test_a_file_that_is_no_gguf_leaves_nothing_behind(tmp_path: Path, monkeypatc
         assert [path for path in (tmp_path / "converted").iterdir() if path.is_dir()] == []
 
     refused(b"not a model", r"broken\.gguf: not a GGUF file")
-    monkeypatch.setattr(base_llm, "_CONVERSION_SECONDS", 0.01)
+    monkeypatch.setattr(gguf_conversion, "_CONVERSION_SECONDS", 0.01)
     refused(b"GGUF and no more", r"broken\.gguf: not converted within 0\.01 seconds")
 
 

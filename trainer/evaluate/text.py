@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,22 +111,9 @@ def evaluate(config: EvaluateTextConfig) -> tuple[dict[str, Any], Generations]:
     generations = read_generations([Path(folder) for folder in config.generations])
     keys = list(generations.records)
     scored, notes = score(config, generations)
-    row = {key: n for n, key in enumerate(keys)}
-    seeds, num_items = range(len(generations.folders)), len(generations.items)
-    arm_scores = []
-    for found in scored:
-        statistics = {}
-        for arm in generations.arms:
-            statistics[arm] = np.zeros((len(seeds), num_items, found.statistics_NF.shape[1]))
-            for s in seeds:
-                rows = [(q, row[s, arm, q]) for q in range(num_items) if (s, arm, q) in row]
-                where_Q, from_Q = np.array(rows).T
-                statistics[arm][s, where_Q] = found.statistics_NF[from_Q]
-        present = {arm: generations.present(arm) for arm in generations.arms}
-        arm_scores.append(comparison.ArmScores(metric=found.metric, statistics=statistics, present=present))
     with Console(stderr=True).status("bootstrap"):
         compared = comparison.compare(
-            arm_scores,
+            arm_scores(generations, scored),
             stimulus_Q=generations.stimulus_Q,
             subject_Q=generations.subject_Q,
             num_resamples=config.resamples,
@@ -181,6 +168,24 @@ def score(config: EvaluateTextConfig, generations: Generations) -> tuple[list[Sc
     if not scored:
         raise ValueError("metrics: none of those asked for can be computed; name the model or file that they need")
     return scored, notes
+
+
+def arm_scores(generations: Generations, scored: Sequence[Scored]) -> list[comparison.ArmScores]:
+    """Metrics of the captions, in the order of ``generations.records``, arranged by arm, training seed and item."""
+    row = {key: n for n, key in enumerate(generations.records)}
+    seeds, num_items = range(len(generations.folders)), len(generations.items)
+    found = []
+    for own in scored:
+        statistics = {}
+        for arm in generations.arms:
+            statistics[arm] = np.zeros((len(seeds), num_items, own.statistics_NF.shape[1]))
+            for s in seeds:
+                rows = [(q, row[s, arm, q]) for q in range(num_items) if (s, arm, q) in row]
+                where_Q, from_Q = np.array(rows).T
+                statistics[arm][s, where_Q] = own.statistics_NF[from_Q]
+        present = {arm: generations.present(arm) for arm in generations.arms}
+        found.append(comparison.ArmScores(metric=own.metric, statistics=statistics, present=present))
+    return found
 
 
 def _results(

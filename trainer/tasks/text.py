@@ -65,6 +65,8 @@ class TextBatch:
     weight: Tensor
     """What a sum over this micro-batch's tokens is multiplied with, such that the mean over ranks and micro-batches is the mean over the
     step's tokens: ``ranks * accumulation / tokens of the step``."""
+    num_tokens: int = 0
+    """Tokens that are read: prompts, prefixes and captions, without padding."""
 
     def __len__(self) -> int:
         return len(self.subject_B)
@@ -233,14 +235,16 @@ class TextTask(BaseTask):
                     image_B=image_B[number],
                     noise_BP=None if noise_BP is None else noise_BP[number],
                     weight=weight,
+                    num_tokens=sum(lengths[i] + self.prompter.num_prefix - 1 for i in chosen),
                 )
             )
         return parts
 
     def losses(self, model: Any, batch: TextBatch) -> dict[str, Tensor]:
-        """Mean cross-entropy of the step's caption tokens, and the share of them that was likeliest."""
+        """Mean cross-entropy of the step's caption tokens, the share of them that was likeliest, and how long items are."""
         out = self._forward(model, batch, self.source)
-        return {"loss": out.loss_sum * batch.weight, "token_accuracy": out.num_correct * batch.weight}
+        tokens = torch.full((), batch.num_tokens / len(batch), device=self.device)
+        return {"loss": out.loss_sum * batch.weight, "token_accuracy": out.num_correct * batch.weight, "tokens_per_sample": tokens}
 
     def _forward(self, model: Any, batch: TextBatch, source: Source | None, num_items: int = 0) -> Any:
         inputs: dict[str, Tensor | None] = {}
@@ -277,19 +281,28 @@ class TextTask(BaseTask):
     # ------------------------------------------------------------------------------------------------------- validation
 
     def validate(self, model: Any) -> dict[str, float]:
-        """Mean log-likelihood of a token of the validation part's first captions: through EEG (or its words), and through images."""
+        """Mean log-likelihood of a token of the validation part's first captions: through EEG (or its words), and through images.
+
+        ``caption_log_likelihood`` is that of a whole caption through EEG, which bases that cut text into other tokens can be compared by.
+        """
         if self.source is None:
-            return {"log_likelihood": self._log_likelihood(model, None)}
+            token, caption = self._log_likelihood(model, None)
+            return {"log_likelihood": token, "caption_log_likelihood": caption}
         # Of the encoder's tokens and the image's only those are scored that the projector has learnt to read.
         shared = self.config.prefix.features == "embedding"
-        scores = {"log_likelihood": self._log_likelihood(model, "eeg")} if shared or self.source != "image" else {}
+        scores = {}
+        if shared or self.source != "image":
+            scores["log_likelihood"], scores["caption_log_likelihood"] = self._log_likelihood(model, "eeg")
         if shared or self.source != "eeg":
-            scores["image_log_likelihood"] = self._log_likelihood(model, "image")
+            scores["image_log_likelihood"], _ = self._log_likelihood(model, "image")
         return scores
 
     @torch.no_grad()
-    def _log_likelihood(self, model: Any, source: Source | None) -> float:
-        """All ranks score slices of equal length (ZeRO 3 needs equally many forwards); items that fill up the last slice do not count."""
+    def _log_likelihood(self, model: Any, source: Source | None) -> tuple[float, float]:
+        """Means by token and by caption.
+
+        All ranks score slices of equal length (ZeRO 3 needs equally many forwards); items that fill up the last slice do not count.
+        """
         validation, batch_size = self.validation, self.config.train.validation_batch_size
         assert validation is not None
         most = self.config.stage.validation_items or validation.num_samples
@@ -306,7 +319,8 @@ class TextTask(BaseTask):
             sums.append(torch.stack([out.loss_B.double(), tokens_B.double()], dim=1))
         total = collectives.gather_ids(torch.cat(sums))[:count].sum(dim=0)
         # Rank 0's number for all: ranks on other hardware might round differently, and then part ways.
-        return float(collectives.gather_ids(-(total[0] / total[1]).reshape(1))[0])
+        token, caption = collectives.gather_ids(-torch.stack([total[0] / total[1], total[0] / count])).tolist()[:2]
+        return token, caption
 
     def _validation_batch(self, batch: Batch, source: Source | None) -> TextBatch:
         image_B = torch.full((len(batch),), source == "image", device=self.device)

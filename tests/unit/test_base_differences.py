@@ -1,0 +1,150 @@
+"""Differences between bases: those that were put in are found, chance is not called a difference; children leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep import schema
+from data_prep.cli import CommandError, to_yaml
+from tests.helpers.generations import ATTRIBUTES, records, write
+from tests.helpers.tiny_text import tiny_config
+from trainer.child import run_in_group
+from trainer.compare import check_same, train
+from trainer.evaluate.base_differences import differences, sentences
+from trainer.evaluate.text import EvaluateTextConfig, evaluate
+
+METRICS = ["bleu_1", "rouge_l", "attribute_accuracy"]
+SHARES = {"good": 0.85, "poor": 0.45, "alike": 0.45}
+"""How often each base's captions tell an attribute rightly."""
+
+
+def folders(home: Path, num_seeds: int, num_items: int = 80) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for number, (base, share) in enumerate(SHARES.items()):
+        arms: dict[str, float | None] = {"eeg": share, "noise": 0.2, "shuffled": 0.2, "caption-prior": None}
+        for seed in range(num_seeds):
+            rows = records(num_items, arms, seed=10 * number + seed)
+            found.setdefault(base, []).append(write(home / f"{num_seeds}" / base / f"seed-{seed}", rows))
+    return found
+
+
+def test_what_differs_is_told_from_what_does_not(tmp_path: Path) -> None:
+    schema.write_json(tmp_path / "attributes.json", ATTRIBUTES)
+    settings = EvaluateTextConfig(
+        generations=["x"],
+        output=str(tmp_path / "report"),
+        attributes=str(tmp_path / "attributes.json"),
+        metrics=["bleu", "rouge", "attributes"],
+        resamples=300,
+        mlflow=False,
+    )
+    generations = folders(tmp_path, 3)
+    found = differences(generations, settings, METRICS)
+    by_pair = {(d["a"], d["b"], d["metric"]): d for d in found}
+    assert len(by_pair) == 9
+    for metric in METRICS:
+        assert by_pair["good", "poor", metric]["clear"] is True
+        assert by_pair["poor", "alike", metric]["clear"] is False
+    accuracy = by_pair["good", "poor", "attribute_accuracy"]
+    assert 0.2 < accuracy["value"] < 0.45
+    # The same numbers that evaluate-text has of each base by itself: corpus BLEU, mean over seeds.
+    alone = {}
+    for base in ("good", "poor"):
+        results, _ = evaluate(EvaluateTextConfig(**{**vars(settings), "generations": [str(f) for f in generations[base]]}))
+        alone[base] = results["arms"]["eeg"]["bleu_1"]["value"]
+    assert by_pair["good", "poor", "bleu_1"]["value"] == pytest.approx(alone["good"] - alone["poor"], abs=1e-12)
+    said = sentences(found)
+    assert any(line.startswith("good beats poor by") and "more than training seeds differ" in line for line in said)
+    assert not any("beats" in line and "alike" in line and "poor" in line for line in said)
+
+    one = differences(folders(tmp_path, 1), settings, METRICS)
+    assert {d["clear"] for d in one} == {None}
+    assert any("one training seed says nothing about another training" in line for line in sentences(one))
+
+
+def test_a_difference_no_larger_than_seeds_differ_is_not_called_one() -> None:
+    from trainer.evaluate.base_differences import _over_seeds
+
+    estimate = {"value": 0.1, "se": 0.01, "low": 0.08, "high": 0.12, "by_seed": [0.25, 0.06, -0.01], "title": "BLEU-1"}
+    about = {"a": "one", "b": "two", **estimate, **_over_seeds(estimate)}
+    assert about["clear"] is False
+    (line,) = sentences([about])
+    assert "one is ahead of two by 0.100 ± 0.010 BLEU-1, but no more than training seeds differ" in line
+    assert about["seeds_low"] < 0 < about["seeds_high"]
+    assert np.isclose((about["seeds_low"] + about["seeds_high"]) / 2, 0.1)
+
+
+def test_bases_of_other_items_are_refused(tmp_path: Path) -> None:
+    generations = folders(tmp_path, 1)
+    write(tmp_path / "other", records(70, {"eeg": 0.5, "noise": 0.2, "shuffled": 0.2, "caption-prior": None}, pictures=1))
+    settings = EvaluateTextConfig(generations=["x"], output=str(tmp_path), metrics=["bleu"], resamples=10)
+    with pytest.raises(CommandError, match=r"other references|same items"):
+        differences({"good": generations["good"], "other": [tmp_path / "other"]}, settings, METRICS)
+
+
+def test_a_completed_run_of_another_config_is_refused(tmp_path: Path) -> None:
+    from data_prep.cli import from_plain
+    from trainer.tasks.text_config import TextConfig
+
+    plain = tiny_config(tmp_path)
+    text = from_plain(TextConfig, plain)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(text))
+    schema.write_json(tmp_path / "run" / "completed.json", {"step": 12})
+    train(None, from_plain(TextConfig, plain | {"mlflow": {"enabled": True}}))  # type: ignore[arg-type]  # nothing is launched
+    check_same(tmp_path / "run" / "config.yaml", text)
+    with pytest.raises(CommandError, match=r"was trained with adapter\.r 4, now it is 8: choose another folder"):
+        train(None, from_plain(TextConfig, plain | {"adapter": {"r": 8, "alpha": 8, "dropout": 0.0}}))  # type: ignore[arg-type]
+
+
+FAMILY = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(p.pid)); p.wait()"
+
+
+def gone(file: Path, seconds: float = 10.0) -> bool:
+    """Whether the process whose number is in ``file`` is no more."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{int(file.read_text())}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":  # ended; whoever adopted it has not asked yet
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_child_that_takes_too_long_is_ended_with_its_own_children(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", FAMILY, str(tmp_path / "pid")]
+    _, asked = run_in_group(argv, os.environ, grace_seconds=5, timeout_seconds=2)
+    assert asked == signal.SIGALRM
+    assert gone(tmp_path / "pid")
+    assert run_in_group([sys.executable, "-c", "raise SystemExit(7)"], os.environ, grace_seconds=5) == (7, None)
+
+
+def test_a_signal_reaches_the_childs_whole_group(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from trainer.child import run_in_group; "
+        f"print(run_in_group([sys.executable, '-c', {FAMILY!r}, sys.argv[1]], os.environ, grace_seconds=5)[1])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "pid")], stdout=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 20
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20)[0].strip() == str(int(signal.SIGTERM))
+        assert gone(tmp_path / "pid")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()

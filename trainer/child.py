@@ -1,0 +1,67 @@
+"""A command run as a child in a process group of its own: signals are forwarded to all of it, and nothing of it is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+_LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def environment_of_its_own() -> dict[str, str]:
+    """This process's environment without what would make the child a rank of the same job."""
+    return {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
+
+
+def run_in_group(
+    argv: Sequence[str], environment: Mapping[str, str], *, grace_seconds: float, timeout_seconds: float = float("inf")
+) -> tuple[int | None, int | None]:
+    """Run ``argv`` to its end.
+
+    SIGINT and SIGTERM of this process go to the child's whole group, as does SIGTERM after ``timeout_seconds``; what then still runs
+    after ``grace_seconds`` is killed. Only the main thread may call this.
+
+    Returns
+    -------
+    (status, number)
+        Exit status, None if it had to be killed; number of the first signal that was forwarded (SIGALRM: the time was up), None if none.
+    """
+    asked: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+        if process is not None:
+            _signal_group(process, number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process = subprocess.Popen(argv, env=dict(environment), start_new_session=True)
+        if asked:  # a signal came before there was anyone to forward it to
+            _signal_group(process, asked[-1])
+        status, started, stopped = None, time.monotonic(), float("inf")
+        while status is None and time.monotonic() < stopped + grace_seconds:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(0.5)
+            if status is None and not asked and time.monotonic() > started + timeout_seconds:
+                asked.append(signal.SIGALRM)
+                _signal_group(process, signal.SIGTERM)
+            if asked:
+                stopped = min(stopped, time.monotonic())
+    finally:
+        if process is not None:
+            _signal_group(process, signal.SIGKILL)  # a launcher may end before its ranks do
+            process.wait()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return status, asked[0] if asked else None
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
