@@ -304,10 +304,10 @@ def load_text(
 
 
 def _with_adapter(llm: Any, folder: Path) -> Any:
-    from peft import PeftModel
-
     try:
         with base_llm.quiet():
+            from peft import PeftModel
+
             return PeftModel.from_pretrained(llm, str(folder), autocast_adapter_dtype=False)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         message = " ".join(str(error).split())[:200]

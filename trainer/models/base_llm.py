@@ -57,7 +57,7 @@ class BaseConfig:
     """Compile the decoder layers for training: fewer passes over memory after a minute of compilation. For CUDA and ZeRO 0 to 2, best
     with ``stage.pack_length``, whose rows are always of one length."""
     liger: bool = False
-    """Liger's fused kernels (package ``liger-kernel``, CUDA only)."""
+    """Liger's fused kernels (package ``liger-kernel``, the extra ``liger``; CUDA only)."""
     converted: str = ""
     """Folder where converted GGUF files are kept; empty: ``~/.cache/eeg-vision-stack``."""
 
@@ -467,7 +467,7 @@ def _quantisation(config: BaseConfig, device: torch.device) -> Any:
 
 def _check_liger(device: torch.device) -> None:
     if importlib.util.find_spec("liger_kernel") is None or device.type != "cuda":
-        raise CommandError("base.liger: true needs the package liger-kernel and a CUDA device")
+        raise CommandError("base.liger: true needs the package liger-kernel (pip install -e '.[liger]') and a CUDA device")
 
 
 def _apply_liger(llm: Any) -> None:
