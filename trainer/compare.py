@@ -191,6 +191,7 @@ def evaluate(report: Path, generations: Sequence[Path], settings: EvaluateTextCo
     results = schema.read_json(done)
     runs = [folder.parent for folder in generations]
     likelihoods = [_likelihood(folder) for folder in runs]
+    speeds = [speed for speed in map(_speed, runs) if speed is not None]
     known = [value for value in likelihoods if value is not None]
     return {
         "base": schema.read_json(runs[0] / "export" / "config.json")["base"],
@@ -199,7 +200,7 @@ def evaluate(report: Path, generations: Sequence[Path], settings: EvaluateTextCo
         "eeg": {metric: results["arms"]["eeg"].get(metric) for metric in METRICS},
         "eeg_minus_noise": {metric: results["differences"]["eeg"]["noise"].get(metric) for metric in METRICS},
         "seconds": float(np.mean([_seconds(folder) for folder in runs])),
-        "tokens_per_second": float(np.mean([_speed(folder) for folder in runs])),
+        "tokens_per_second": float(np.mean(speeds)) if speeds else None,
         "report": str(report / "text.html"),
         "notes": results["notes"],
     }
@@ -248,7 +249,8 @@ def rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         line += [_value(found["eeg"][metric], "") for metric in metrics] + [
             _value(found["eeg_minus_noise"][metric], "+") for metric in metrics
         ]
-        table.append([*line, f"{found['seconds']:.0f}", f"{found['tokens_per_second']:.0f}"])
+        speed = found["tokens_per_second"]
+        table.append([*line, f"{found['seconds']:.0f}", "" if speed is None else f"{speed:.0f}"])
     return header, table
 
 
@@ -314,9 +316,9 @@ def _likelihood(folder: Path) -> float | None:
     return values[-1] if values else None
 
 
-def _speed(folder: Path) -> float:
+def _speed(folder: Path) -> float | None:
     lines = [line for line in read_lines(folder / "metrics.jsonl") if "tokens_per_sample" in line]
-    return float(np.median([line["samples_per_second"] * line["tokens_per_sample"] for line in lines])) if lines else float("nan")
+    return float(np.median([line["samples_per_second"] * line["tokens_per_sample"] for line in lines])) if lines else None
 
 
 def _seconds(folder: Path) -> float:

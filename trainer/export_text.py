@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -167,6 +167,20 @@ def trained_parameters(export: Path) -> int:
     """Weights of adapter and projector."""
     files = [file for file in (export / ADAPTER / "adapter_model.safetensors", export / PROJECTOR) if file.is_file()]
     return sum(value.numel() for file in files for value in load_file(file).values())
+
+
+def stages(config: Mapping[str, Any]) -> list[str]:
+    """Stages that a text export's weights went through, oldest first: the last is the run's own."""
+    return [*(origin["stage"] for origin in config.get("started_from", []) if "stage" in origin), config["stage"]["name"]]
+
+
+def planned(config: Mapping[str, Any]) -> dict[str, int | None]:
+    """Steps and items of all stages together, as they were planned; None where an export does not tell."""
+    found: dict[str, int | None] = {}
+    for name in ("planned_steps", "planned_items"):
+        counts = [run.get(name) for run in [*config.get("started_from", []), config] if "stage" in run]
+        found[name] = None if None in counts else sum(counts)
+    return found
 
 
 class TextDecoder:
@@ -346,8 +360,9 @@ class InitialText:
 
     @property
     def lineage(self) -> list[dict[str, Any]]:
-        """Data that the weights come from, oldest first."""
-        return [*self.config.get("started_from", []), {name: self.config.get(name) for name in ("fingerprint", "split", "split_hash")}]
+        """Data that the weights come from, oldest first, and how they were trained on them."""
+        own = {name: self.config.get(name) for name in ("fingerprint", "split", "split_hash", "planned_steps", "planned_items")}
+        return [*self.config.get("started_from", []), {**own, "stage": self.config["stage"]["name"]}]
 
     def copy_into(self, model: EEGLanguageModel) -> None:
         """Put the weights into ``model``, before DeepSpeed wraps it."""

@@ -136,6 +136,8 @@ def generate(config: GenerateConfig, world: World, device: torch.device) -> None
                 texts = speaker.say(rows, generation.items[rows], config)
                 folder.append(arm, writer, generation.records(arm, speaker, rows, texts))
                 progress.advance(bar)
+            if world.is_main:
+                folder.publish()  # what other ranks still write of this arm comes with the next one
     _wait_for_all(device)  # all parts are on disk
     if world.is_main:
         facts = {"config": to_plain(config), **generation.facts, "left_out": left_out, "seconds": round(time.monotonic() - started, 1)}

@@ -42,7 +42,7 @@ def test_noise_has_the_mean_and_covariance_of_the_inputs() -> None:
     rng = np.random.default_rng(1)
     mixing = rng.standard_normal((12, 12))
     eeg_NCT = (rng.standard_normal((50, 12)) @ mixing + 4).reshape(50, 3, 4).astype(np.float32)
-    drawn = matched_noise(eeg_NCT, np.arange(20_000), seed=0).reshape(20_000, -1)
+    drawn = matched_noise(eeg_NCT, np.zeros(50, int), np.arange(20_000), np.zeros(20_000, int), seed=0).reshape(20_000, -1)
     real = eeg_NCT.reshape(50, -1)
     scale = np.cov(real.T).diagonal()
     np.testing.assert_allclose(drawn.mean(axis=0), real.mean(axis=0), atol=4 * np.sqrt(scale.max() / 20_000))
@@ -54,13 +54,28 @@ def test_noise_has_the_mean_and_covariance_of_the_inputs() -> None:
 
 def test_noise_of_an_item_depends_on_its_number_and_the_seed_only() -> None:
     m = material()
-    whole = matched_noise(m.eeg_NCT, np.arange(N), 0)
-    np.testing.assert_allclose(matched_noise(m.eeg_NCT, np.array([7, 3]), 0), whole[[7, 3]], rtol=1e-5)
-    assert np.abs(matched_noise(m.eeg_NCT, np.arange(N), 1) - whole).max() > 1
+    one, items = np.zeros(N, int), np.array([7, 3])
+    whole = matched_noise(m.eeg_NCT, one, np.arange(N), one, 0)
+    np.testing.assert_allclose(matched_noise(m.eeg_NCT, one, items, one[items], 0), whole[[7, 3]], rtol=1e-5)
+    assert np.abs(matched_noise(m.eeg_NCT, one, np.arange(N), one, 1) - whole).max() > 1
     # Nothing of the item's own trial is in it: uncorrelated over items.
     own, centre = m.eeg_NCT.reshape(N, -1), m.eeg_NCT.reshape(N, -1).mean(axis=0)
     alike = ((own - centre) * (whole.reshape(N, -1) - centre)).sum() / ((own - centre) ** 2).sum()
     assert abs(alike) < 0.2
+
+
+def test_noise_is_matched_to_the_items_own_subject() -> None:
+    rng = np.random.default_rng(3)
+    subject_N = np.repeat([0, 1], 40)
+    eeg_NCT = (rng.standard_normal((80, C, T)) * (1 + 9 * subject_N[:, None, None]) + 50 * subject_N[:, None, None]).astype(np.float32)
+    numbers, subject_I = np.arange(4000), np.repeat([0, 1], 2000)
+    drawn = matched_noise(eeg_NCT, subject_N, numbers, subject_I, 0).reshape(4000, -1)
+    for subject in (0, 1):
+        own, real = drawn[subject_I == subject], eeg_NCT[subject_N == subject].reshape(40, -1)
+        np.testing.assert_allclose(own.mean(axis=0), real.mean(axis=0), atol=0.12 * real.std())
+        np.testing.assert_allclose(own.std(axis=0), real.std(axis=0, ddof=1), rtol=0.08)
+    with pytest.raises(ArmError, match="a single trial"):
+        matched_noise(eeg_NCT[39:], subject_N[39:], numbers[:2], np.array([0, 1]), 0)
 
 
 def test_noise_arms_predict_words_from_the_noise() -> None:

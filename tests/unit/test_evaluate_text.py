@@ -102,6 +102,50 @@ def test_without_a_control_there_is_no_verdict(tmp_path: Path, missing: str, cap
         assert "EEG adds 0" not in shown
 
 
+def test_a_predicted_word_needs_a_control_with_a_word(tmp_path: Path) -> None:
+    results = results_of(tmp_path, made.records(40, made.ARMS | {"eeg+concept": 0.9}))
+    assert {v["arm"] for v in results["verdicts"]} == {"eeg"}
+    assert any("its control noise+word is missing" in note for note in results["notes"])
+    results = results_of(tmp_path, made.records(40, made.ARMS | {"eeg+concept": 0.9, "noise+word": 0.3}), "both")
+    assert "over matched noise with its predicted word (" in sentence(results, "bleu_1", "eeg+concept", "noise+word")
+    assert "over matched noise (without a word) (" in sentence(results, "bleu_1", "eeg+concept", "noise")
+
+
+def test_trials_that_were_trained_on_are_called_so(tmp_path: Path) -> None:
+    for part, note in (("train", "nothing about new images"), ("validation", "for development only")):
+        folder = made.write(tmp_path / part, made.records(20), part=part)
+        results = evaluate(settings([folder], tmp_path / f"out-{part}"))[0]
+        images = {"train": "training", "validation": "validation"}[part]
+        assert f"20 {images} images" in sentence(results, "bleu_1", "eeg", "noise")
+        assert any(note in line for line in results["notes"])
+
+
+def test_what_generate_had_to_say_is_in_the_report(tmp_path: Path) -> None:
+    note = "The model never saw a prompt without words in training: arms without words are foreign to it."
+    folder = made.write(tmp_path / "g", made.records(20), notes=[note], trained_on=["eeg"])
+    results = evaluate(settings([folder], tmp_path / "out"))[0]
+    assert note in results["notes"]
+    # Without an upper bound nobody has a share of its distance.
+    assert results["share_of_image"] == {}
+    assert any("that arm is no upper bound" in line for line in results["notes"])
+
+
+def test_a_verdict_counts_the_images_that_were_scored(tmp_path: Path) -> None:
+    rows = made.records(30)
+    for row in rows:
+        if row["item"] >= 12:  # references that do not name an attribute
+            row["expected"] = ["something"]
+    results = results_of(tmp_path, rows)
+    assert "; 12 images, " in sentence(results, "attribute_accuracy", "eeg", "noise")
+    assert "; 30 images, " in sentence(results, "bleu_1", "eeg", "noise")
+
+
+def test_a_tracking_password_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tracking_uri: holds a password, expected none") as error:
+        settings([tmp_path], tmp_path / "out", tracking_uri="https://me:hunter2@host")
+    assert "hunter2" not in str(error.value)
+
+
 def test_an_arm_equal_to_eeg_differs_by_exactly_nothing(tmp_path: Path) -> None:
     rows = made.records(40)
     rows = [row for row in rows if row["arm"] != "noise"] + [row | {"arm": "noise"} for row in rows if row["arm"] == "eeg"]
@@ -312,13 +356,19 @@ def test_what_is_wrong_with_the_records_is_one_sentence(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(CommandError, match=r"holds no generations\.jsonl: is `generate` done there\?"):
         read_generations([tmp_path])
+    stopped = made.write(tmp_path / "stopped", good)
+    (stopped / "generate.json").unlink()
+    with pytest.raises(CommandError, match=r"holds no generate\.json: is `generate` done there\?"):
+        read_generations([stopped])
 
 
 def test_folders_of_different_experiments_are_refused(tmp_path: Path) -> None:
-    first = made.write(tmp_path / "a", made.records(5))
+    first = made.write(tmp_path / "a", made.records(5), model="abc")
     for name, rows, facts, message in (
         ("split", made.records(5), {"split": "other"}, "differ in split"),
         ("decoding", made.records(5), {"config": {"decoding": {"method": "beam"}}}, "differ in decoding"),
+        ("gallery", made.records(5), {"candidates": "part"}, "differ in candidates"),
+        ("twice", made.records(5), {"model": "abc"}, "captions of one and the same model"),
         ("items", made.records(4), {}, "do not hold the same items of arm"),
         ("pictures", made.records(5, pictures=1), {}, "with other references: these are not the same items"),
     ):

@@ -38,6 +38,7 @@ def export_model(home: Path, name: str, **changes: dict[str, Any]) -> Path:
         plain[field] = {**plain.get(field, {}), **value} if isinstance(value, dict) else value
     task = TextTask(from_plain(TextConfig, plain), World(), CPU)
     model = task.build_model()
+    task.start(model)
     generator = torch.Generator().manual_seed(5)
     weights = {
         name: value.detach() + 0.3 * torch.randn(value.shape, generator=generator)
@@ -169,6 +170,30 @@ def test_a_model_of_tokens_that_never_saw_an_image_is_not_shown_one(home: Path, 
     assert list(facts["left_out"]) == ["concept-mean", "image"]
     assert facts["records"] == {"eeg": 12, "eeg+concept": 12}
     assert any("never saw words" in note for note in facts["notes"])
+
+
+def test_a_label_only_model_that_was_trained_less_is_no_control(home: Path, tmp_path: Path) -> None:
+    # The model went through two stages, the label-only one through one of them.
+    both = export_model(
+        home, "two-stages", stage={"name": "eeg"}, init_from=str(home / "model"), prompt={"concepts": 1, "concept_dropout": 0.5}
+    )
+    generate(config(home, tmp_path, export=str(both), arms=["eeg", "label-only", "image"]), World(), CPU)
+    facts = json.loads((tmp_path / "generate.json").read_text())
+    steps = json.loads((home / "label" / "config.json").read_text())["planned_steps"]
+    lengths = f"trained for {steps} steps, the model for {2 * steps} in all of its stages"
+    assert facts["left_out"] == {"label-only": f"the label-only model was {lengths}: expected as many"}
+    assert facts["trained_on"] == ["image", "eeg"]
+    assert any("what it forgot of images lowers the image arm" in note for note in facts["notes"])
+
+
+def test_what_earlier_calls_had_to_say_stays(home: Path, tmp_path: Path) -> None:
+    generate(config(home, tmp_path, split="singles", arms=["shuffled-within-concept", "eeg"], limit=3), World(), CPU)
+    before = json.loads((tmp_path / "generate.json").read_text())
+    generate(config(home, tmp_path, split="singles", arms=["caption-prior"], limit=3), World(), CPU)
+    after = json.loads((tmp_path / "generate.json").read_text())
+    assert after["left_out"] == before["left_out"] != {}
+    assert set(before["notes"]) <= set(after["notes"])
+    assert any("3 of 8 items are captioned" in note for note in after["notes"])
 
 
 def test_the_style_of_the_prompt_can_be_chosen(home: Path, tmp_path: Path) -> None:
@@ -343,7 +368,7 @@ def test_any_text_survives_both_files(tmp_path: Path) -> None:
         for number, text in enumerate(NASTY)
     ]
     folder.append("eeg", "0-of-1", records)
-    folder.finish({"config": {}})
+    folder.finish({"config": {}, "notes": [], "left_out": {}})
     kept = [text.replace("\ud83d", "?") for text in NASTY]
     assert [r["generated"] for r in read(tmp_path)] == kept
     with (tmp_path / "generations.csv").open(encoding="utf-8", newline="") as file:

@@ -134,10 +134,10 @@ def test_errors_and_answers_without_a_score_are_asked_again(serve: Callable[[Ans
 
 def test_a_caption_that_gets_no_grade_is_left_out_and_counted(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
     server = serve(lambda body, number: says("no") if "ring" in body["messages"][1]["content"] else by_candidate(body, number))
-    (found,), notes = score_judge(CAPTIONS[:2], [0, 0], config(server.url, retries=1), folder=tmp_path, seed=0)
+    (found,), notes = score_judge([CAPTIONS[0], *CAPTIONS[:2]], [0, 1, 1], config(server.url, retries=1), folder=tmp_path, seed=0)
     assert found.sentence_N[0] == 5
-    assert np.isnan(found.sentence_N[1])
-    assert notes == ["The judge gave no grade to 1 of 2 captions; they are left out of its column."]
+    assert np.isnan(found.sentence_N[1:]).all(), "an item of which an arm got no grade counts in none"
+    assert notes == ["The judge gave no grade to 1 of 2 captions; their items are left out of its column, in all arms."]
 
 
 def test_answers_are_kept_and_not_asked_again(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
@@ -152,6 +152,14 @@ def test_answers_are_kept_and_not_asked_again(serve: Callable[[Answer], Server],
     assert len(server.requests) == 3
     score_judge(CAPTIONS[:2], [0, 1], config(server.url, model="other"), folder=tmp_path, seed=0)
     assert len(server.requests) == 5
+
+
+def test_a_server_that_grades_nothing_is_given_up_soon(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server = serve(lambda body, number: says("no"))
+    captions = [Caption(generated=f"caption {n}", expected=("a star",)) for n in range(50)]
+    with pytest.raises(CommandError, match="answered no question with a score"):
+        score_judge(captions, list(range(50)), config(server.url, retries=0), folder=tmp_path, seed=0)
+    assert len(server.requests) == judge.PROBES
 
 
 def test_an_item_is_judged_in_all_arms_or_none(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
@@ -182,7 +190,7 @@ def test_refusals_are_one_sentence(
 def test_nobody_answering_is_one_sentence(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
     server = serve(by_candidate)
     server.http.server_close()
-    with pytest.raises(CommandError, match=r"judge: .* answered none of 2 questions with a score from 1 to 5"):
+    with pytest.raises(CommandError, match=r"judge: .* answered no question with a score from 1 to 5"):
         score_judge(CAPTIONS[:2], [0, 1], config("http://127.0.0.1:1/v1", retries=1), folder=tmp_path, seed=0)
 
 
@@ -211,6 +219,7 @@ def test_only_a_whole_score_from_1_to_5_counts(answer: str, score: int | None) -
     [
         ({"endpoint": "file:///etc/passwd"}, "judge.endpoint"),
         ({"endpoint": "https://user:secret@host/v1"}, "judge.endpoint: holds a password"),
+        ({"endpoint": "https://sk-key@host/v1"}, "judge.endpoint: holds a password, user or query"),
         ({"endpoint": "http://host/v1", "model": ""}, "judge.model"),
         ({"timeout_seconds": 0.0}, "judge.timeout_seconds"),
         ({"workers": 0}, "judge.workers"),

@@ -3,13 +3,13 @@
 ========================  ==========================================================================================
 ``eeg``                   the item's own EEG, no words
 ``eeg+concept``           and the words of the concepts predicted from it
-``noise``                 Gaussian noise with the mean and covariance of the encoder's inputs, no words
+``noise``                 Gaussian noise with the mean and covariance of the encoder's inputs for the subject, no words
 ``noise+word``            and the words predicted from that noise
 ``shuffled``              the EEG of another stimulus of the same subject
 ``shuffled-within-concept``  ... of the same concept
 ``concept-mean``          the mean image embedding of the concept predicted from EEG
 ``label-only``            a model trained for as many steps without any EEG, given the predicted words
-``keywords``              the untuned base, given nothing but the predicted words
+``keywords``              the untuned base, given nothing but the predicted words; its first line
 ``nearest-caption``       no model: the caption of the training image nearest to the EEG
 ``caption-prior``         no input: the training caption that agrees best with the others
 ``image``                 the image itself: the upper bound
@@ -116,7 +116,7 @@ def arm_input(name: str, material: Material, concept_points: Callable[[np.ndarra
     if name in ("eeg", "eeg+concept"):
         return ArmInput(eeg_ICT=eeg_NCT[items], z_IP=material.z_IP)
     if name in ("noise", "noise+word"):
-        noise_ICT = matched_noise(eeg_NCT, items, material.seed)
+        noise_ICT = matched_noise(eeg_NCT, subject_N, items, subject_N[items], material.seed)
         return ArmInput(eeg_ICT=noise_ICT, z_IP=material.embed(noise_ICT, subject_N[items]))
     if name in ("shuffled", "shuffled-within-concept"):
         within = name == "shuffled-within-concept"
@@ -136,22 +136,32 @@ def arm_input(name: str, material: Material, concept_points: Callable[[np.ndarra
     return ArmInput(texts=[typical_caption(material.prior)] * len(items))
 
 
-def matched_noise(eeg_NCT: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:
-    """Gaussian draws whose mean and covariance (over channels and time points together) are exactly those of ``eeg_NCT``.
+def matched_noise(eeg_NCT: np.ndarray, subject_N: np.ndarray, items: np.ndarray, subject_I: np.ndarray, seed: int) -> np.ndarray:
+    """Gaussian draws whose mean and covariance (over channels and time points together) are exactly those of the item's subject.
 
-    A draw is the mean plus a random combination of all centred trials, with weights of variance ``1 / (N - 1)``: its covariance is
-    the empirical one, of any size, without a matrix ever being formed. One draw for each number in ``items``, a function of seed
-    and number only.
+    A draw is the mean plus a random combination of all centred trials of the subject, with weights of variance ``1 / (trials - 1)``:
+    its covariance is the empirical one, of any size, without a matrix ever being formed. One draw for each number in ``items`` (of
+    subject ``subject_I``), a function of seed, number and the subject's trials.
+
+    Raises
+    ------
+    ArmError
+        A subject with a single trial, which has no covariance.
     """
     flat_ND = eeg_NCT.reshape(len(eeg_NCT), -1)
-    mean_D = flat_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred_ND = flat_ND - mean_D
-    keys = random.hash_torch(seed, _NOISE, torch.from_numpy(np.asarray(items, np.int64)))
-    noise_ID = np.empty((len(items), centred_ND.shape[1]), np.float32)
-    for first in range(0, len(items), _NOISE_ROWS):
-        rows = slice(first, first + _NOISE_ROWS)
-        weights = random.normal_torch(keys[rows], len(flat_ND)).numpy() / np.float32(np.sqrt(max(1, len(flat_ND) - 1)))
-        noise_ID[rows] = mean_D + weights @ centred_ND
+    noise_ID = np.empty((len(items), flat_ND.shape[1]), np.float32)
+    for subject in np.unique(subject_I):
+        own_ND = flat_ND[subject_N == subject]
+        if len(own_ND) < 2:
+            raise ArmError("a subject has a single trial in this part, expected at least two to know their covariance")
+        mean_D = own_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centred_ND = own_ND - mean_D
+        mine = np.flatnonzero(subject_I == subject)
+        keys = random.hash_torch(seed, _NOISE, torch.from_numpy(np.asarray(items, np.int64)[mine]))
+        for first in range(0, len(mine), _NOISE_ROWS):
+            rows = slice(first, first + _NOISE_ROWS)
+            weights = random.normal_torch(keys[rows], len(own_ND)).numpy() / np.float32(np.sqrt(len(own_ND) - 1))
+            noise_ID[mine[rows]] = mean_D + weights @ centred_ND
     return noise_ID.reshape(-1, *eeg_NCT.shape[1:])
 
 

@@ -46,7 +46,7 @@ def differences(generations: Mapping[str, Sequence[Path]], settings: EvaluateTex
         The folders are not of one experiment: another part, decoding, or other items.
     """
     names = list(generations)
-    everything = read_generations([folder for name in names for folder in generations[name]])
+    everything = read_generations([folder for name in names for folder in generations[name]], may_differ=("base",))
     eeg = replace(everything, arms=[ARM], records={key: record for key, record in everything.records.items() if key[1] == ARM})
     scored, _ = score(replace(settings, metrics=[family for family in settings.metrics if family in FAMILIES]), eeg)
     arranged = [found for found in arm_scores(eeg, scored) if found.metric.name in metrics]

@@ -16,13 +16,17 @@ from typing import Any
 import numpy as np
 
 from trainer.evaluate.intervals import resample_weights
-from trainer.evaluate.text_metrics import Metric
+from trainer.evaluate.text_metrics import Metric, combine_mean
 
 CONTROLS = ("noise", "shuffled", "caption-prior")
 """Arms without which no verdict is given."""
-TESTED = ("eeg", "eeg+concept")
+WITH_WORD, WORD_CONTROL = "eeg+concept", "noise+word"
+"""The tested arm whose prompt has a word, and the control without which there is no verdict on it."""
+TESTED = ("eeg", WITH_WORD)
 """Arms that are compared with every other."""
 PRIOR, UPPER = "caption-prior", "image"
+WORDLESS = ("noise", "shuffled", "shuffled-within-concept")
+"""Arms that lack the word that ``eeg+concept`` is given."""
 BLIND = ("noise", "shuffled")
 """Arms that see nothing of the item: they should say no more than the caption prior does."""
 NAMES = {
@@ -50,6 +54,11 @@ class ArmScores:
     """By arm: float64 (S, Q, F), zero where an item has none."""
     present: Mapping[str, np.ndarray] = field(repr=False)
     """By arm: bool (Q,), the items that the arm captioned."""
+
+    def counted(self, arm: str) -> np.ndarray:
+        """bool (Q,): items that the arm has a value of; not every metric is defined for every caption."""
+        defined_Q = self.statistics[arm][..., 1].any(axis=0) if self.metric.combine is combine_mean else True
+        return np.asarray(self.present[arm] & defined_Q)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +90,26 @@ class Comparison:
     """tested arm -> metric: (arm - caption prior) / (image - caption prior)."""
     num_items: dict[str, dict[str, int]]
     """tested arm -> other arm: items that both captioned."""
+    num_images: dict[str, dict[str, dict[str, int]]]
+    """tested arm -> other arm -> metric: images that both have a value of."""
     controls: dict[str, dict[str, Estimate]]
     """control -> metric: control - caption prior. An interval that includes 0 says that the control is one."""
 
 
 def compare(
-    scores: Sequence[ArmScores], *, stimulus_Q: np.ndarray, subject_Q: np.ndarray, num_resamples: int, seed: int, level: float = 0.95
+    scores: Sequence[ArmScores],
+    *,
+    stimulus_Q: np.ndarray,
+    subject_Q: np.ndarray,
+    num_resamples: int,
+    seed: int,
+    level: float = 0.95,
+    shares: bool = True,
 ) -> Comparison:
-    """Values of all arms, and differences of the tested arms to every other, with intervals from the same resamples."""
+    """Values of all arms, and differences of the tested arms to every other, with intervals from the same resamples.
+
+    ``shares``: whether the image arm is an upper bound, of whose distance above the prior an arm can have a share.
+    """
     arms = list(scores[0].statistics)
     tested = [arm for arm in TESTED if arm in arms]
     present = scores[0].present
@@ -96,7 +117,7 @@ def compare(
     controls = [arm for arm in BLIND if arm in arms and PRIOR in arms]
     pairs = {(a, b): present[a] & present[b] for a in tested for b in arms if a != b}
     pairs |= {(arm, PRIOR): present[arm] & present[PRIOR] for arm in controls}
-    three = {a: present[a] & present[PRIOR] & present[UPPER] for a in tested} if {PRIOR, UPPER} <= set(arms) else {}
+    three = {a: present[a] & present[PRIOR] & present[UPPER] for a in tested} if shares and {PRIOR, UPPER} <= set(arms) else {}
     for (a, b), both_Q in pairs.items():
         sets |= {(a, both_Q.tobytes()): both_Q, (b, both_Q.tobytes()): both_Q}
     for a, all_Q in three.items():
@@ -121,6 +142,10 @@ def compare(
         differences={a: {b: {} for b in arms if b != a} for a in tested},
         shares={a: {} for a in three},
         num_items={a: {b: int(pairs[a, b].sum()) for b in arms if b != a} for a in tested},
+        num_images={
+            a: {b: {s.metric.name: len(np.unique(stimulus_Q[s.counted(a) & s.counted(b)])) for s in scores} for b in arms if b != a}
+            for a in tested
+        },
         controls={arm: {} for arm in controls},
     )
     for score, block_ESQF, drawn in zip(scores, stacked, draws, strict=True):
@@ -173,24 +198,30 @@ def missing_controls(arms: Sequence[str]) -> list[str]:
     return [arm for arm in CONTROLS if arm not in arms]
 
 
-def verdicts(comparison: Comparison, metrics: Sequence[Metric], num_images: int, *, simulated: bool = False) -> list[dict[str, Any]]:
+def verdicts(comparison: Comparison, metrics: Sequence[Metric], *, simulated: bool = False, images: str = "images") -> list[dict[str, Any]]:
     """A sentence for each tested arm, other arm and metric; the sentences of one metric stand together.
 
-    Nothing where a control or every tested arm is missing: without them a number does not say what EEG adds.
+    Nothing where a control or every tested arm is missing: without them a number does not say what EEG adds. Nothing on EEG with the
+    predicted word where noise with its own word is missing: a word helps whatever it comes with. ``images`` is what was captioned.
     """
     found = []
     if missing_controls(list(comparison.arms)):
         return []
     for metric in metrics:
         for arm, others in comparison.differences.items():
+            if arm == WITH_WORD and WORD_CONTROL not in comparison.arms:
+                continue
             for other, by_metric in others.items():
                 estimate = by_metric.get(metric.name)
                 if estimate is None or not np.isfinite([estimate.value, estimate.low, estimate.high]).all() or (arm, other) == TESTED:
                     continue
-                sentence = verdict(metric, arm, other, estimate, num_images, simulated=simulated)
+                count = comparison.num_images[arm][other][metric.name]
+                sentence = verdict(metric, arm, other, estimate, f"{count} {images}", simulated=simulated)
                 excludes = bool(estimate.low > 0 or estimate.high < 0)
                 found.append({"metric": metric.name, "arm": arm, "other": other, "excludes_zero": excludes, "sentence": sentence})
         for arm, shares in comparison.shares.items():
+            if arm == WITH_WORD and WORD_CONTROL not in comparison.arms:
+                continue
             estimate = shares.get(metric.name)
             if estimate is not None and np.isfinite(estimate.value) and np.isfinite(estimate.low):
                 reached = f"{_who(arm, simulated)} reaches {estimate.value:.0%} of the image arm's distance above the caption prior"
@@ -199,12 +230,12 @@ def verdicts(comparison: Comparison, metrics: Sequence[Metric], num_images: int,
     return found
 
 
-def verdict(metric: Metric, arm: str, other: str, estimate: Estimate, num_images: int, *, simulated: bool = False) -> str:
+def verdict(metric: Metric, arm: str, other: str, estimate: Estimate, images: str, *, simulated: bool = False) -> str:
     """``EEG adds 0.05 ± 0.02 BLEU-1 over matched noise (95 % interval 0.01 to 0.09, excludes 0; ...).``"""
     who = _who(arm, simulated)
     digits = 3 if 0 < estimate.se < 0.005 else 2
     amount = f"{_rounded(abs(estimate.value), digits)} ± {_rounded(estimate.se, digits)} {metric.unit or metric.title}"
-    over = NAMES.get(other, other)
+    over = NAMES.get(other, other) + (" (without a word)" if arm == WITH_WORD and other in WORDLESS else "")
     excludes = estimate.low > 0 or estimate.high < 0
     claim = f"{who} adds {amount} over {over}" if estimate.value >= 0 else f"{who} stays {amount} below {over}"
     if not excludes:
@@ -212,7 +243,7 @@ def verdict(metric: Metric, arm: str, other: str, estimate: Estimate, num_images
     seeds = f", {len(estimate.by_seed)} training seeds" if len(estimate.by_seed) > 1 else ", one training seed"
     ends = f"{_rounded(estimate.low, digits)} to {_rounded(estimate.high, digits)}"
     span = f"95 % interval {ends}, {'excludes' if excludes else 'includes'} 0"
-    return f"{claim} ({span}; {num_images} images{seeds})."
+    return f"{claim} ({span}; {images}{seeds})."
 
 
 def _who(arm: str, simulated: bool) -> str:

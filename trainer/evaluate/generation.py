@@ -8,7 +8,7 @@ P: common space.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from trainer.evaluate.embeddings import check_unseen, seen_trials
 from trainer.evaluate.generation_folder import LABEL_ONLY
 from trainer.evaluate.part import collect
 from trainer.export import Encoder
-from trainer.export_text import TextDecoder, find_text_export, load_text
+from trainer.export_text import TextDecoder, find_text_export, load_text, planned, stages
 from trainer.models.base_llm import context_length
 from trainer.models.concepts import ConceptTable, as_words, build_concept_table
 from trainer.models.prompt import Prompt, PromptConfig, Prompter
@@ -41,6 +41,8 @@ KEYWORDS = "Write one short caption of a picture of this."
 """What the untuned model is asked, after the predicted words."""
 _LIMIT = random.word("items of a limited generation")
 _EMBED_ITEMS = 256
+_EQUAL = 0.01
+"""Difference in length, as a share, at which two trainings count as equally long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +59,15 @@ class Speaker:
     prompter: Prompter | None = None
     """Another than the decoder's."""
     use_adapter: bool = True
+    first_line: bool = False
+    """Keep no more than the first line: an untuned model that does not know where a caption ends would ramble on."""
 
     def say(self, rows: np.ndarray, items: np.ndarray, config: GenerateConfig) -> list[str]:
         """Captions of some rows; ``items`` are their numbers in the part."""
         if self.texts is not None:
             return [self.texts[row] for row in rows]
         assert self.prompts is not None
-        return self.decoder.model.generate(
+        texts = self.decoder.model.generate(
             None if self.features is None else self.features(rows),
             [self.prompts[row] for row in rows],
             config.decoding,
@@ -72,6 +76,7 @@ class Speaker:
             items=items.tolist(),
             use_adapter=self.use_adapter,
         )
+        return [next((line for line in text.splitlines() if line.strip()), "") for text in texts] if self.first_line else texts
 
 
 class Generation:
@@ -105,10 +110,11 @@ class Generation:
         self.notes: list[str] = []
         self.items = self._choose_items()
         self.subject_S = subject_table(self.loader.index.manifest["tables"]["subjects"], self.decoder.encoder, device)
+        self.trained_on = trained_on(self.decoder.config)
         self.training = Loader(self.loader.index, self.loader.config, "train", seed=0)
         self.material = self._material()
         self._tables: dict[int, ConceptTable] = {}
-        self._note_words()
+        self._note_training()
         manifest = self.loader.index.manifest
         data = to_plain(self.loader.config)
         self.request: dict[str, Any] = {
@@ -134,6 +140,8 @@ class Generation:
             "num_uncaptioned": self.num_uncaptioned,
             "base": self.decoder.config["base"]["name"],
             "stage": self.decoder.config["stage"]["name"],
+            "trained_on": self.trained_on,
+            "model": self.request["export"],
             "step": self.decoder.config.get("step"),
             "notes": self.notes,
         }
@@ -163,7 +171,7 @@ class Generation:
             prompter = Prompter(decoder.prompter.tokenizer, PromptConfig(instruction=KEYWORDS), 0, context_length(decoder.model.llm))
             prompter.end_ids = decoder.prompter.end_ids
             prompts = [prompter.encode(own) for own in words]
-            return Speaker(concepts=concepts, decoder=decoder, prompts=prompts, prompter=prompter, use_adapter=False)
+            return Speaker(concepts=concepts, decoder=decoder, prompts=prompts, prompter=prompter, use_adapter=False, first_line=True)
         prompts = [decoder.prompter.encode(own, style=self.config.style) for own in words]
         return Speaker(concepts=concepts, decoder=decoder, prompts=prompts, features=self._features(shown))
 
@@ -209,6 +217,7 @@ class Generation:
     def _label_only(self, z_IP: np.ndarray) -> Speaker:
         label = self.label
         assert label is not None
+        self._check_equal(label)
         if label.config["encoder"]["sha256"] != self.decoder.config["encoder"]["sha256"]:
             # Its words were predicted by its own encoder in training.
             arrays = self.arrays
@@ -218,14 +227,26 @@ class Generation:
         prompts = [label.prompter.encode(table.words(row), style=self.config.style) for row in ids_IK]
         return Speaker(concepts=[table.names[row[0]] for row in ids_IK], decoder=label, prompts=prompts)
 
+    def _check_equal(self, label: TextDecoder) -> None:
+        # Of steps, those that were planned: each model then keeps the step that did best on validation.
+        ours, theirs = planned(self.decoder.config), planned(label.config)
+        for name in ours:
+            own, other = ours[name], theirs[name]
+            if own is None or other is None or abs(own - other) > _EQUAL * own:  # passes of several stages are rounded to whole steps each
+                what = name.replace("planned_", "")
+                found = f"the label-only model was trained for {other or 'unknown'} {what}, the model for {own or 'unknown'}"
+                raise ArmError(f"{found} in all of its stages: expected as many")
+        for name in ("adapter", "split_hash"):
+            if self.decoder.config.get(name) != label.config.get(name):
+                raise ArmError(f"the label-only model has another {name.replace('_', ' ')} than the model, expected the same")
+
     def _check_readable(self, name: str) -> None:
         # With the encoder's tokens as features, images and EEG go in through different doors, and training may have used one only.
         if self.decoder.model.image_token is None:
             return
-        stage = self.decoder.config["stage"]["name"]
-        if name in ("image", "concept-mean") and stage == "eeg":
+        if name in ("image", "concept-mean") and "image" not in self.trained_on:
             raise ArmError("the model reads the encoder's tokens and was trained in stage eeg: it has never been shown an image")
-        if name.startswith(("eeg", "noise", "shuffled")) and stage == "image":
+        if name.startswith(("eeg", "noise", "shuffled")) and "eeg" not in self.trained_on:
             raise ArmError("the model reads the encoder's tokens and was trained in stage image: it has never been shown EEG")
 
     def _num_words(self, decoder: TextDecoder) -> int:
@@ -306,16 +327,23 @@ class Generation:
         check_text_unseen(label, self.loader)
         return label
 
-    def _note_words(self) -> None:
+    def _note_training(self) -> None:
         prompt, arms = self.decoder.config["prompt"], set(self.config.arms)
         if {"eeg+concept", "noise+word"} & arms and not prompt["concepts"]:
             self.notes.append("The model never saw words in training: arms with words (eeg+concept, noise+word) are foreign to it.")
         without = arms - set(WITH_WORDS) - {"nearest-caption", "caption-prior"}
         if without and prompt["concepts"] and not prompt["concept_dropout"]:
             self.notes.append("The model never saw a prompt without words in training: arms without words are foreign to it.")
-        if self.label is not None and self.label.config.get("step") != self.decoder.config.get("step"):
-            steps = (self.label.config.get("step"), self.decoder.config.get("step"))
-            self.notes.append(f"The label-only model is from step {steps[0]} of its training, the model from step {steps[1]} of its own.")
+        if "image" not in self.trained_on and {"image", "concept-mean"} & arms:
+            self.notes.append("The model was never trained on images: the arms image and concept-mean are foreign to it.")
+        elif self.decoder.config["stage"]["name"] == "eeg" and "image" in arms:
+            self.notes.append("The model was trained on images first and on EEG last: what it forgot of images lowers the image arm.")
+        if "eeg" not in self.trained_on:
+            self.notes.append("The model was trained on images only: EEG is foreign to it.")
+        if self.decoder.config["tune_encoder"]:
+            self.notes.append(
+                "The encoder was tuned with the language model: nearest-caption, concept-mean and predicted words come from the tuned one."
+            )
 
 
 def open_text_part(decoder: TextDecoder, export: Path, config: GenerateConfig) -> Loader:
@@ -345,6 +373,11 @@ def check_text_unseen(decoder: TextDecoder, loader: Loader) -> None:
             f"{loader.index.root}: the text model was trained on {seen} of the trials that split {loader.config.split!r} calls "
             f"{loader.part} (training trials of {split!r}): expected a split whose {loader.part} trials it has not seen"
         )
+
+
+def trained_on(config: Mapping[str, Any]) -> list[str]:
+    """What a text model's prefix was made from in any stage of its training: of ``image`` and ``eeg``."""
+    return [source for source in ("image", "eeg") if {source, "mixed"} & set(stages(config))]
 
 
 def digest(export: Path) -> str:

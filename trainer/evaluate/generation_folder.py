@@ -4,7 +4,7 @@
 
     OUTPUT/  request.json        what the captions depend on; a continued generation must agree with it
              parts/*.jsonl       one file an arm and rank, appended while it runs
-             generations.jsonl   all captions by arm and item    generations.csv  the same as a table
+             generations.jsonl   all captions by arm and item, rewritten after each arm    generations.csv  the same as a table
              generate.json       config, counts, what was left out: written last, the sign of success
 """
 
@@ -70,8 +70,9 @@ class GenerationFolder:
                 )
 
     def reopen(self) -> None:
-        """Take back the sign of success while captions are added; by one rank."""
-        (self.path / FACTS).unlink(missing_ok=True)
+        """Take back the sign of success while captions are added, but keep what it says; by one rank."""
+        if (self.path / FACTS).is_file():
+            os.replace(self.path / FACTS, self.path / PARTS / FACTS)
 
     def append(self, arm: str, writer: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Add a batch of records to the file of ``arm`` and ``writer`` (no other process may use the same) and see it on disk."""
@@ -91,13 +92,22 @@ class GenerationFolder:
                     found[record["arm"], record["item"]] = record
         return [found[key] for key in sorted(found, key=lambda key: (ARMS.index(key[0]), key[1]))]
 
-    def finish(self, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Write all captions in one order, as JSON lines and as a table, then ``facts``; returns the records. By one rank."""
+    def publish(self) -> list[dict[str, Any]]:
+        """Write all captions that there are in one order, as JSON lines and as a table; returns the records. By one rank."""
         records = self.records()
         schema.write_atomically(self.path / GENERATIONS, b"".join(_line(record) for record in records))
         schema.write_atomically(self.path / TABLE, as_csv(records).encode("utf-8", "replace"))
-        counts = {arm: sum(record["arm"] == arm for record in records) for arm in ARMS}
-        schema.write_json(self.path / FACTS, {**facts, "records": {arm: count for arm, count in counts.items() if count}})
+        return records
+
+    def finish(self, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Publish, then write ``facts`` with the notes and reasons of earlier calls; returns the records. By one rank."""
+        records = self.publish()
+        before = schema.read_json(self.path / PARTS / FACTS) if (self.path / PARTS / FACTS).is_file() else {}
+        counts = {arm: count for arm in ARMS if (count := sum(record["arm"] == arm for record in records))}
+        left_out = {arm: why for arm, why in {**before.get("left_out", {}), **facts["left_out"]}.items() if arm not in counts}
+        notes = list(dict.fromkeys([*before.get("notes", []), *facts["notes"]]))
+        schema.write_json(self.path / FACTS, {**facts, "left_out": left_out, "notes": notes, "records": counts})
+        (self.path / PARTS / FACTS).unlink(missing_ok=True)
         return records
 
 

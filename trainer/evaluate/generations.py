@@ -26,7 +26,7 @@ ARM_ORDER = (
     "eeg", "eeg+concept", "noise", "noise+word", "shuffled", "shuffled-within-concept", "concept-mean", "label-only",
     "keywords", "nearest-caption", "caption-prior", "image",
 )  # fmt: skip
-MUST_AGREE = ("fingerprint", "split", "split_hash", "part", "decoding")
+MUST_AGREE = ("fingerprint", "split", "split_hash", "part", "decoding", "candidates", "num_words", "style", "limit", "base", "stage")
 """Facts of ``generate.json`` (or fields of its config) that seeds of one experiment share."""
 
 
@@ -91,16 +91,25 @@ class Generations:
         return bool(known)
 
 
-def read_generations(folders: Sequence[Path]) -> Generations:
-    """Read and check folders of ``generate``.
+def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) -> Generations:
+    """Read and check folders of ``generate``; those of ``MUST_AGREE`` that ``may_differ`` are not held to be equal.
 
     Raises
     ------
     CommandError
-        A file that is missing or broken, seeds of different experiments, an item that means different images.
+        A file that is missing or broken, a generation that is not done, seeds of different experiments, one model taken for two
+        seeds, an item that means different images.
     """
     facts = [_read_facts(folder) for folder in folders]
-    for name in MUST_AGREE:
+    models: dict[str, Path] = {}
+    for folder, own in zip(folders, facts, strict=True):
+        model = own.get("model")
+        if model and model in models:
+            raise CommandError(
+                f"generations: {folder} and {models[model]} are captions of one and the same model, expected a training seed each"
+            )
+        models[str(model)] = folder
+    for name in (name for name in MUST_AGREE if name not in may_differ):
         for folder, other in zip(folders, facts, strict=True):
             if _fact(other, name) != _fact(facts[0], name):
                 raise CommandError(f"generations: {folder} and {folders[0]} differ in {name}: not seeds of one experiment")
@@ -137,9 +146,10 @@ def read_generations(folders: Sequence[Path]) -> Generations:
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
-    if not (folder / GENERATIONS).is_file():
-        raise CommandError(f"generations: {folder} holds no {GENERATIONS}: is `generate` done there?")
-    facts = schema.read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+    for name in (GENERATIONS, FACTS):
+        if not (folder / name).is_file():
+            raise CommandError(f"generations: {folder} holds no {name}: is `generate` done there?")
+    facts = schema.read_json(folder / FACTS)
     if not isinstance(facts, dict):
         raise CommandError(f"{folder / FACTS}: not a JSON object")
     return facts

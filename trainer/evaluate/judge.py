@@ -32,6 +32,8 @@ from trainer.evaluate.text_metrics import Caption, Metric, Scored, scored_mean
 
 LOWEST, HIGHEST = 1, 5
 ANSWERS = "judge.jsonl"
+PROBES = 3
+"""Questions without a grade after which a server that has graded none is given up."""
 MAX_ANSWER_BYTES = 1 << 20
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 SYSTEM = (
@@ -56,6 +58,8 @@ class JudgeConfig:
     """Items (drawn by seed) whose captions are graded in every arm and training seed; 0: all."""
     workers: int = 4
     """Questions in flight."""
+    max_tokens: int = 64
+    """Longest answer; a model that reasons before it answers needs more. 0: as the server has it."""
     timeout_seconds: float = 60.0
     """Longest wait for one answer."""
     retries: int = 3
@@ -67,11 +71,11 @@ class JudgeConfig:
         parts = urlsplit(self.endpoint)
         if self.endpoint and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError(f"judge.endpoint: {self.endpoint!r}, expected a URL such as http://localhost:8000/v1")
-        if parts.password or parts.query:
-            raise ValueError("judge.endpoint: holds a password or a query, expected neither: put the key into the environment")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("judge.endpoint: holds a password, user or query, expected none: put the key into the environment")
         if self.endpoint and not self.model:
             raise ValueError("judge.model: empty, expected the name of a model that the endpoint serves")
-        for name, least in (("max_items", 0), ("workers", 1), ("retries", 0)):
+        for name, least in (("max_items", 0), ("workers", 1), ("retries", 0), ("max_tokens", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"judge.{name}: {getattr(self, name)}, expected at least {least}")
         for name in ("timeout_seconds", "retry_wait_seconds"):
@@ -94,21 +98,23 @@ def score_judge(
     Raises
     ------
     CommandError
-        The endpoint answered no question at all, or refused the key or the model.
+        The endpoint graded none of the first questions, or refused the key or the model.
     """
     rng = np.random.default_rng([seed, 5])
     items = np.unique(np.asarray(item_N))
     drawn = set(rng.permutation(items)[: config.max_items or len(items)].tolist())
     asked = {question(c): None for c, item in zip(captions, item_N, strict=True) if item in drawn}
     answers = _ask_all([list(asked)[n] for n in rng.permutation(len(asked))], config, folder / ANSWERS)
+    # An item whose captions were not all graded would be compared with itself in some arms only.
+    drawn -= {item for c, item in zip(captions, item_N, strict=True) if question(c) in asked and question(c) not in answers}
     score_N = np.array(
-        [answers.get(question(c), np.nan) if item in drawn else np.nan for c, item in zip(captions, item_N, strict=True)], dtype=np.float64
+        [answers[question(c)] if item in drawn else np.nan for c, item in zip(captions, item_N, strict=True)], dtype=np.float64
     )
     how = f"mean grade from {LOWEST} to {HIGHEST} by {config.model}, blind to the arm, temperature 0, on {len(drawn)} items drawn by seed"
     notes = []
     failed = sum(q not in answers for q in asked)
     if failed:
-        notes.append(f"The judge gave no grade to {failed} of {len(asked)} captions; they are left out of its column.")
+        notes.append(f"The judge gave no grade to {failed} of {len(asked)} captions; their items are left out of its column, in all arms.")
     return [scored_mean(Metric(name="judge", title="judge grade", how=how, unit="points of the judge"), score_N)], notes
 
 
@@ -140,26 +146,36 @@ def _ask_all(questions: list[str], config: JudgeConfig, kept: Path) -> dict[str,
     with kept.open("a", encoding="utf-8") as file, ThreadPoolExecutor(config.workers) as pool:
         if file.tell():
             file.write("\n")  # the last line may be half of one
+
+        def keep(q: str, score: int | None) -> None:
+            if score is not None:
+                found[q] = score
+                file.write(json.dumps({"question": _hash(q, config), "score": score}) + "\n")
+                file.flush()
+
+        first, waiting = waiting[:PROBES], waiting[PROBES:]
+        while first and not found:  # a server that is not there is known before every question has waited for it
+            q = first.pop(0)
+            keep(q, _ask(q, config, key))
+        if not found:
+            raise CommandError(f"judge: {config.endpoint} answered no question with a score from {LOWEST} to {HIGHEST}")
+        waiting = [*first, *waiting]
         try:
             results = pool.map(lambda q: _ask(q, config, key), waiting)
             for q, score in track(
                 zip(waiting, results, strict=True), total=len(waiting), description="judge", transient=True, console=Console(stderr=True)
             ):
-                if score is not None:
-                    found[q] = score
-                    file.write(json.dumps({"question": _hash(q, config), "score": score}) + "\n")
-                    file.flush()
+                keep(q, score)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if not found:
-        raise CommandError(f"judge: {config.endpoint} answered none of {len(waiting)} questions with a score from {LOWEST} to {HIGHEST}")
     return found
 
 
 def _ask(asked: str, config: JudgeConfig, key: str) -> int | None:
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked}]
-    body = json.dumps({"model": config.model, "messages": messages, "temperature": 0, "max_tokens": 64}).encode("utf-8")
+    length = {"max_tokens": config.max_tokens} if config.max_tokens else {}
+    body = json.dumps({"model": config.model, "messages": messages, "temperature": 0, **length}).encode("utf-8")
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     for attempt in range(config.retries + 1):
         if attempt:
@@ -193,7 +209,7 @@ _opener = urllib.request.build_opener(_NoRedirect)
 
 
 def _hash(asked: str, config: JudgeConfig) -> str:
-    return hashlib.sha256(json.dumps([config.model, SYSTEM, asked]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([config.endpoint, config.model, SYSTEM, asked]).encode()).hexdigest()
 
 
 def _read_answers(path: Path, config: JudgeConfig) -> dict[str, int]:

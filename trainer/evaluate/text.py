@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from rich.console import Console
@@ -85,6 +86,8 @@ class EvaluateTextConfig:
             raise ValueError(f"metrics: {unknown[0] if unknown else 'empty'}, expected some of {', '.join(FAMILIES)}")
         if self.bertscore_model and self.bertscore_model != text_models.MINILM and self.bertscore_layers < 1:
             raise ValueError(f"bertscore_layers: {self.bertscore_layers}, expected the layer (from 1) of {self.bertscore_model} to compare")
+        if urlsplit(self.tracking_uri).password:
+            raise ValueError("tracking_uri: holds a password, expected none: set MLFLOW_TRACKING_PASSWORD in the environment")
         for name, least in (("resamples", 10), ("report_items", 0), ("bertscore_layers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
@@ -118,6 +121,7 @@ def evaluate(config: EvaluateTextConfig) -> tuple[dict[str, Any], Generations]:
             subject_Q=generations.subject_Q,
             num_resamples=config.resamples,
             seed=config.seed,
+            shares=_reads_images(generations),
         )
     schema.write_atomically(Path(config.output) / "sentences.csv", _sentences(keys, generations, scored).encode())
     metrics = [found.metric for found in scored]
@@ -128,6 +132,8 @@ def score(config: EvaluateTextConfig, generations: Generations) -> tuple[list[Sc
     """Every metric asked for, on the captions in the order of ``generations.records``, and notes on what is left out."""
     captions = [record.caption() for record in generations.records.values()]
     notes: list[str] = []
+    # First, though it stands late in the table: an endpoint that does not answer is known before minutes of scoring.
+    judged = _judge(config, generations, captions, notes) if config.judge.endpoint and "judge" in config.metrics else []
 
     def meteor() -> list[Scored]:
         found = wordnet.find_wordnet(config.wordnet)
@@ -135,12 +141,6 @@ def score(config: EvaluateTextConfig, generations: Generations) -> tuple[list[Sc
             notes.append(wordnet.HOW_TO_GET_IT + ".")
             return []
         return text_metrics.score_meteor(captions, wordnet.open_wordnet(found))
-
-    def judge() -> list[Scored]:
-        items = [generations.items[q] for _, _, q in generations.records]
-        found, said = score_judge(captions, items, config.judge, folder=Path(config.output), seed=config.seed)
-        notes.extend(said)
-        return found
 
     def bertscore() -> list[Scored]:
         layers = config.bertscore_layers or text_models.MINILM_LAYERS
@@ -161,13 +161,20 @@ def score(config: EvaluateTextConfig, generations: Generations) -> tuple[list[Sc
         "meteor": (True, meteor),
         "bertscore": (config.bertscore_model, bertscore),
         "embedding": (config.embedding_model, embedding),
-        "judge": (config.judge.endpoint, judge),
+        "judge": (True, lambda: judged),
         "length": (True, lambda: text_metrics.score_length(captions)),
     }
     scored = [found for name, (source, make) in families.items() if name in config.metrics and source for found in make()]
     if not scored:
         raise ValueError("metrics: none of those asked for can be computed; name the model or file that they need")
     return scored, notes
+
+
+def _judge(config: EvaluateTextConfig, generations: Generations, captions: list[text_metrics.Caption], notes: list[str]) -> list[Scored]:
+    items = [generations.items[q] for _, _, q in generations.records]
+    found, said = score_judge(captions, items, config.judge, folder=Path(config.output), seed=config.seed)
+    notes.extend(said)
+    return found
 
 
 def arm_scores(generations: Generations, scored: Sequence[Scored]) -> list[comparison.ArmScores]:
@@ -203,7 +210,8 @@ def _results(
 
     missing = comparison.missing_controls(generations.arms)
     simulated = generations.simulated
-    verdicts = comparison.verdicts(compared, metrics, generations.num_images, simulated=simulated)
+    images = {"train": "training images", "validation": "validation images"}.get(str(generations.fact("part")), "images")
+    verdicts = comparison.verdicts(compared, metrics, simulated=simulated, images=images)
     incomplete = {
         (a, b): count for a, others in compared.num_items.items() for b, count in others.items() if count < len(generations.items)
     }
@@ -220,6 +228,17 @@ def _results(
             else ["One training seed: nothing here says how much another training would differ; three are the least to tell."]
         ),
         "Every captioned item counts; none is dropped for being wrong.",
+        *_part_note(generations.fact("part")),
+        *(
+            ["No verdict on eeg+concept: its control noise+word is missing, and a word helps whatever it comes with."]
+            if comparison.WITH_WORD in generations.arms and comparison.WORD_CONTROL not in generations.arms
+            else []
+        ),
+        *(
+            ["No share of the image arm's distance: the model was never trained on images, so that arm is no upper bound."]
+            if comparison.UPPER in generations.arms and not _reads_images(generations)
+            else []
+        ),
         *(
             ["Concepts were predicted among those of the evaluated part alone (candidates: part), a closed gallery that a user has not."]
             if generations.fact("candidates") == "part"
@@ -227,6 +246,7 @@ def _results(
         ),
         *(f"{a} and {b} are compared on the {count} items that both captioned." for (a, b), count in incomplete.items()),
         *_left_out(generations),
+        *dict.fromkeys(str(note) for facts in generations.facts for note in facts.get("notes") or []),
         *notes,
     ]
     return {
@@ -263,6 +283,21 @@ def _results(
         "notes": found_notes,
         "config": to_plain(config),
     }
+
+
+def _reads_images(generations: Generations) -> bool:
+    """Whether the models were trained on images, too, so that the image arm is an upper bound; True where nothing is known."""
+    return all("image" in facts["trained_on"] for facts in generations.facts if facts.get("trained_on"))
+
+
+def _part_note(part: Any) -> list[str]:
+    if part == "train":
+        return [
+            "These are trials that the model was trained on: the scores say how well it learnt them by heart, nothing about new images."
+        ]
+    if part == "validation":
+        return ["Which step's weights are kept was decided on this part: its scores flatter a little, and are for development only."]
+    return []
 
 
 def _left_out(generations: Generations) -> list[str]:

@@ -42,8 +42,8 @@ def write(folder: Path, results: dict[str, Any], generations: Generations, *, im
     """
     captions = _captions(results, generations, images, num_items)
     folder.mkdir(parents=True, exist_ok=True)
-    schema.write_json(folder / "text.json", results)
     schema.write_atomically(folder / "text.html", page(results, captions).encode())
+    schema.write_json(folder / "text.json", results)  # last: the sign that both are there
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -345,6 +345,8 @@ class TextTask(BaseTask):
         config = self.config
         facts = {
             "step": step,
+            "planned_steps": self.num_steps,
+            "planned_items": self.num_steps * config.train.global_batch_size,
             "git_revision": git_revision(),
             "split": config.data.split,
             **self.study,
