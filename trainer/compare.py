@@ -142,12 +142,13 @@ def train(config: CompareBasesConfig, text: TextConfig) -> None:
     Raises
     ------
     CommandError
-        A run that was completed with another config; a training that failed.
+        A run that was begun with another config; a training that failed.
     """
     folder = Path(text.run)
     path = folder.with_name(f"{folder.name}.yaml")
-    if (folder / "completed.json").is_file():
+    if (folder / "config.yaml").is_file():
         check_same(folder / "config.yaml", text)
+    if (folder / "completed.json").is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     schema.write_atomically(path, to_yaml(text).encode())
@@ -157,7 +158,7 @@ def train(config: CompareBasesConfig, text: TextConfig) -> None:
 
 
 def check_same(saved: Path, text: TextConfig) -> None:
-    """Refuse a completed run whose config differs in anything that changes its result."""
+    """Refuse a run, completed or begun, whose config differs in anything that changes its result."""
     before, now = (flat({k: v for k, v in plain.items() if k not in MAY_CHANGE}) for plain in (_read_yaml(saved), to_plain(text)))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):

@@ -111,6 +111,7 @@ def write_text_export(
         "tune_encoder": tuned,
         "encoder": {"sha256": schema.sha256_file(output / ENCODER / WEIGHTS), **{name: own.get(name) for name in names}},
         "num_prefix": model.num_prefix,
+        "reads_images": model.image_token is None or any(name.startswith("image_token.") for name in projector),
         "embedding_rms": parts.embedding_rms,
         "concepts": None if concepts is None else list(concepts.names),
     }
@@ -284,7 +285,7 @@ def load_text(
     folder, device = find_text_export(path), torch.device(device)
     config = read_text_config(folder)
     base_config: BaseConfig = from_plain(BaseConfig, config["base_config"])
-    base_config = replace(base_config, dtype=precision, activation_checkpointing=False, compile=False)
+    base_config = base_llm.for_use(base_config, precision)
     if base is not None:
         base_config = replace(base_config, name=base, revision=None)
     settings = base_llm.read_settings(base_config)

@@ -125,6 +125,8 @@ class Loop:
         self.stop_reason = ""
         self.stop_signal = StopSignal(device)
         self.saved_step = -1
+        self.last_losses: list[Tensor] = []
+        """Of the latest step, by micro-batch, on this rank."""
 
     @property
     def study(self) -> dict[str, str]:
@@ -163,7 +165,14 @@ class Loop:
         return self.task.score_name is not None and (step == self.num_steps or (every > 0 and step % every == 0))
 
     def save(self, *, best: bool = False) -> None:
-        """Checkpoint the present step with all ranks (once), and with ``best`` also point to it and export the weights."""
+        """Checkpoint the present step with all ranks (once), and with ``best`` also point to it and export the weights.
+
+        Raises
+        ------
+        CommandError
+            The step's loss is not finite: earlier checkpoints stay.
+        """
+        self._check_finite()
         if best:
             self.export()
         if self.saved_step != self.state.step:
@@ -175,6 +184,13 @@ class Loop:
             self.saved_step = self.state.step
             self.folder.event("checkpoint", step=self.state.step, best=best)
             self._each("on_checkpoint", path)
+
+    def _check_finite(self) -> None:
+        if self.last_losses:
+            loss = torch.stack(self.last_losses).float().mean()
+            dist.all_reduce(loss)
+            if not math.isfinite(float(loss)):
+                raise CommandError(f"the loss is {float(loss)} at step {self.state.step}: lower optimizer.lr, or check the data")
 
     def export(self) -> None:
         """Replace ``export/`` by the present weights."""
@@ -201,6 +217,7 @@ class Loop:
             self.loss_scale.backward(losses["loss"])
             self.loss_scale.step()
             parts.append({name: value.detach() for name, value in losses.items()})
+        self.last_losses = [part["loss"] for part in parts]
         self.state.step += 1
         self.state.samples_seen += self.train_config.global_batch_size
         return {name: torch.stack([part[name].float() for part in parts]).mean(dim=0) for name in parts[0]}

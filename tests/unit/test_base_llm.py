@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -319,6 +320,44 @@ def test_an_adapter_of_another_base_is_refused(models: dict[str, str], tmp_path:
         base_llm.check_base(mine, reference(str(other)), "export")
     with pytest.raises(CommandError, match=r"architecture was LlamaForCausalLM .* is Qwen2ForCausalLM"):
         base_llm.check_base(mine, reference(models["qwen2"]), "export")
+
+
+def test_a_hub_base_is_fetched_before_it_is_told_by_its_weights(
+    models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    snapshot = Path(shutil.copytree(models["llama"], tmp_path / "snapshot"))
+    (snapshot / "consolidated.safetensors").write_bytes(b"the same weights under other names")
+    asked: list[str] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append(name)
+        assert options["allow_patterns"] == ["model.safetensors.index.json", "model*.safetensors", "config.json"]
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert base_llm.weights_fingerprint(BaseConfig(name="lab/model")) == base_llm.weights_fingerprint(BaseConfig(name=models["llama"]))
+    assert asked == ["lab/model"]
+    (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
+    parts = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(parts))
+    assert base_llm.weights_fingerprint(BaseConfig(name="lab/model")) is None, "half of a base has no fingerprint"
+
+
+def test_without_a_fingerprint_the_name_decides(models: dict[str, str]) -> None:
+    config = BaseConfig(name=models["llama"])
+    unknown = base_llm.base_reference(config, base_llm.read_settings(config)) | {"fingerprint": None}
+    base_llm.check_base(unknown, unknown, "export")
+    with pytest.raises(CommandError, match="another base model: name was"):
+        base_llm.check_base(unknown, unknown | {"name": "lab/instruct"}, "export")
+
+
+def test_kernels_of_training_are_not_asked_for_in_use() -> None:
+    trained = BaseConfig(
+        name="x", attention="flash_attention_2", liger=True, compile=True, activation_checkpointing=True, quantisation="4bit"
+    )
+    assert base_llm.for_use(trained, "fp32") == BaseConfig(name="x", dtype="fp32", quantisation="4bit")
 
 
 def test_an_adapter_that_is_attached_but_frozen_is_refused(models: dict[str, str]) -> None:

@@ -71,6 +71,8 @@ def test_contradictions_are_refused() -> None:
         ZeroConfig(stage=4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"offload_optimizer: true with zero\.stage 0"):
         ZeroConfig(stage=0, offload_optimizer=True)
+    with pytest.raises(ValueError, match=r"offload_parameters: true with zero\.stage 2, expected stage 3"):
+        ZeroConfig(stage=2, offload_parameters=True)
     with pytest.raises(ValueError, match=r"gradient_clipping: -1"):
         build(gradient_clipping=-1.0)
     with pytest.raises(ValueError, match=r"micro_batch_size: 0"):

@@ -174,6 +174,7 @@ def test_every_trained_parameter_gets_a_gradient_and_no_other(home: Path, kind: 
         ({"tune_encoder": True, "prompt__concepts": 1}, "tune_encoder: true with prompt.concepts 1"),
         ({"stage__image_share_start": 1.5}, "stage.image_share_start: 1.5"),
         ({"stage__missing_captions": "guess"}, "stage.missing_captions"),
+        ({"base__compile": True, "zero__stage": 3}, "base.compile: true with zero.stage 3"),
     ],
 )
 def test_contradictory_configs(home: Path, changes: dict, says: str) -> None:
@@ -192,7 +193,7 @@ def test_contradictory_configs(home: Path, changes: dict, says: str) -> None:
         ({"base__name": "./nowhere"}, "base.name: .*nowhere: no such folder"),
         ({"prompt__concepts": 50}, "prompt.concepts: 50, but the training part has 7 concepts"),
         ({"prompt__instruction": "red " * 300}, r"prompt: \d+ tokens .* the model's context of 256"),
-        ({"stage__pack_length": 4}, r"stage.pack_length: 4, but a sequence has \d+ tokens"),
+        ({"stage__pack_length": 4}, r"stage.pack_length: 4, but 'a picture of .* and its prompt have \d+ tokens"),
     ],
 )
 def test_refused_in_one_sentence(home: Path, changes: dict, says: str) -> None:
@@ -291,6 +292,46 @@ def test_an_export_that_does_not_fit_is_not_begun_with(
     assert text(home, "--run", str(home / "refused"), "--init_from", str(staged[0]), *given) == 1
     assert says in capfd.readouterr().err.strip().splitlines()[-1]
     assert not (home / "refused").exists()
+
+
+def test_weights_that_have_seen_the_splits_validation_are_not_begun_with(home: Path, staged: tuple[Path, Path]) -> None:
+    write_split(home / "study", "turned", train={"stimulus": [0, 1, 16]}, validation={"stimulus": [2, 3]})
+    write_tiny_encoder(home / "turned-encoder", home / "study", split="turned")
+    task = task_of(home, data__split="turned", encoder=str(home / "turned-encoder"), init_from=str(staged[0]))
+    with pytest.raises(CommandError, match=r"init_from: .* was trained on \d+ validation or test trials of split 'turned'"):
+        task.check_start()
+
+
+def test_a_tuned_encoder_is_not_left_behind(home: Path) -> None:
+    quick = ("--train.steps", "1", "--checkpoint.every_steps", "0", "--tune_encoder", "true")
+    tuned = home / "tuned-first"
+    assert text(home, "--run", str(tuned), "--stage.name", "eeg", *quick) == 0
+    with pytest.raises(CommandError, match=r"init_from: .* tuned its encoder, expected it as this run's: --encoder"):
+        task_of(home, stage__name="eeg", init_from=str(tuned)).check_start()
+    task = task_of(home, stage__name="eeg", init_from=str(tuned), encoder=str(tuned))
+    task.check_start()
+    write_tiny_encoder(home / "another-encoder", home / "study", seed=4)
+    task = task_of(home, stage__name="eeg", init_from=str(home / "image"), encoder=str(home / "another-encoder"))
+    task.check_start()
+    (facts,) = [facts for name, facts in task.notes if name == "init"]
+    assert facts["other_encoder"], "the first stage's projector read another encoder: it is written down"
+
+
+def test_weights_that_are_no_numbers_replace_no_checkpoint(home: Path, capfd: pytest.CaptureFixture) -> None:
+    run = home / "diverged"
+    given = (
+        "--optimizer.lr",
+        "1e30",
+        "--train.log_every_steps",
+        "100",
+        "--train.validate_every_steps",
+        "0",
+        "--checkpoint.every_steps",
+        "3",
+    )
+    assert text(home, "--run", str(run), *given) == 1
+    assert "the loss is nan at step 3" in capfd.readouterr().err
+    assert not list((run / "checkpoints").glob("*"))
 
 
 def test_a_run_is_resumed_only_with_its_base_and_encoder(home: Path, staged: tuple[Path, Path], capfd: pytest.CaptureFixture) -> None:

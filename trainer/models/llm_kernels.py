@@ -48,6 +48,8 @@ def use_packed_attention(llm: Any, device: torch.device | str = "cpu") -> bool:
     config = llm.config.get_text_config()
     if llm.config._attn_implementation != "sdpa" or getattr(config, "attn_logit_softcapping", None):
         return False
+    if getattr(config, "v_head_dim", None):  # values of another width than queries (DeepSeek-V2 and later): the kernels want one
+        return False
     device = torch.device(device)
     attend: Callable[..., Tensor] | None = by_sequence
     if device.type != "cpu":
@@ -131,6 +133,8 @@ def by_sequence(q_TQD: Tensor, k_TQD: Tensor, v_TQD: Tensor, ends: Tensor, longe
 @functools.cache
 def variable_length_attention() -> Callable[..., Tensor] | None:
     """torch's kernel with the arguments of :func:`by_sequence`; its own changed from 2.10 to 2.12. None where this torch has none."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -156,7 +160,9 @@ def variable_length_attention() -> Callable[..., Tensor] | None:
             else:
                 repeats = q_TQD.shape[1] // k_TQD.shape[1]
                 k_TQD, v_TQD = k_TQD.repeat_interleave(repeats, 1), v_TQD.repeat_interleave(repeats, 1)
-        out = varlen_attn(q_TQD, k_TQD, v_TQD, ends, ends, longest, longest, **options)
+        # Not cuDNN's, which newer versions of torch prefer on some devices: it plans anew for every number of sequences.
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            out = varlen_attn(q_TQD, k_TQD, v_TQD, ends, ends, longest, longest, **options)
         assert isinstance(out, Tensor)
         return out
 
@@ -167,16 +173,16 @@ def variable_length_attention() -> Callable[..., Tensor] | None:
 def agrees(attend: Callable[..., Tensor], device: torch.device, heads: int, kv_heads: int, head_dim: int) -> bool:
     """Whether the kernel runs on this device for these shapes, and gives output and gradients of the reference."""
     generator = torch.Generator().manual_seed(0)
-    ends = torch.tensor([0, 70, 72, 200], dtype=torch.int32, device=device)
+    ends = torch.tensor([0, 170, 172, 300], dtype=torch.int32, device=device)
     q, k, v = (
-        torch.randn(200, n, head_dim, generator=generator).to(device, torch.bfloat16).requires_grad_(True)
+        torch.randn(300, n, head_dim, generator=generator).to(device, torch.bfloat16).requires_grad_(True)
         for n in (heads, kv_heads, kv_heads)
     )
-    upstream = torch.randn(200, heads, head_dim, generator=generator).to(device, torch.bfloat16)
+    upstream = torch.randn(300, heads, head_dim, generator=generator).to(device, torch.bfloat16)
     found = []
     for function in (attend, by_sequence):
         try:
-            out = function(q, k, v, ends, 128, head_dim**-0.5)
+            out = function(q, k, v, ends, 256, head_dim**-0.5)
             found.append([out, *torch.autograd.grad(out, (q, k, v), upstream)])
         except (RuntimeError, TypeError, ValueError, NotImplementedError):
             return False

@@ -121,11 +121,12 @@ class Prompter:
             raise CommandError(f"a caption of {len(ids)} tokens ({caption[:40]!r}…) exceeds the model's context of {self.max_length}")
         return ids
 
-    def check(self, prompt: Prompt, target: list[int]) -> None:
-        """Refuse a prompt and caption that are too long together."""
+    def check(self, prompt: Prompt, target: list[int]) -> int:
+        """Tokens of a prompt and caption together; refuses what is too long."""
         length = len(prompt.before) + self.num_prefix + len(prompt.after) + len(target)
         if length > self.max_length:
             raise CommandError(f"prompt and caption have {length} tokens, the model's context is {self.max_length}: shorten one of them")
+        return length
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text up to the first end token."""

@@ -383,14 +383,18 @@ class TextTask(BaseTask):
     def _tokenise(self) -> dict[int, list[list[int]]]:
         """Token ids of the captions of both parts' stimuli; what is too long for the model is found here, before training."""
         loaders = [loader for loader in (self.loader, self.validation) if loader is not None]
-        prompt = self.prompter.encode(self._most_words())
+        prompt, pack_length = self.prompter.encode(self._most_words()), self.config.stage.pack_length
         targets: dict[int, list[list[int]]] = {}
         known: dict[str, list[int]] = {}
         for stimulus in np.unique(np.concatenate([loader.stimuli for loader in loaders])).tolist():
             for caption in self.captions.of(stimulus):
                 if caption not in known:
                     known[caption] = self.prompter.target(caption)
-                    self.prompter.check(prompt, known[caption])
+                    length = self.prompter.check(prompt, known[caption])
+                    if pack_length is not None and length - 1 > pack_length:  # the last token is only predicted
+                        raise CommandError(
+                            f"stage.pack_length: {pack_length}, but {caption[:40]!r}… and its prompt have {length - 1} tokens"
+                        )
             targets[stimulus] = [known[caption] for caption in self.captions.of(stimulus)]
         return targets
 
@@ -398,11 +402,25 @@ class TextTask(BaseTask):
         if self.concepts is None:
             return []
         names = [self.concepts.words([number])[0] for number in range(len(self.concepts.names))]
-        return sorted(names, key=len, reverse=True)[: self.config.prompt.concepts]
+        tokens = self.prompter.tokenizer(names, add_special_tokens=False).input_ids
+        longest = sorted(range(len(names)), key=lambda number: (len(tokens[number]), len(names[number])), reverse=True)
+        return [names[number] for number in longest[: self.config.prompt.concepts]]
 
     def _initial(self) -> Any:
         path = find_text_export(self.config.init_from)
-        return init_weights(path, base=self.base, adapter=self.config.adapter, prefix=self.config.prefix, reads=self.source is not None)
+        initial = init_weights(path, base=self.base, adapter=self.config.adapter, prefix=self.config.prefix, reads=self.source is not None)
+        split = self.config.data.split
+        for other, seen in seen_trials(initial.config, self.index, split, ("validation", "test")).items():
+            raise CommandError(
+                f"init_from: {path} was trained on {seen} validation or test trials of split {split!r} (training trials of {other!r}): "
+                "expected weights that have not seen them"
+            )
+        theirs = initial.config["encoder"]["sha256"]
+        if "projector" in initial.facts["taken"] and theirs != self.encoder_sha256:
+            if initial.config["tune_encoder"]:
+                raise CommandError(f"init_from: {path} tuned its encoder, expected it as this run's: --encoder {self.config.init_from}")
+            initial.facts["other_encoder"] = theirs
+        return initial
 
 
 def check_encoder(encoder: Encoder, path: Path, loader: Loader) -> None:

@@ -136,6 +136,8 @@ class TextConfig:
             raise ValueError("train.precision: fp16, expected bf16 or fp32: language models overflow in half precision")
         if not 0 < self.encoder_lr_factor < float("inf"):
             raise ValueError(f"encoder_lr_factor: {self.encoder_lr_factor}, expected a positive number")
+        if self.base.compile and self.zero.stage == 3:
+            raise ValueError("base.compile: true with zero.stage 3, whose weights come and go: expected zero.stage 0 to 2")
         stage, words = self.stage.name, self.prompt.concepts
         if stage == "label" and not words:
             raise ValueError("prompt.concepts: 0 in stage label, which reads nothing but words: expected at least 1")
