@@ -237,6 +237,16 @@ def test_stimuli_without_captions_are_refused_or_counted_and_dropped(tmp_path: P
     assert seen == set(range(14)) - {3, 5}
 
 
+def test_how_often_predicted_words_are_right_is_told(home: Path, capsys: pytest.CaptureFixture) -> None:
+    task = task_of(home, stage__name="image", prompt__concepts=1)
+    task.check_start()
+    (facts,) = [facts for name, facts in task.notes if name == "prompt"]
+    # Validation concepts are none of those trained on, so that their words are always wrong; those of training images are often right.
+    assert facts["words_right"]["validation"] == 0
+    assert facts["words_right"]["train"] > 0.2
+    assert "are right for" in capsys.readouterr().err
+
+
 def test_a_frozen_adapter_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     from trainer.models import base_llm
 

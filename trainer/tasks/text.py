@@ -38,7 +38,7 @@ from trainer.export import Encoder, find_export, load_encoder
 from trainer.export_text import TextParts, find_text_export, init_weights, write_text_export
 from trainer.keep import training_loader
 from trainer.models import base_llm
-from trainer.models.concepts import ConceptTable, build_concept_table
+from trainer.models.concepts import ConceptTable, as_words, build_concept_table
 from trainer.models.eeg_language_model import EEGLanguageModel, Source
 from trainer.models.prompt import Prompt, Prompter
 from trainer.tasks.base import BaseTask
@@ -47,6 +47,9 @@ from trainer.tasks.text_config import StageConfig, TextConfig
 __all__ = ["StageConfig", "TextBatch", "TextConfig", "TextTask"]
 
 _CAPTION, _NOISE, _MODALITY, _WORDS = (random.word(f"text {name}") for name in ("caption", "image noise", "image or EEG", "words left out"))
+_WORD_ITEMS = 512
+_TRUST = 0.2
+"""Difference in how often predicted words are right, in training and on validation, of which the user is told."""
 _SOURCES: dict[str, Source | None] = {"image": "image", "eeg": "eeg", "mixed": "both", "label": None}
 
 
@@ -131,7 +134,13 @@ class TextTask(BaseTask):
         """What ``init_from`` would bring, if anything."""
         if self.config.init_from:
             self.notes.append(("init", self._initial().facts))
-        self.notes.append(("prompt", {"text": self.prompter.encode(self._most_words()).text}))
+        facts: dict[str, Any] = {"text": self.prompter.encode(self._most_words()).text}
+        if self.concepts is not None:
+            facts["words_right"] = right = self._words_right()
+            if right["train"] > right.get("validation", right["train"]) + _TRUST:
+                said = f"{right['train']:.0%} of training items and {right['validation']:.0%} of validation items"
+                say(self.world, f"the predicted words in prompts are right for {said}: the model may learn to trust them too much")
+        self.notes.append(("prompt", facts))
 
     def start(self, model: nn.Module) -> None:
         """Bring the adapter and the projector of ``init_from``."""
@@ -277,6 +286,23 @@ class TextTask(BaseTask):
         if source == "both":
             z_BP = torch.where(image_B[:, None], model.embed_image(target_BE), z_BP)
         return [self.concepts.words(ids) for ids in self.concepts.predict(z_BP.cpu().numpy(), self.config.prompt.concepts).tolist()]
+
+    def _words_right(self) -> dict[str, float]:
+        """Share of items whose true concept is among the predicted words, by part, on up to ``_WORD_ITEMS`` of them.
+
+        An encoder knows the trials it was trained on: words may be better in training than in use.
+        """
+        tables, found = self.index.manifest["tables"], {}
+        source: Source = "image" if self.source == "image" else "eeg"
+        for loader in (self.loader, self.validation):
+            if loader is not None:
+                count = min(_WORD_ITEMS, loader.num_samples)
+                batch = loader.prepare(loader.samples_batch(np.arange(count) * loader.num_samples // count), self.device)
+                image_B = torch.zeros(len(batch), dtype=torch.bool, device=self.device)
+                words = self._words(source, batch.eeg_BCT, self.subject_S[batch.subject_B], batch.target_BE, image_B)
+                true = [as_words(tables["concepts"][tables["stimuli"][s]["concept"]]) for s in batch.stimulus_B.tolist()]
+                found[loader.part] = float(np.mean([name in own for name, own in zip(true, words, strict=True)]))
+        return found
 
     # ------------------------------------------------------------------------------------------------------- validation
 
