@@ -33,6 +33,17 @@ def test_images_are_named_by_their_own_concept_and_concepts_without_images_are_n
     assert table.words([0, 4]) == ["red star", "dark blue arrow"]
 
 
+def test_a_concept_can_be_left_out_row_by_row() -> None:
+    concept_N, embedding_NP = images()
+    table = ConceptTable.make(NAMES, concept_N, embedding_NP)
+    assert table.rows(["house", "unseen", NAMES[0]]).tolist() == [3, -1, 0]
+    all_NC = table.predict(embedding_NP, 5)
+    without_N = np.where(np.arange(40) % 2, table.rows(NAMES)[concept_N], -1)
+    found_NC = table.predict(embedding_NP, 4, without_B=without_N)
+    np.testing.assert_array_equal(found_NC[::2], all_NC[::2, :4])
+    np.testing.assert_array_equal(found_NC[1::2], all_NC[1::2, 1:])
+
+
 def test_what_all_concepts_share_is_subtracted_from_both_sides() -> None:
     concept_N, embedding_NP = images()
     table = ConceptTable.make(NAMES, concept_N, embedding_NP)

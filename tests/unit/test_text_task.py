@@ -122,11 +122,11 @@ def test_image_noise_has_the_length_asked_for_and_depends_on_the_item_only(home:
 
 
 def test_words_are_those_predicted_never_the_true_label(home: Path) -> None:
-    task = task_of(home, prompt__concepts=1, stage__name="eeg", train__global_batch_size=28)
+    task = task_of(home, prompt__concepts=1, prompt__own_concept="keep", stage__name="eeg", train__global_batch_size=28)
     with task.batches(0) as stream:
         host = next(stream)
     batch = task.loader.prepare(host, CPU)
-    words = task._words("eeg", batch.eeg_BCT, task.subject_S[batch.subject_B], batch.target_BE, batch.item_B < 0)
+    words = task._words("eeg", batch, batch.eeg_BCT, batch.item_B < 0)
     assert task.concepts is not None
     z_BP = task.encoder.model.embed_eeg(batch.eeg_BCT, task.subject_S[batch.subject_B]).detach().numpy()
     assert words == [task.concepts.words(row) for row in task.concepts.predict(z_BP, 1).tolist()]
@@ -134,6 +134,30 @@ def test_words_are_those_predicted_never_the_true_label(home: Path) -> None:
     true = [names[c] for c in batch.concept_B.tolist()]
     assert [w[0] for w in words] != true, "an untrained encoder cannot know them all"
     assert {*task.concepts.names} == {names[c] for c in task.loader.concepts}, "candidates are training concepts"
+
+
+def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(home: Path) -> None:
+    # Of a test item's words none can be right; of training images' words many are, and a model would learn to repeat them.
+    def said(**changes: Any) -> tuple[list[str], list[str]]:
+        task = task_of(home, prompt__concepts=1, stage__name="image", train__global_batch_size=28, **changes)
+        with task.batches(0) as stream:
+            batch = task.loader.prepare(next(stream), CPU)
+        names = task.index.manifest["tables"]["concepts"]
+        words = task._words("image", batch, batch.eeg_BCT, batch.item_B >= 0)
+        return [own[0] for own in words], [names[c] for c in batch.concept_B.tolist()]
+
+    words, true = said()
+    assert not any(word == own for word, own in zip(words, true, strict=True))
+    kept, _ = said(prompt__own_concept="keep")
+    assert sum(word == own for word, own in zip(kept, true, strict=True)) > 0.2 * len(true)
+    assert all(word == other for word, other, own in zip(words, kept, true, strict=True) if other != own), "others are as predicted"
+
+    write_split(home / "study", "seen", train={"stimulus": [0, 2, 4, 6, 8, 10, 12]}, validation={"stimulus": [1, 3, 5]})
+    write_tiny_encoder(home / "seen-encoder", home / "study", split="seen")
+    closed = task_of(home, prompt__concepts=1, stage__name="image", data__split="seen", encoder=str(home / "seen-encoder"))
+    assert closed.own_C is None, "validation images of trained concepts can be named rightly"
+    with pytest.raises(CommandError, match="has 7 concepts, of which an item's own is left out: expected at most 6"):
+        task_of(home, prompt__concepts=7)
 
 
 def test_packed_rows_give_the_loss_of_padded_ones(home: Path) -> None:
@@ -238,13 +262,18 @@ def test_stimuli_without_captions_are_refused_or_counted_and_dropped(tmp_path: P
 
 
 def test_how_often_predicted_words_are_right_is_told(home: Path, capsys: pytest.CaptureFixture) -> None:
-    task = task_of(home, stage__name="image", prompt__concepts=1)
+    task = task_of(home, stage__name="image", prompt__concepts=1, prompt__own_concept="keep")
     task.check_start()
     (facts,) = [facts for name, facts in task.notes if name == "prompt"]
     # Validation concepts are none of those trained on, so that their words are always wrong; those of training images are often right.
     assert facts["words_right"]["validation"] == 0
     assert facts["words_right"]["train"] > 0.2
     assert "are right for" in capsys.readouterr().err
+    task = task_of(home, stage__name="image", prompt__concepts=1)
+    task.check_start()
+    (facts,) = [facts for name, facts in task.notes if name == "prompt"]
+    assert facts["own_concept"] == "left out"
+    assert "are right for" not in capsys.readouterr().err
 
 
 def test_a_frozen_adapter_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

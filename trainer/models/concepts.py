@@ -1,7 +1,8 @@
 """Words for what was seen: the concepts whose mean image lies nearest to an embedding.
 
 Candidates are concepts of the training part only, unless an evaluation says otherwise, so that no label of a test trial is
-ever among what it is compared with in silence. The words in training prompts are predicted as well, never true labels.
+ever among what it is compared with in silence. The words in training prompts are predicted as well, never true labels, and where
+tested concepts are unseen not even candidates.
 
 C: concepts, P: common space, B: rows, N: stimuli.
 """
@@ -52,10 +53,21 @@ class ConceptTable:
         """What an embedding is compared with, once :attr:`mean_P` is subtracted on both sides: unit norm."""
         return _unit(self.image_CP - self.mean_P)
 
-    def predict(self, z_BP: np.ndarray, k: int) -> np.ndarray:
-        """The k nearest concepts of each row by cosine, best first: int64 (B, k), fewer columns where there are fewer concepts."""
+    def predict(self, z_BP: np.ndarray, k: int, *, without_B: np.ndarray | None = None) -> np.ndarray:
+        """The k nearest concepts of each row by cosine, best first: int64 (B, k), fewer columns where there are fewer concepts.
+
+        ``without_B`` is a concept that comes last in its row whatever its score, -1 for none.
+        """
         scores_BC = _unit(np.asarray(z_BP, np.float32) - self.mean_P) @ self.embedding_CP.T
+        if without_B is not None:
+            rows = np.flatnonzero(without_B >= 0)
+            scores_BC[rows, without_B[rows]] = -np.inf
         return np.argsort(-scores_BC, axis=1, kind="stable")[:, :k]
+
+    def rows(self, names: Sequence[str]) -> np.ndarray:
+        """Where concepts stand in this table, -1 for those that are no candidates: int64."""
+        place = {name: row for row, name in enumerate(self.names)}
+        return np.array([place.get(name, -1) for name in names])
 
     def words(self, ids: Sequence[int]) -> list[str]:
         """Concept names as words: ``00012_red_star`` becomes ``red star``."""

@@ -39,6 +39,9 @@ class PromptConfig:
     """``chat``: the tokenizer's chat template; ``plain``: prefix, instruction, caption; ``auto``: chat where there is a template."""
     concepts: int = 0
     """Words of this many predicted concepts go into the prompt, in training as in use; 0: none."""
+    own_concept: Literal["auto", "keep", "leave_out"] = "auto"
+    """Whether a training item's own concept is among the candidates. ``auto``: left out where the split holds out whole concepts: there
+    the words of a test item can only be of other concepts, and words that were often right in training would be trusted in vain."""
     concept_dropout: float = 0.0
     """Share of training items whose prompt leaves the words out, so that the model works with and without."""
 
@@ -49,6 +52,8 @@ class PromptConfig:
             raise ValueError(f"prompt.template: {self.template!r}, expected auto, chat or plain")
         if self.concepts < 0:
             raise ValueError(f"prompt.concepts: {self.concepts}, expected 0 or more")
+        if self.own_concept not in ("auto", "keep", "leave_out"):
+            raise ValueError(f"prompt.own_concept: {self.own_concept!r}, expected auto, keep or leave_out")
         if not 0 <= self.concept_dropout <= 1:
             raise ValueError(f"prompt.concept_dropout: {self.concept_dropout}, expected 0 to 1")
 

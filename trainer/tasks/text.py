@@ -103,11 +103,17 @@ class TextTask(BaseTask):
         tokenizer = base_llm.load_tokenizer(config.base)
         self.prompter = Prompter(tokenizer, config.prompt, num_prefix, base_llm.context_length(settings))
         self.concepts: ConceptTable | None = None
+        self.own_C: np.ndarray | None = None
+        """Rows of the study's concepts in ``concepts``, where an item's own is no candidate."""
         if config.prompt.concepts:
             self.concepts = build_concept_table(self.encoder, self.loader)
-            if config.prompt.concepts > len(self.concepts.names):
+            if leaves_own_out(config, self.index):
+                self.own_C = self.concepts.rows(self.index.manifest["tables"]["concepts"])
+            most = len(self.concepts.names) - (self.own_C is not None)
+            if config.prompt.concepts > most:
                 found = f"prompt.concepts: {config.prompt.concepts}, but the training part has {len(self.concepts.names)} concepts"
-                raise CommandError(f"{found}: expected at most that many")
+                other = ", of which an item's own is left out" if self.own_C is not None else ""
+                raise CommandError(f"{found}{other}: expected at most {most}")
         self.targets = self._tokenise()
         self.base = base_llm.base_reference(config.base, settings)
         if config.zero.stage == 3 and config.base.quantisation == "none":
@@ -135,7 +141,9 @@ class TextTask(BaseTask):
         if self.config.init_from:
             self.notes.append(("init", self._initial().facts))
         facts: dict[str, Any] = {"text": self.prompter.encode(self._most_words()).text}
-        if self.concepts is not None:
+        if self.own_C is not None:
+            facts["own_concept"] = "left out"
+        elif self.concepts is not None:
             facts["words_right"] = right = self._words_right()
             if right["train"] > right.get("validation", right["train"]) + _TRUST:
                 said = f"{right['train']:.0%} of training items and {right['validation']:.0%} of validation items"
@@ -220,7 +228,7 @@ class TextTask(BaseTask):
 
         image_B = torch.from_numpy(draw(_MODALITY) < config.stage.image_share(step, self.num_steps)).to(self.device)
         subject_B = self.subject_S[batch.subject_B]
-        words = self._words(self.source, eeg_BCT, subject_B, batch.target_BE, image_B)
+        words = self._words(self.source, batch, eeg_BCT, image_B)
         left_out = draw(_WORDS) < config.prompt.concept_dropout
         prompts = [self.prompter.encode([] if left else said) for left, said in zip(left_out, words, strict=True)]
         targets = self._draw_targets(host.stimulus_B.numpy(), random.hash_numpy(seed, pass_B, item_B, _CAPTION))
@@ -277,15 +285,17 @@ class TextTask(BaseTask):
         return [own[bits % len(own)] for own, bits in zip(every, bits_B.tolist(), strict=True)]
 
     @torch.no_grad()
-    def _words(self, source: Source | None, eeg_BCT: Tensor, subject_B: Tensor, target_BE: Tensor, image_B: Tensor) -> list[list[str]]:
+    def _words(self, source: Source | None, batch: Batch, eeg_BCT: Tensor, image_B: Tensor) -> list[list[str]]:
         """Words of the concepts predicted from what each item shows: always predicted, in training as in use."""
         if self.concepts is None:
-            return [[] for _ in range(len(subject_B))]
-        model = self.encoder.model
-        z_BP = model.embed_image(target_BE) if source == "image" else model.embed_eeg(eeg_BCT, subject_B)
+            return [[] for _ in range(len(batch))]
+        model, target_BE = self.encoder.model, batch.target_BE
+        z_BP = model.embed_image(target_BE) if source == "image" else model.embed_eeg(eeg_BCT, self.subject_S[batch.subject_B])
         if source == "both":
             z_BP = torch.where(image_B[:, None], model.embed_image(target_BE), z_BP)
-        return [self.concepts.words(ids) for ids in self.concepts.predict(z_BP.cpu().numpy(), self.config.prompt.concepts).tolist()]
+        own_B = None if self.own_C is None else self.own_C[batch.concept_B.cpu().numpy()]
+        ids_BK = self.concepts.predict(z_BP.cpu().numpy(), self.config.prompt.concepts, without_B=own_B)
+        return [self.concepts.words(ids) for ids in ids_BK.tolist()]
 
     def _words_right(self) -> dict[str, float]:
         """Share of items whose true concept is among the predicted words, by part, on up to ``_WORD_ITEMS`` of them.
@@ -299,8 +309,8 @@ class TextTask(BaseTask):
                 count = min(_WORD_ITEMS, loader.num_samples)
                 batch = loader.prepare(loader.samples_batch(np.arange(count) * loader.num_samples // count), self.device)
                 image_B = torch.zeros(len(batch), dtype=torch.bool, device=self.device)
-                words = self._words(source, batch.eeg_BCT, self.subject_S[batch.subject_B], batch.target_BE, image_B)
-                true = [as_words(tables["concepts"][tables["stimuli"][s]["concept"]]) for s in batch.stimulus_B.tolist()]
+                words = self._words(source, batch, batch.eeg_BCT, image_B)
+                true = [as_words(tables["concepts"][concept]) for concept in batch.concept_B.tolist()]
                 found[loader.part] = float(np.mean([name in own for name, own in zip(true, words, strict=True)]))
         return found
 
@@ -350,13 +360,12 @@ class TextTask(BaseTask):
 
     def _validation_batch(self, batch: Batch, source: Source | None) -> TextBatch:
         image_B = torch.full((len(batch),), source == "image", device=self.device)
-        subject_B = self.subject_S[batch.subject_B]
-        words = self._words(source, batch.eeg_BCT, subject_B, batch.target_BE, image_B)
+        words = self._words(source, batch, batch.eeg_BCT, image_B)
         targets = [self.targets[s][0] for s in batch.stimulus_B.tolist()]
         return TextBatch(
             rows=self._rows([self.prompter.encode(said) for said in words], targets),
             eeg_BCT=batch.eeg_BCT,
-            subject_B=subject_B,
+            subject_B=self.subject_S[batch.subject_B],
             target_BE=batch.target_BE,
             image_B=image_B,
             noise_BP=None,
@@ -447,6 +456,15 @@ class TextTask(BaseTask):
                 raise CommandError(f"init_from: {path} tuned its encoder, expected it as this run's: --encoder {self.config.init_from}")
             initial.facts["other_encoder"] = theirs
         return initial
+
+
+def leaves_own_out(config: TextConfig, index: StudyIndex) -> bool:
+    """Whether words of training items are predicted among other concepts than their own: see ``PromptConfig.own_concept``."""
+    if config.prompt.own_concept != "auto":
+        return config.prompt.own_concept == "leave_out"
+    train, *held_out = (np.unique(index.table.concept[index.rows(config.data.split, part)]) for part in schema.PARTS)
+    held = np.concatenate(held_out)
+    return len(held) > 0 and not np.isin(held, train).any()
 
 
 def check_encoder(encoder: Encoder, path: Path, loader: Loader) -> None:
