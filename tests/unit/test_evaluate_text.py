@@ -109,6 +109,11 @@ def test_a_predicted_word_needs_a_control_with_a_word(tmp_path: Path) -> None:
     results = results_of(tmp_path, made.records(40, made.ARMS | {"eeg+concept": 0.9, "noise+word": 0.3}), "both")
     assert "over matched noise with its predicted word (" in sentence(results, "bleu_1", "eeg+concept", "noise+word")
     assert "over matched noise (without a word) (" in sentence(results, "bleu_1", "eeg+concept", "noise")
+    assert "over EEG of another image (without a word) (" in sentence(results, "bleu_1", "eeg+concept", "shuffled")
+    rows = made.records(40, made.ARMS | {"eeg+concept": 0.9, "noise+word": 0.3})
+    folder = made.write(tmp_path / "words", rows, with_words=["eeg+concept", "noise+word", "shuffled"])
+    results = evaluate(settings([folder], tmp_path / "words-out"))[0]
+    assert "over EEG of another image (9" in sentence(results, "bleu_1", "eeg+concept", "shuffled")
 
 
 def test_trials_that_were_trained_on_are_called_so(tmp_path: Path) -> None:

@@ -135,6 +135,21 @@ def test_arms_show_the_model_what_they_promise(home: Path, whole: Path) -> None:
     assert again == by_arm["eeg+concept"]
 
 
+def test_controls_of_a_model_that_always_saw_words_have_words_of_their_own(home: Path, tmp_path: Path) -> None:
+    export = export_model(home, "always", prompt={"concepts": 1})
+    arms = ["eeg", "eeg+concept", "noise+word", "shuffled", "image", "concept-mean"]
+    generate(config(home, tmp_path, export=str(export), arms=arms), World(), CPU)
+    for record in read(tmp_path):
+        assert (f"may be: {record['concept_predicted']}." in record["prompt"]) == (record["arm"] != "eeg"), record
+    shown = {arm: [r["concept_predicted"] for r in read(tmp_path) if r["arm"] == arm] for arm in arms}
+    assert sorted(shown["shuffled"]) == sorted(shown["eeg"]), "the words that another image's EEG says"
+    assert shown["image"] != shown["eeg"], "the words that the image itself says"
+    facts = json.loads((tmp_path / "generate.json").read_text())
+    assert any("the arms eeg and noise are foreign" in note for note in facts["notes"])
+    assert any("Prompts of shuffled, concept-mean, image have words" in note for note in facts["notes"])
+    assert {"shuffled", "image"} <= set(facts["with_words"])
+
+
 def eeg_of_part(home: Path) -> tuple[Any, list[str]]:
     """Repeated trials of the part and their subjects, read past the loader's preparation."""
     from trainer.data.index import StudyIndex

@@ -38,6 +38,9 @@ ARMS = (
 )  # fmt: skip
 WITH_WORDS = ("eeg+concept", "noise+word", "label-only", "keywords")
 """Arms whose prompt has predicted words."""
+AS_TRAINED = ("shuffled", "shuffled-within-concept", "concept-mean", "image")
+"""Arms that have words predicted from what they show where the model has never seen a prompt without: bare they would be foreign to it,
+and so weaker than they need be."""
 _NOISE, _SHUFFLE, _SAMPLE = (random.word(f"arm {name}") for name in ("noise", "shuffled", "caption sample"))
 PRIOR_SAMPLE = 1000
 """Most captions among which the typical one is looked for."""

@@ -26,7 +26,7 @@ TESTED = ("eeg", WITH_WORD)
 """Arms that are compared with every other."""
 PRIOR, UPPER = "caption-prior", "image"
 WORDLESS = ("noise", "shuffled", "shuffled-within-concept")
-"""Arms that lack the word that ``eeg+concept`` is given."""
+"""Arms that lack the word that ``eeg+concept`` is given, unless ``generate`` says that they have one."""
 BLIND = ("noise", "shuffled")
 """Arms that see nothing of the item: they should say no more than the caption prior does."""
 NAMES = {
@@ -198,11 +198,14 @@ def missing_controls(arms: Sequence[str]) -> list[str]:
     return [arm for arm in CONTROLS if arm not in arms]
 
 
-def verdicts(comparison: Comparison, metrics: Sequence[Metric], *, simulated: bool = False, images: str = "images") -> list[dict[str, Any]]:
+def verdicts(
+    comparison: Comparison, metrics: Sequence[Metric], *, simulated: bool = False, images: str = "images", with_words: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """A sentence for each tested arm, other arm and metric; the sentences of one metric stand together.
 
     Nothing where a control or every tested arm is missing: without them a number does not say what EEG adds. Nothing on EEG with the
-    predicted word where noise with its own word is missing: a word helps whatever it comes with. ``images`` is what was captioned.
+    predicted word where noise with its own word is missing: a word helps whatever it comes with. ``images`` is what was captioned,
+    ``with_words`` names arms whose prompts have words.
     """
     found = []
     if missing_controls(list(comparison.arms)):
@@ -216,7 +219,8 @@ def verdicts(comparison: Comparison, metrics: Sequence[Metric], *, simulated: bo
                 if estimate is None or not np.isfinite([estimate.value, estimate.low, estimate.high]).all() or (arm, other) == TESTED:
                     continue
                 count = comparison.num_images[arm][other][metric.name]
-                sentence = verdict(metric, arm, other, estimate, f"{count} {images}", simulated=simulated)
+                wordless = arm == WITH_WORD and other in WORDLESS and other not in with_words
+                sentence = verdict(metric, arm, other, estimate, f"{count} {images}", simulated=simulated, wordless=wordless)
                 excludes = bool(estimate.low > 0 or estimate.high < 0)
                 found.append({"metric": metric.name, "arm": arm, "other": other, "excludes_zero": excludes, "sentence": sentence})
         for arm, shares in comparison.shares.items():
@@ -230,12 +234,14 @@ def verdicts(comparison: Comparison, metrics: Sequence[Metric], *, simulated: bo
     return found
 
 
-def verdict(metric: Metric, arm: str, other: str, estimate: Estimate, images: str, *, simulated: bool = False) -> str:
+def verdict(
+    metric: Metric, arm: str, other: str, estimate: Estimate, images: str, *, simulated: bool = False, wordless: bool = False
+) -> str:
     """``EEG adds 0.05 ± 0.02 BLEU-1 over matched noise (95 % interval 0.01 to 0.09, excludes 0; ...).``"""
     who = _who(arm, simulated)
     digits = 3 if 0 < estimate.se < 0.005 else 2
     amount = f"{_rounded(abs(estimate.value), digits)} ± {_rounded(estimate.se, digits)} {metric.unit or metric.title}"
-    over = NAMES.get(other, other) + (" (without a word)" if arm == WITH_WORD and other in WORDLESS else "")
+    over = NAMES.get(other, other) + (" (without a word)" if wordless else "")
     excludes = estimate.low > 0 or estimate.high < 0
     claim = f"{who} adds {amount} over {over}" if estimate.value >= 0 else f"{who} stays {amount} below {over}"
     if not excludes:

@@ -23,7 +23,7 @@ from trainer.data import random
 from trainer.data.captions import StudyCaptions
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
-from trainer.evaluate.arms import WITH_WORDS, ArmError, ArmInput, Material, arm_input
+from trainer.evaluate.arms import AS_TRAINED, WITH_WORDS, ArmError, ArmInput, Material, arm_input
 from trainer.evaluate.embeddings import check_unseen, seen_trials
 from trainer.evaluate.generation_folder import LABEL_ONLY
 from trainer.evaluate.part import collect
@@ -111,6 +111,8 @@ class Generation:
         self.items = self._choose_items()
         self.subject_S = subject_table(self.loader.index.manifest["tables"]["subjects"], self.decoder.encoder, device)
         self.trained_on = trained_on(self.decoder.config)
+        prompt = self.decoder.config["prompt"]
+        self.with_words = (*WITH_WORDS, *(AS_TRAINED if prompt["concepts"] and not prompt["concept_dropout"] else ()))
         self.training = Loader(self.loader.index, self.loader.config, "train", seed=0)
         self.material = self._material()
         self._tables: dict[int, ConceptTable] = {}
@@ -141,6 +143,7 @@ class Generation:
             "base": self.decoder.config["base"]["name"],
             "stage": self.decoder.config["stage"]["name"],
             "trained_on": self.trained_on,
+            "with_words": list(self.with_words),
             "model": self.request["export"],
             "step": self.decoder.config.get("step"),
             "notes": self.notes,
@@ -166,7 +169,7 @@ class Generation:
             return self._label_only(shown.z_IP)
         ids_IK = table.predict(shown.z_IP, self._num_words(decoder))
         concepts = [table.names[row[0]] for row in ids_IK.tolist()]
-        words = [table.words(row) if name in WITH_WORDS else [] for row in ids_IK.tolist()]
+        words = [table.words(row) if name in self.with_words else [] for row in ids_IK.tolist()]
         if name == "keywords":
             prompter = Prompter(decoder.prompter.tokenizer, PromptConfig(instruction=KEYWORDS), 0, context_length(decoder.model.llm))
             prompter.end_ids = decoder.prompter.end_ids
@@ -331,9 +334,11 @@ class Generation:
         prompt, arms = self.decoder.config["prompt"], set(self.config.arms)
         if {"eeg+concept", "noise+word"} & arms and not prompt["concepts"]:
             self.notes.append("The model never saw words in training: arms with words (eeg+concept, noise+word) are foreign to it.")
-        without = arms - set(WITH_WORDS) - {"nearest-caption", "caption-prior"}
-        if without and prompt["concepts"] and not prompt["concept_dropout"]:
-            self.notes.append("The model never saw a prompt without words in training: arms without words are foreign to it.")
+        if prompt["concepts"] and not prompt["concept_dropout"]:
+            if {"eeg", "noise"} & arms:
+                self.notes.append("The model never saw a prompt without words in training: the arms eeg and noise are foreign to it.")
+            if more := [name for name in AS_TRAINED if name in arms]:
+                self.notes.append(f"Prompts of {', '.join(more)} have words, too, as in training: those predicted from what the arm shows.")
         if "image" not in self.trained_on and {"image", "concept-mean"} & arms:
             self.notes.append("The model was never trained on images: the arms image and concept-mean are foreign to it.")
         elif self.decoder.config["stage"]["name"] == "eeg" and "image" in arms:

@@ -211,7 +211,7 @@ def _results(
     missing = comparison.missing_controls(generations.arms)
     simulated = generations.simulated
     images = {"train": "training images", "validation": "validation images"}.get(str(generations.fact("part")), "images")
-    verdicts = comparison.verdicts(compared, metrics, simulated=simulated, images=images)
+    verdicts = comparison.verdicts(compared, metrics, simulated=simulated, images=images, with_words=generations.fact("with_words") or ())
     incomplete = {
         (a, b): count for a, others in compared.num_items.items() for b, count in others.items() if count < len(generations.items)
     }
