@@ -116,6 +116,21 @@ def test_a_predicted_word_needs_a_control_with_a_word(tmp_path: Path) -> None:
     assert "over EEG of another image (9" in sentence(results, "bleu_1", "eeg+concept", "shuffled")
 
 
+def test_the_rivals_that_could_embarrass_the_model_are_printed(tmp_path: Path) -> None:
+    results = results_of(tmp_path, made.records(40, made.ARMS | {"label-only": 0.7, "nearest-caption": 0.7}))
+    printed = "\n".join(text_report.headline_verdicts(results))
+    for rival in ("the model trained on predicted labels only", "the nearest training caption", "matched noise"):
+        assert rival in printed
+
+
+def test_an_interval_that_ends_near_zero_is_told_with_three_digits() -> None:
+    metric = text_metrics.Metric(name="bleu_1", title="BLEU-1", how="")
+    for low, end in ((-0.0004, "0.000"), (0.0034, "0.003"), (-0.0034, "−0.003")):
+        estimate = comparison.Estimate(value=0.03, se=0.012, low=low, high=0.06, by_seed=(0.03,))
+        said = comparison.verdict(metric, "eeg", "noise", estimate, "9 images")
+        assert f"interval {end} to 0.060, {'excludes' if low > 0 else 'includes'} 0" in said
+
+
 def test_trials_that_were_trained_on_are_called_so(tmp_path: Path) -> None:
     for part, note in (("train", "nothing about new images"), ("validation", "for development only")):
         folder = made.write(tmp_path / part, made.records(20), part=part)

@@ -239,7 +239,8 @@ def verdict(
 ) -> str:
     """``EEG adds 0.05 ± 0.02 BLEU-1 over matched noise (95 % interval 0.01 to 0.09, excludes 0; ...).``"""
     who = _who(arm, simulated)
-    digits = 3 if 0 < estimate.se < 0.005 else 2
+    near_zero = 0.0 in (round(estimate.low, 2), round(estimate.high, 2))
+    digits = 3 if 0 < estimate.se < 0.005 or (estimate.se and near_zero) else 2
     amount = f"{_rounded(abs(estimate.value), digits)} ± {_rounded(estimate.se, digits)} {metric.unit or metric.title}"
     over = NAMES.get(other, other) + (" (without a word)" if wordless else "")
     excludes = estimate.low > 0 or estimate.high < 0

@@ -41,7 +41,7 @@ class PromptConfig:
     """Words of this many predicted concepts go into the prompt, in training as in use; 0: none."""
     own_concept: Literal["auto", "keep", "leave_out"] = "auto"
     """Whether a training item's own concept is among the candidates. ``auto``: left out where the split holds out whole concepts: there
-    the words of a test item can only be of other concepts, and words that were often right in training would be trusted in vain."""
+    the words of a test item can only be of other concepts, and in training they should be no better."""
     concept_dropout: float = 0.0
     """Share of training items whose prompt leaves the words out, so that the model works with and without."""
 
