@@ -170,7 +170,7 @@ class Loop:
         Raises
         ------
         CommandError
-            The step's loss is not finite: earlier checkpoints stay.
+            The step's loss or the weights it led to are not finite: earlier checkpoints stay.
         """
         self._check_finite()
         if best:
@@ -186,11 +186,19 @@ class Loop:
             self._each("on_checkpoint", path)
 
     def _check_finite(self) -> None:
-        if self.last_losses:
-            loss = torch.stack(self.last_losses).float().mean()
-            dist.all_reduce(loss)
-            if not math.isfinite(float(loss)):
-                raise CommandError(f"the loss is {float(loss)} at step {self.state.step}: lower optimizer.lr, or check the data")
+        if not self.last_losses:
+            return
+        loss = torch.stack(self.last_losses).float().mean()
+        # A step whose loss is a number may still have led to weights that are none. Under ZeRO 3 a rank looks at its own slices.
+        trained = [getattr(p, "ds_tensor", p).detach() for p in self.engine.module.parameters() if p.requires_grad]
+        broken = ~torch.stack([weights.isfinite().all() for weights in trained]).all()
+        sums = torch.stack([loss, broken.float()])
+        dist.all_reduce(sums)
+        step, advice = self.state.step, "lower optimizer.lr, or check the data"
+        if not math.isfinite(float(sums[0])):
+            raise CommandError(f"the loss is {float(sums[0])} at step {step}: {advice}")
+        if float(sums[1]):
+            raise CommandError(f"the weights after step {step} are not finite: {advice}")
 
     def export(self) -> None:
         """Replace ``export/`` by the present weights."""

@@ -22,6 +22,7 @@ from trainer.__main__ import COMMANDS
 from trainer.distributed.world import World
 from trainer.export import load_encoder
 from trainer.export_text import load_text
+from trainer.loop import Loop
 from trainer.models.base_llm import part_of
 from trainer.models.decoding import DecodingConfig
 from trainer.tasks.text import TextTask
@@ -356,21 +357,28 @@ def test_a_tuned_encoder_is_not_left_behind(home: Path) -> None:
     assert facts["other_encoder"], "the first stage's projector read another encoder: it is written down"
 
 
-def test_weights_that_are_no_numbers_replace_no_checkpoint(home: Path, capfd: pytest.CaptureFixture) -> None:
-    run = home / "diverged"
-    given = (
-        "--optimizer.lr",
-        "1e30",
-        "--train.log_every_steps",
-        "100",
-        "--train.validate_every_steps",
-        "0",
-        "--checkpoint.every_steps",
-        "3",
-    )
-    assert text(home, "--run", str(run), *given) == 1
+def test_weights_that_are_no_numbers_replace_no_checkpoint(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    run, seldom = home / "diverged", ("--train.log_every_steps", "100", "--train.validate_every_steps", "0")
+    assert text(home, "--run", str(run), *seldom, "--optimizer.lr", "1e30", "--checkpoint.every_steps", "3") == 1
     assert "the loss is nan at step 3" in capfd.readouterr().err
     assert not list((run / "checkpoints").glob("*"))
+
+    # A step whose loss was still a number.
+    step = Loop._optimizer_step
+
+    def overflowing(loop: Loop, batches: Any) -> Any:
+        losses = step(loop, batches)
+        weights = next(p for p in loop.engine.module.parameters() if p.requires_grad)
+        weights.data.view(-1)[0] = float("inf") if loop.state.step == 4 else 0.0
+        return losses
+
+    monkeypatch.setattr(Loop, "_optimizer_step", overflowing)
+    run = home / "overflown"
+    assert text(home, "--run", str(run), *seldom, "--checkpoint.every_steps", "2") == 1
+    assert "the weights after step 4 are not finite" in capfd.readouterr().err
+    assert [path.name for path in (run / "checkpoints").glob("step-*")] == ["step-00000002"]
 
 
 def test_a_run_is_resumed_only_with_its_base_and_encoder(home: Path, staged: tuple[Path, Path], capfd: pytest.CaptureFixture) -> None:
