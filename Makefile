@@ -45,7 +45,7 @@ checks: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --durations=5   # tiny tensors: a second thread only waits
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n 2 --dist loadfile --durations=5   # tiny tensors: processes, not threads
 
 distributed: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/distributed --durations=5
