@@ -144,10 +144,11 @@ def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(ho
         with task.batches(0) as stream:
             batch = task.loader.prepare(next(stream), CPU)
         names = task.index.manifest["tables"]["concepts"]
-        words = task._words("image", batch, batch.eeg_BCT, batch.item_B >= 0)
+        words = task._words("image", batch, batch.eeg_BCT, batch.item_B >= 0, training=True)
         return [own[0] for own in words], [names[c] for c in batch.concept_B.tolist()]
 
     words, true = said()
+    assert len(words) == 28
     assert not any(word == own for word, own in zip(words, true, strict=True))
     kept, _ = said(prompt__own_concept="keep")
     assert sum(word == own for word, own in zip(kept, true, strict=True)) > 0.2 * len(true)
@@ -157,6 +158,15 @@ def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(ho
     write_tiny_encoder(home / "seen-encoder", home / "study", split="seen")
     closed = task_of(home, prompt__concepts=1, stage__name="image", data__split="seen", encoder=str(home / "seen-encoder"))
     assert closed.own_C is None, "validation images of trained concepts can be named rightly"
+    asked = task_of(
+        home,
+        prompt__concepts=1,
+        prompt__own_concept="leave_out",
+        stage__name="image",
+        data__split="seen",
+        encoder=str(home / "seen-encoder"),
+    )
+    assert asked._words_right()["validation"] > 0, "what is scored is named as in use"
     with pytest.raises(CommandError, match="has 7 concepts, of which an item's own is left out: expected at most 6"):
         task_of(home, prompt__concepts=7)
 

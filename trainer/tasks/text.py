@@ -228,7 +228,7 @@ class TextTask(BaseTask):
 
         image_B = torch.from_numpy(draw(_MODALITY) < config.stage.image_share(step, self.num_steps)).to(self.device)
         subject_B = self.subject_S[batch.subject_B]
-        words = self._words(self.source, batch, eeg_BCT, image_B)
+        words = self._words(self.source, batch, eeg_BCT, image_B, training=True)
         left_out = draw(_WORDS) < config.prompt.concept_dropout
         prompts = [self.prompter.encode([] if left else said) for left, said in zip(left_out, words, strict=True)]
         targets = self._draw_targets(host.stimulus_B.numpy(), random.hash_numpy(seed, pass_B, item_B, _CAPTION))
@@ -285,7 +285,7 @@ class TextTask(BaseTask):
         return [own[bits % len(own)] for own, bits in zip(every, bits_B.tolist(), strict=True)]
 
     @torch.no_grad()
-    def _words(self, source: Source | None, batch: Batch, eeg_BCT: Tensor, image_B: Tensor) -> list[list[str]]:
+    def _words(self, source: Source | None, batch: Batch, eeg_BCT: Tensor, image_B: Tensor, *, training: bool = False) -> list[list[str]]:
         """Words of the concepts predicted from what each item shows: always predicted, in training as in use."""
         if self.concepts is None:
             return [[] for _ in range(len(batch))]
@@ -293,7 +293,7 @@ class TextTask(BaseTask):
         z_BP = model.embed_image(target_BE) if source == "image" else model.embed_eeg(eeg_BCT, self.subject_S[batch.subject_B])
         if source == "both":
             z_BP = torch.where(image_B[:, None], model.embed_image(target_BE), z_BP)
-        own_B = None if self.own_C is None else self.own_C[batch.concept_B.cpu().numpy()]
+        own_B = self.own_C[batch.concept_B.cpu().numpy()] if training and self.own_C is not None else None
         ids_BK = self.concepts.predict(z_BP.cpu().numpy(), self.config.prompt.concepts, without_B=own_B)
         return [self.concepts.words(ids) for ids in ids_BK.tolist()]
 
