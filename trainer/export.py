@@ -36,6 +36,7 @@ from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, TRANSFORM = "model.safetensors", "config.json", "transform.npz"
+ORIGIN = ("fingerprint", "split", "split_hash")
 _BUILD_FIELDS = ("n_chans", "n_times", "sfreq", "num_subjects", "embedding_dim", "num_concepts")
 
 
@@ -322,6 +323,14 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         raise CommandError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes ({error})") from None
     transform = FittedTransform.read(folder / TRANSFORM, device) if config["transform"] else None
     return Encoder(config, model, transform, device)
+
+
+def lineage(config: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    """Data of an export's run and of those before it, oldest first.
+
+    ``config`` is the export's ``config.json``, ``more`` is said of the run itself beside :data:`ORIGIN`.
+    """
+    return [*config.get("started_from", []), {name: config.get(name) for name in ORIGIN} | more]
 
 
 def find_export(path: str | Path) -> Path:

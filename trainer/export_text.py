@@ -28,7 +28,7 @@ from torch import Tensor
 
 from data_prep import schema
 from data_prep.cli import CommandError, from_plain, to_plain
-from trainer.export import CONFIG, Encoder, load_encoder
+from trainer.export import CONFIG, ORIGIN, Encoder, lineage, load_encoder
 from trainer.models import base_llm
 from trainer.models.base_llm import AdapterConfig, BaseConfig
 from trainer.models.concepts import ConceptTable
@@ -92,7 +92,7 @@ def write_text_export(
     for file in sorted(encoder.iterdir()):
         if file.is_file():
             shutil.copyfile(file, output / ENCODER / file.name)
-    facts = {name: config.get(name) for name in ("fingerprint", "split", "split_hash")}
+    facts = {name: config.get(name) for name in ORIGIN}
     if tuned:
         changed = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
         whole = load_file(encoder / WEIGHTS)
@@ -362,8 +362,8 @@ class InitialText:
     @property
     def lineage(self) -> list[dict[str, Any]]:
         """Data that the weights come from, oldest first, and how they were trained on them."""
-        own = {name: self.config.get(name) for name in ("fingerprint", "split", "split_hash", "planned_steps", "planned_items")}
-        return [*self.config.get("started_from", []), {**own, "stage": self.config["stage"]["name"]}]
+        plan = {name: self.config.get(name) for name in ("planned_steps", "planned_items")}
+        return lineage(self.config, **plan, stage=self.config["stage"]["name"])
 
     def copy_into(self, model: EEGLanguageModel) -> None:
         """Put the weights into ``model``, before DeepSpeed wraps it."""

@@ -27,9 +27,10 @@ from trainer.data.captions import Missing
 from trainer.distributed import collectives
 from trainer.distributed import world as worlds
 from trainer.distributed.world import DeviceName, World
-from trainer.evaluate.arms import ARMS, ArmError
+from trainer.evaluate.arms import ArmError
 from trainer.evaluate.generation import Generation
 from trainer.evaluate.generation_folder import GenerationFolder, print_summary
+from trainer.evaluate.generations import ARMS
 from trainer.models.decoding import DecodingConfig
 from trainer.models.prompt import Style
 

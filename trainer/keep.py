@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.cli import CommandError
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.distributed import collectives
 from trainer.evaluate.concept_scores import score_concepts, trained_concepts
-from trainer.evaluate.embeddings import check_signal, seen_trials
+from trainer.evaluate.embeddings import check_held_out, check_signal
 from trainer.export import find_export, load_encoder
 
 
@@ -49,11 +48,7 @@ def training_loader(
     select = replace(config.unfiltered().select, **signal)
     judged = Loader(index, replace(own, repetitions=config.repetitions, select=select), "train", seed)
     check_signal(encoder, judged)
-    for split, seen in seen_trials(encoder.config, index, config.split, ("validation", "test")).items():
-        raise CommandError(
-            f"data.select.keep_encoder: {path} was trained on {seen} validation or test trials of split {config.split!r} (training trials "
-            f"of {split!r}): expected an encoder that has not seen them"
-        )
+    check_held_out(encoder.config, index, config.split, f"data.select.keep_encoder: {path}", "an encoder that has")
     single = config.repetitions == "each"
     concepts_K = trained_concepts(encoder, judged)
     true_N = np.concatenate([host.concept_B.numpy() for host in judged.sequential(4096, single_trials=single)])

@@ -45,6 +45,7 @@ from trainer.state import TrainConfig, TrainState
 
 STOPPED_STATUS = 75
 """Exit status of a run that a signal stopped after saving: not finished, to be resumed (sysexits' EX_TEMPFAIL)."""
+_ADVICE = "lower optimizer.lr, or check the data"
 
 
 class Batches(Protocol):
@@ -172,7 +173,8 @@ class Loop:
         CommandError
             The step's loss or the weights it led to are not finite: earlier checkpoints stay.
         """
-        self._check_finite()
+        if self.saved_step != self.state.step:
+            self._check_finite()
         if best:
             self.export()
         if self.saved_step != self.state.step:
@@ -194,11 +196,13 @@ class Loop:
         broken = ~torch.stack([weights.isfinite().all() for weights in trained]).all()
         sums = torch.stack([loss, broken.float()])
         dist.all_reduce(sums)
-        step, advice = self.state.step, "lower optimizer.lr, or check the data"
-        if not math.isfinite(float(sums[0])):
-            raise CommandError(f"the loss is {float(sums[0])} at step {step}: {advice}")
+        self._check_loss(float(sums[0]))
         if float(sums[1]):
-            raise CommandError(f"the weights after step {step} are not finite: {advice}")
+            raise CommandError(f"the weights after step {self.state.step} are not finite: {_ADVICE}")
+
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise CommandError(f"the loss is {loss} at step {self.state.step}: {_ADVICE}")
 
     def export(self) -> None:
         """Replace ``export/`` by the present weights."""
@@ -234,8 +238,7 @@ class Loop:
         values = torch.stack([value.detach().float() for value in losses.values()])
         dist.all_reduce(values)
         metrics = dict(zip(losses, (values / self.world.size).tolist(), strict=True))
-        if not math.isfinite(metrics["loss"]):
-            raise CommandError(f"the loss is {metrics['loss']} at step {self.state.step}: lower optimizer.lr, or check the data")
+        self._check_loss(metrics["loss"])
         metrics["lr"] = self.engine.optimizer.param_groups[0]["lr"]
         metrics |= clock.restart() | {"memory_gib": memory_gib(self.device)}
         self.folder.metrics(self.state.step, metrics)

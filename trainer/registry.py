@@ -29,7 +29,7 @@ from rich.console import Console
 
 from data_prep import schema
 from data_prep.cli import CommandError, from_plain
-from trainer.callbacks.mlflow import MlflowConfig
+from trainer.callbacks.mlflow import MlflowConfig, check_tracking_uri
 from trainer.data.loader import Loader
 from trainer.evaluate.embeddings import open_part
 from trainer.export import CONFIG, Encoder, load_encoder
@@ -74,8 +74,7 @@ class RegisterConfig:
         for field in ("top_k", "timeout_seconds"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: {getattr(self, field)}, expected at least 1")
-        if urlsplit(self.tracking_uri).password:
-            raise ValueError("tracking_uri: holds a password, expected none: set MLFLOW_TRACKING_PASSWORD in the environment")
+        check_tracking_uri(self.tracking_uri)
 
 
 @dataclass(frozen=True, kw_only=True)

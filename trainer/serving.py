@@ -17,12 +17,12 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rich.console import Console
 
 from data_prep import schema
 from data_prep.cli import CommandError
+from trainer.callbacks.mlflow import check_tracking_uri
 from trainer.child import run_in_group
 from trainer.registry import REGISTERED
 
@@ -54,8 +54,7 @@ class ServeConfig:
             raise ValueError(f"port: {self.port}, expected 1 to 65535")
         if self.workers < 1:
             raise ValueError(f"workers: {self.workers}, expected at least 1")
-        if urlsplit(self.tracking_uri).password:
-            raise ValueError("tracking_uri: holds a password, expected none: set MLFLOW_TRACKING_PASSWORD in the environment")
+        check_tracking_uri(self.tracking_uri)
 
 
 def run(config: ServeConfig) -> int:

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 
 from data_prep.cli import CommandError, from_plain, to_plain
 from trainer.data.loader import Loader
-from trainer.evaluate.embeddings import seen_trials
-from trainer.export import find_export, load_encoder
+from trainer.evaluate.embeddings import check_held_out
+from trainer.export import find_export, lineage, load_encoder
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import EncoderConfig
-
-_ORIGIN = ("fingerprint", "split", "split_hash")
 
 
 class InitialWeights:
@@ -47,17 +45,12 @@ class InitialWeights:
         self.weights = self.encoder.model.state_dict()
         self._check_signal()
         self._check_architecture()
-        for split, seen in seen_trials(self.encoder.config, loader.index, loader.config.split, ("validation", "test")).items():
-            raise CommandError(
-                f"init_from: {self.path} was trained on {seen} validation or test trials of split {loader.config.split!r} (training trials "
-                f"of {split!r}): expected weights that have not seen them"
-            )
+        check_held_out(self.encoder.config, loader.index, loader.config.split, f"init_from: {self.path}", "weights that have")
 
     @property
     def lineage(self) -> list[dict[str, Any]]:
         """Data that the weights come from, oldest first."""
-        config = self.encoder.config
-        return [*config.get("started_from", []), {name: config.get(name) for name in _ORIGIN}]
+        return lineage(self.encoder.config)
 
     def compare(self, model: nn.Module) -> dict[str, Any]:
         """What ``model`` takes (parts, with their number of weights) and what begins anew (parts, with the reason)."""

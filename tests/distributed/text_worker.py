@@ -277,7 +277,7 @@ def say_what_is_seen(home: Path, world: World) -> dict[str, list[str]]:
     batch = task.validation.prepare(task.validation.samples_batch(torch.tensor(list(mine)).numpy()), CPU)
     with torch.no_grad():
         features = model.features("eeg", eeg_BCT=batch.eeg_BCT, subject_B=task.subject_S[batch.subject_B])
-    words = task._words("eeg", batch, batch.eeg_BCT, batch.stimulus_B < 0)
+    words = task._words("eeg", batch, batch.stimulus_B < 0)
     prompts = [task.prompter.encode(own) for own in words]
     said = {}
     for method, decoding in DECODINGS.items():

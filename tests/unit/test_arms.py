@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.evaluate.arms import ARMS, ArmError, Material, arm_input, deranged, matched_noise, nearest, typical_caption
+from trainer.evaluate.arms import ArmError, Material, arm_input, deranged, matched_noise, nearest, typical_caption
+from trainer.evaluate.generations import ARMS
 
 N, C, T = 60, 3, 8
 

@@ -17,9 +17,8 @@ from tests.helpers.tiny_study import write_tiny_study
 from tests.helpers.tiny_text import DATA, tiny_config, write_tiny_encoder, write_tiny_text
 from trainer.__main__ import COMMANDS, main
 from trainer.distributed.world import World
-from trainer.evaluate.arms import ARMS
 from trainer.evaluate.generation_folder import GenerationFolder
-from trainer.evaluate.generations import read_generations
+from trainer.evaluate.generations import ARMS, read_generations
 from trainer.export_text import load_text
 from trainer.generate import GenerateConfig, generate
 from trainer.models.decoding import DecodingConfig

@@ -127,7 +127,7 @@ def test_words_are_those_predicted_never_the_true_label(home: Path) -> None:
     with task.batches(0) as stream:
         host = next(stream)
     batch = task.loader.prepare(host, CPU)
-    words = task._words("eeg", batch, batch.eeg_BCT, batch.item_B < 0)
+    words = task._words("eeg", batch, batch.item_B < 0)
     assert task.concepts is not None
     z_BP = task.encoder.model.embed_eeg(batch.eeg_BCT, task.subject_S[batch.subject_B]).detach().numpy()
     assert words == [task.concepts.words(row) for row in task.concepts.predict(z_BP, 1).tolist()]
@@ -144,7 +144,7 @@ def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(ho
         with task.batches(0) as stream:
             batch = task.loader.prepare(next(stream), CPU)
         names = task.index.manifest["tables"]["concepts"]
-        words = task._words("image", batch, batch.eeg_BCT, batch.item_B >= 0, training=True)
+        words = task._words("image", batch, batch.item_B >= 0, training=True)
         return [own[0] for own in words], [names[c] for c in batch.concept_B.tolist()]
 
     words, true = said()

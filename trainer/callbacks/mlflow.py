@@ -34,6 +34,12 @@ _MAX_PARAM_CHARACTERS = 500
 _MAX_DIGEST_CHARACTERS = 36
 
 
+def check_tracking_uri(uri: str, field: str = "tracking_uri") -> None:
+    """Refuse a password in a URI that is written into configs and logs."""
+    if urlsplit(uri).password:
+        raise ValueError(f"{field}: holds a password, expected none: set MLFLOW_TRACKING_PASSWORD in the environment")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MlflowConfig:
     """Where runs are tracked. Credentials belong into MLflow's environment variables or credentials file, never here."""
@@ -54,8 +60,7 @@ class MlflowConfig:
     def __post_init__(self) -> None:
         if self.timeout_seconds < 1:
             raise ValueError(f"mlflow.timeout_seconds: {self.timeout_seconds}, expected at least 1")
-        if urlsplit(self.tracking_uri).password:
-            raise ValueError("mlflow.tracking_uri: holds a password, expected none: set MLFLOW_TRACKING_PASSWORD in the environment")
+        check_tracking_uri(self.tracking_uri, "mlflow.tracking_uri")
 
     def uri(self, run_folder: Path) -> str:
         """The tracking URI that applies to a run folder."""

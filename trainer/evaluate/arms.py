@@ -32,10 +32,6 @@ import torch
 
 from trainer.data import random
 
-ARMS = (
-    "eeg", "eeg+concept", "noise", "noise+word", "shuffled", "shuffled-within-concept", "concept-mean", "label-only", "keywords",
-    "nearest-caption", "caption-prior", "image",
-)  # fmt: skip
 WITH_WORDS = ("eeg+concept", "noise+word", "label-only", "keywords")
 """Arms whose prompt has predicted words."""
 AS_TRAINED = ("shuffled", "shuffled-within-concept", "concept-mean", "image")

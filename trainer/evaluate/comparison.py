@@ -9,7 +9,7 @@ Q: items, E: sets of captions (arm, items), S: training seeds, F: statistics of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,6 +198,11 @@ def missing_controls(arms: Sequence[str]) -> list[str]:
     return [arm for arm in CONTROLS if arm not in arms]
 
 
+def lacks_word_control(arm: str, arms: Collection[str]) -> bool:
+    """Whether no verdict is given on ``arm`` because noise with its own word was not generated."""
+    return arm == WITH_WORD and WORD_CONTROL not in arms
+
+
 def verdicts(
     comparison: Comparison, metrics: Sequence[Metric], *, simulated: bool = False, images: str = "images", with_words: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
@@ -212,7 +217,7 @@ def verdicts(
         return []
     for metric in metrics:
         for arm, others in comparison.differences.items():
-            if arm == WITH_WORD and WORD_CONTROL not in comparison.arms:
+            if lacks_word_control(arm, comparison.arms):
                 continue
             for other, by_metric in others.items():
                 estimate = by_metric.get(metric.name)
@@ -224,7 +229,7 @@ def verdicts(
                 excludes = bool(estimate.low > 0 or estimate.high < 0)
                 found.append({"metric": metric.name, "arm": arm, "other": other, "excludes_zero": excludes, "sentence": sentence})
         for arm, shares in comparison.shares.items():
-            if arm == WITH_WORD and WORD_CONTROL not in comparison.arms:
+            if lacks_word_control(arm, comparison.arms):
                 continue
             estimate = shares.get(metric.name)
             if estimate is not None and np.isfinite(estimate.value) and np.isfinite(estimate.low):

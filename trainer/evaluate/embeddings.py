@@ -121,7 +121,7 @@ def open_part(encoder: Encoder, study: str | None, split: str | None, part: str)
     index = StudyIndex.open(config.study)
     loader = Loader(index, config, part, seed=0)
     check_signal(encoder, loader)
-    check_unseen(encoder, loader)
+    check_unseen(encoder.config, loader)
     return loader
 
 
@@ -145,14 +145,26 @@ def check_signal(encoder: Encoder, loader: Loader) -> None:
         )
 
 
-def check_unseen(encoder: Encoder, loader: Loader) -> None:
-    """Refuse to call trials held out that the encoder was trained on, under another split of the same study."""
+def check_unseen(config: dict[str, Any], loader: Loader, who: str = "the encoder") -> None:
+    """Refuse to call trials held out that an export (``config`` is its ``config.json``) was trained on under another split of the study."""
     if loader.part == "train":
         return
-    for split, seen in seen_trials(encoder.config, loader.index, loader.config.split, (loader.part,)).items():
+    for split, seen in seen_trials(config, loader.index, loader.config.split, (loader.part,)).items():
         raise CommandError(
-            f"{loader.index.root}: the encoder was trained on {seen} of the trials that split {loader.config.split!r} calls {loader.part} "
+            f"{loader.index.root}: {who} was trained on {seen} of the trials that split {loader.config.split!r} calls {loader.part} "
             f"(they are training trials of {split!r}): expected a split whose {loader.part} trials it has not seen"
+        )
+
+
+def check_held_out(config: dict[str, Any], index: StudyIndex, split: str, where: str, expected: str) -> None:
+    """Refuse to train on ``split`` with an export (``config`` is its ``config.json``) that has learnt from what the split holds out.
+
+    ``where`` names the field and the export, ``expected`` what would do: ``weights that have``, ``an encoder that has``.
+    """
+    for other, seen in seen_trials(config, index, split, ("validation", "test")).items():
+        raise CommandError(
+            f"{where} was trained on {seen} validation or test trials of split {split!r} (training trials of {other!r}): expected "
+            f"{expected} not seen them"
         )
 
 

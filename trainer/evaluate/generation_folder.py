@@ -25,8 +25,7 @@ from rich.table import Table
 
 from data_prep import schema
 from data_prep.cli import CommandError
-from trainer.evaluate.arms import ARMS
-from trainer.evaluate.generations import FACTS, GENERATIONS
+from trainer.evaluate.generations import ARMS, FACTS, GENERATIONS
 from trainer.run_folder import read_lines
 
 TABLE, REQUEST, PARTS = "generations.csv", "request.json", "parts"

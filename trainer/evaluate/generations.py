@@ -22,10 +22,11 @@ from data_prep.cli import CommandError
 from trainer.evaluate.text_metrics import Caption
 
 GENERATIONS, FACTS = "generations.jsonl", "generate.json"
-ARM_ORDER = (
+ARMS = (
     "eeg", "eeg+concept", "noise", "noise+word", "shuffled", "shuffled-within-concept", "concept-mean", "label-only",
     "keywords", "nearest-caption", "caption-prior", "image",
 )  # fmt: skip
+"""In the order of tables; what each shows: :mod:`trainer.evaluate.arms`."""
 MUST_AGREE = ("fingerprint", "split", "split_hash", "part", "decoding", "candidates", "num_words", "style", "limit", "base", "stage")
 """Facts of ``generate.json`` (or fields of its config) that seeds of one experiment share."""
 
@@ -136,7 +137,7 @@ def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) ->
     return Generations(
         folders=list(folders),
         facts=facts,
-        arms=[*(a for a in ARM_ORDER if a in arms), *sorted(arms - set(ARM_ORDER))],
+        arms=[*(a for a in ARMS if a in arms), *sorted(arms - set(ARMS))],
         items=items,
         records=records,
         stimulus_Q=np.unique([known[i].stimulus for i in items], return_inverse=True)[1].reshape(-1),

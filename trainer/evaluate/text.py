@@ -19,13 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from rich.console import Console
 
 from data_prep import schema
 from data_prep.cli import to_plain
+from trainer.callbacks.mlflow import check_tracking_uri
 from trainer.evaluate import comparison, text_metrics, text_models, text_report, wordnet
 from trainer.evaluate.generations import Generations, read_generations
 from trainer.evaluate.judge import JudgeConfig, score_judge
@@ -86,8 +86,7 @@ class EvaluateTextConfig:
             raise ValueError(f"metrics: {unknown[0] if unknown else 'empty'}, expected some of {', '.join(FAMILIES)}")
         if self.bertscore_model and self.bertscore_model != text_models.MINILM and self.bertscore_layers < 1:
             raise ValueError(f"bertscore_layers: {self.bertscore_layers}, expected the layer (from 1) of {self.bertscore_model} to compare")
-        if urlsplit(self.tracking_uri).password:
-            raise ValueError("tracking_uri: holds a password, expected none: set MLFLOW_TRACKING_PASSWORD in the environment")
+        check_tracking_uri(self.tracking_uri)
         for name, least in (("resamples", 10), ("report_items", 0), ("bertscore_layers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
@@ -231,7 +230,7 @@ def _results(
         *_part_note(generations.fact("part")),
         *(
             ["No verdict on eeg+concept: its control noise+word is missing, and a word helps whatever it comes with."]
-            if comparison.WITH_WORD in generations.arms and comparison.WORD_CONTROL not in generations.arms
+            if any(comparison.lacks_word_control(arm, generations.arms) for arm in generations.arms)
             else []
         ),
         *(

@@ -23,8 +23,8 @@ HEADLINE = ("bleu_1", "attribute_accuracy")
 """Metrics whose verdicts are printed; JSON and HTML have all."""
 TERMINAL = ("bleu_1", "attribute_accuracy", "rouge_l", "concept_accuracy")
 """Columns of which a terminal of 80 characters has room for three; JSON and HTML have all."""
-_RIVALS = ("label-only", "nearest-caption", comparison.PRIOR, comparison.UPPER)
-PRINTED = {"eeg": (*comparison.CONTROLS, *_RIVALS), "eeg+concept": (comparison.WORD_CONTROL, *_RIVALS)}
+_RIVALS = ("label-only", "nearest-caption", comparison.UPPER)
+PRINTED = {"eeg": (*comparison.CONTROLS, *_RIVALS), "eeg+concept": (comparison.WORD_CONTROL, comparison.PRIOR, *_RIVALS)}
 """Comparisons that are printed by tested arm; with the image, the share of its distance above the prior."""
 THUMBNAIL_PIXELS = 160
 _INVISIBLE = dict.fromkeys([*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F], "\N{REPLACEMENT CHARACTER}")

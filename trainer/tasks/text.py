@@ -10,7 +10,7 @@ B: items of this rank or of a micro-batch, E: image embedding dimension, P: comm
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from trainer.data.prefetch import Prefetched
 from trainer.data.text_batch import TextRows, build_rows, cut_by_length
 from trainer.distributed import collectives
 from trainer.distributed.world import World
-from trainer.evaluate.embeddings import check_signal, seen_trials
-from trainer.export import Encoder, find_export, load_encoder
+from trainer.evaluate.embeddings import check_held_out, check_signal
+from trainer.export import Encoder, find_export, lineage, load_encoder
 from trainer.export_text import TextParts, find_text_export, init_weights, write_text_export
 from trainer.keep import training_loader
 from trainer.models import base_llm
@@ -131,7 +131,7 @@ class TextTask(BaseTask):
         if kept is not None:
             self.study["kept_sha256"] = kept.pop("sha256")
             self.notes.append(("kept", kept))
-        self.started_from = encoder_lineage(self.encoder)
+        self.started_from = lineage(self.encoder.config)
         self.parts: TextParts | None = None
 
     # ---------------------------------------------------------------------------------------------------------- set-up
@@ -221,6 +221,7 @@ class TextTask(BaseTask):
         config, seed, accumulation = self.config, self.config.train.seed, self.config.train.accumulation
         batch = self.loader.prepare(host, self.device)
         eeg_BCT = augment(batch.eeg_BCT, batch.item_B, batch.data_pass_B, seed=seed, sfreq=self.loader.sfreq, config=config.stage.augment)
+        batch = replace(batch, eeg_BCT=eeg_BCT)
         item_B, pass_B = host.item_B.numpy(), host.data_pass_B.numpy()
 
         def draw(operation: int) -> np.ndarray:
@@ -228,7 +229,7 @@ class TextTask(BaseTask):
 
         image_B = torch.from_numpy(draw(_MODALITY) < config.stage.image_share(step, self.num_steps)).to(self.device)
         subject_B = self.subject_S[batch.subject_B]
-        words = self._words(self.source, batch, eeg_BCT, image_B, training=True)
+        words = self._words(self.source, batch, image_B, training=True)
         left_out = draw(_WORDS) < config.prompt.concept_dropout
         prompts = [self.prompter.encode([] if left else said) for left, said in zip(left_out, words, strict=True)]
         targets = self._draw_targets(host.stimulus_B.numpy(), random.hash_numpy(seed, pass_B, item_B, _CAPTION))
@@ -246,7 +247,7 @@ class TextTask(BaseTask):
             parts.append(
                 TextBatch(
                     rows=self._rows([prompts[i] for i in chosen], [targets[i] for i in chosen]),
-                    eeg_BCT=eeg_BCT[number],
+                    eeg_BCT=batch.eeg_BCT[number],
                     subject_B=subject_B[number],
                     target_BE=batch.target_BE[number],
                     image_B=image_B[number],
@@ -285,12 +286,12 @@ class TextTask(BaseTask):
         return [own[bits % len(own)] for own, bits in zip(every, bits_B.tolist(), strict=True)]
 
     @torch.no_grad()
-    def _words(self, source: Source | None, batch: Batch, eeg_BCT: Tensor, image_B: Tensor, *, training: bool = False) -> list[list[str]]:
+    def _words(self, source: Source | None, batch: Batch, image_B: Tensor, *, training: bool = False) -> list[list[str]]:
         """Words of the concepts predicted from what each item shows: always predicted, in training as in use."""
         if self.concepts is None:
             return [[] for _ in range(len(batch))]
         model, target_BE = self.encoder.model, batch.target_BE
-        z_BP = model.embed_image(target_BE) if source == "image" else model.embed_eeg(eeg_BCT, self.subject_S[batch.subject_B])
+        z_BP = model.embed_image(target_BE) if source == "image" else model.embed_eeg(batch.eeg_BCT, self.subject_S[batch.subject_B])
         if source == "both":
             z_BP = torch.where(image_B[:, None], model.embed_image(target_BE), z_BP)
         own_B = self.own_C[batch.concept_B.cpu().numpy()] if training and self.own_C is not None else None
@@ -306,10 +307,9 @@ class TextTask(BaseTask):
         source: Source = "image" if self.source == "image" else "eeg"
         for loader in (self.loader, self.validation):
             if loader is not None:
-                count = min(_WORD_ITEMS, loader.num_samples)
-                batch = loader.prepare(loader.samples_batch(np.arange(count) * loader.num_samples // count), self.device)
+                batch = loader.prepare(loader.samples_batch(evenly_spread(loader.num_samples, _WORD_ITEMS)), self.device)
                 image_B = torch.zeros(len(batch), dtype=torch.bool, device=self.device)
-                words = self._words(source, batch, batch.eeg_BCT, image_B)
+                words = self._words(source, batch, image_B)
                 true = [as_words(tables["concepts"][concept]) for concept in batch.concept_B.tolist()]
                 found[loader.part] = float(np.mean([name in own for name, own in zip(true, words, strict=True)]))
         return found
@@ -341,9 +341,8 @@ class TextTask(BaseTask):
         """
         validation, batch_size = self.validation, self.config.train.validation_batch_size
         assert validation is not None
-        most = self.config.stage.validation_items or validation.num_samples
-        count = min(most, validation.num_samples)
-        chosen = np.arange(count) * validation.num_samples // count
+        chosen = evenly_spread(validation.num_samples, self.config.stage.validation_items)
+        count = len(chosen)
         share = -(-count // self.world.size)
         mine = chosen[(self.world.rank * share + np.arange(share)) % count]
         sums = []
@@ -360,7 +359,7 @@ class TextTask(BaseTask):
 
     def _validation_batch(self, batch: Batch, source: Source | None) -> TextBatch:
         image_B = torch.full((len(batch),), source == "image", device=self.device)
-        words = self._words(source, batch, batch.eeg_BCT, image_B)
+        words = self._words(source, batch, image_B)
         targets = [self.targets[s][0] for s in batch.stimulus_B.tolist()]
         return TextBatch(
             rows=self._rows([self.prompter.encode(said) for said in words], targets),
@@ -444,18 +443,19 @@ class TextTask(BaseTask):
     def _initial(self) -> Any:
         path = find_text_export(self.config.init_from)
         initial = init_weights(path, base=self.base, adapter=self.config.adapter, prefix=self.config.prefix, reads=self.source is not None)
-        split = self.config.data.split
-        for other, seen in seen_trials(initial.config, self.index, split, ("validation", "test")).items():
-            raise CommandError(
-                f"init_from: {path} was trained on {seen} validation or test trials of split {split!r} (training trials of {other!r}): "
-                "expected weights that have not seen them"
-            )
+        check_held_out(initial.config, self.index, self.config.data.split, f"init_from: {path}", "weights that have")
         theirs = initial.config["encoder"]["sha256"]
         if "projector" in initial.facts["taken"] and theirs != self.encoder_sha256:
             if initial.config["tune_encoder"]:
                 raise CommandError(f"init_from: {path} tuned its encoder, expected it as this run's: --encoder {self.config.init_from}")
             initial.facts["other_encoder"] = theirs
         return initial
+
+
+def evenly_spread(total: int, most: int) -> np.ndarray:
+    """Numbers below ``total``, at most ``most`` of them (0: all), evenly spread: int64."""
+    count = min(most or total, total)
+    return np.arange(count) * total // count
 
 
 def leaves_own_out(config: TextConfig, index: StudyIndex) -> bool:
@@ -476,11 +476,7 @@ def check_encoder(encoder: Encoder, path: Path, loader: Loader) -> None:
         One sentence with both sides.
     """
     check_inputs(encoder, path, loader)
-    for split, seen in seen_trials(encoder.config, loader.index, loader.config.split, ("validation", "test")).items():
-        raise CommandError(
-            f"encoder: {path} was trained on {seen} validation or test trials of split {loader.config.split!r} (training trials of "
-            f"{split!r}): expected an encoder that has not seen them"
-        )
+    check_held_out(encoder.config, loader.index, loader.config.split, f"encoder: {path}", "an encoder that has")
 
 
 def check_inputs(encoder: Encoder, path: Path, loader: Loader) -> None:
@@ -497,12 +493,6 @@ def check_inputs(encoder: Encoder, path: Path, loader: Loader) -> None:
                 f"data.embedding: {loader.config.embedding} has {name} {facts.get(name)}, the encoder {path} was aligned with images of "
                 f"{encoder.config['embedding'].get(name)}: expected the same"
             )
-
-
-def encoder_lineage(encoder: Encoder) -> list[dict[str, Any]]:
-    """Data of an encoder's run and of those before it, oldest first."""
-    config = encoder.config
-    return [*config.get("started_from", []), {name: config.get(name) for name in ("fingerprint", "split", "split_hash")}]
 
 
 def subject_table(labels: Sequence[str], encoder: Encoder, device: torch.device) -> Tensor:
