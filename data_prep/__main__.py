@@ -2,26 +2,48 @@
 
 import sys
 
-from data_prep.cli import Command, main
+from data_prep.contract.cli import Command, main
 
 COMMANDS = {
     "simulate": Command(
-        config="data_prep.simulate.study:SimulateConfig", run="data_prep.simulate.study:run", help="make a study with a known ceiling"
+        config="data_prep.simulate.study:SimulateConfig",
+        run="data_prep.simulate.study:run",
+        help="make a study with a known ceiling",
     ),
     "shard": Command(
-        config="data_prep.shards:ShardConfig", run="data_prep.shards:run", help="write a study's trials and embeddings as shards"
+        config="data_prep.shards.write:ShardConfig",
+        run="data_prep.shards.write:run",
+        help="write a study's trials and embeddings as shards",
     ),
     "split": Command(
-        config="data_prep.splits:SplitConfig", run="data_prep.splits:run", help="divide a study into train, validation and test"
+        config="data_prep.splits.split:SplitConfig",
+        run="data_prep.splits.split:run",
+        help="divide a study into train, validation and test",
     ),
-    "embed": Command(config="data_prep.embeddings:EmbedConfig", run="data_prep.embeddings:run", help="add an image embedding to a study"),
+    "embed": Command(
+        config="data_prep.embed.command:EmbedConfig",
+        run="data_prep.embed.command:run",
+        help="add an image embedding to a study",
+    ),
     "verify": Command(
-        config="data_prep.verify:VerifyConfig", run="data_prep.verify:run", help="check every size, hash and offset of a study"
+        config="data_prep.shards.verify:VerifyConfig",
+        run="data_prep.shards.verify:run",
+        help="check every size, hash and offset of a study",
     ),
-    "inspect": Command(config="data_prep.inspect:InspectConfig", run="data_prep.inspect:run", help="show what is in a study"),
-    "audit": Command(config="data_prep.audit:AuditConfig", run="data_prep.audit:run", help="say what a split can and cannot show"),
+    "inspect": Command(
+        config="data_prep.shards.inspect:InspectConfig",
+        run="data_prep.shards.inspect:run",
+        help="show what is in a study",
+    ),
+    "audit": Command(
+        config="data_prep.splits.audit:AuditConfig",
+        run="data_prep.splits.audit:run",
+        help="say what a split can and cannot show",
+    ),
     "index": Command(
-        config="data_prep.reindex:ReindexConfig", run="data_prep.reindex:run", help="rebuild index and trials tables from the tars"
+        config="data_prep.shards.reindex:ReindexConfig",
+        run="data_prep.shards.reindex:run",
+        help="rebuild index and trials tables from the tars",
     ),
 }
 

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from data_prep.cli import Command, main
+from data_prep.contract.cli import Command, main
 
 COMMANDS = {
     "run": Command(
@@ -11,15 +11,30 @@ COMMANDS = {
         run="launch.supervise:run",
         help="start a trainer command on several ranks: -- contrastive --config ...",
     ),
-    "plan": Command(config="launch.plan:LaunchConfig", run="launch.supervise:show", help="print the command line that run would start"),
-    "doctor": Command(config="launch.doctor:DoctorConfig", run="launch.doctor:run", help="check this machine"),
+    "plan": Command(
+        config="launch.plan:LaunchConfig",
+        run="launch.supervise:show",
+        help="print the command line that run would start",
+    ),
+    "doctor": Command(
+        config="launch.doctor:DoctorConfig",
+        run="launch.doctor:run",
+        help="check this machine",
+    ),
     "quickstart": Command(
-        config="launch.quickstart:QuickstartConfig", run="launch.quickstart:run", help="the whole path once, one table at the end"
+        config="launch.quickstart.quickstart:QuickstartConfig",
+        run="launch.quickstart.quickstart:run",
+        help="the whole path once, one table at the end",
     ),
     "quickstart-text": Command(
-        config="launch.quickstart_text:QuickstartTextConfig",
-        run="launch.quickstart_text:run",
+        config="launch.quickstart.quickstart_text:QuickstartTextConfig",
+        run="launch.quickstart.quickstart_text:run",
         help="EEG to text once, from a simulated study to a registered model and a page of captions",
+    ),
+    "compare-bases": Command(
+        config="launch.compare_bases:CompareBasesConfig",
+        run="launch.compare_bases:run",
+        help="train and score several base models alike",
     ),
 }
 

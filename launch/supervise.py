@@ -15,14 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.cli import CommandError, parse
+from data_prep.contract.cli import CommandError, parse
 from launch.plan import LaunchConfig, Plan, plan
-from trainer.child import run_in_group
+from trainer.distributed.child import run_in_group
 
 _COMMANDS: dict[str, tuple[str, Callable[[Any], Path]]] = {
-    "contrastive": ("trainer.tasks.contrastive:ContrastiveConfig", lambda config: Path(config.run) / "completed.json"),
-    "text": ("trainer.tasks.text_config:TextConfig", lambda config: Path(config.run) / "completed.json"),
-    "generate": ("trainer.generate:GenerateConfig", lambda config: Path(config.output) / "generate.json"),
+    "contrastive": ("trainer.tasks.contrastive.task:ContrastiveConfig", lambda config: Path(config.run) / "completed.json"),
+    "text": ("trainer.tasks.text.config:TextConfig", lambda config: Path(config.run) / "completed.json"),
+    "generate": ("trainer.generate.command:GenerateConfig", lambda config: Path(config.output) / "generate.json"),
 }
 """Config of each trainer command, and the file that its success alone writes, last."""
 

@@ -2,27 +2,37 @@
 
 import sys
 
-from data_prep.cli import Command, main
+from data_prep.contract.cli import Command, main
 
 COMMANDS = {
     "contrastive": Command(
-        config="trainer.tasks.contrastive:ContrastiveConfig", run="trainer.loop:run", help="align EEG with image embeddings"
+        config="trainer.tasks.contrastive.task:ContrastiveConfig",
+        run="trainer.training.loop:run",
+        help="align EEG with image embeddings",
     ),
-    "text": Command(config="trainer.tasks.text:TextConfig", run="trainer.loop:run", help="tune a language model to caption from EEG"),
-    "export": Command(config="trainer.export:ExportConfig", run="trainer.export:run", help="write a run's best encoder where you like"),
+    "text": Command(
+        config="trainer.tasks.text.task:TextConfig",
+        run="trainer.training.loop:run",
+        help="tune a language model to caption from EEG",
+    ),
+    "export": Command(
+        config="trainer.artifacts.encoder:ExportConfig",
+        run="trainer.artifacts.encoder:run",
+        help="write a run's best encoder where you like",
+    ),
     "evaluate-retrieval": Command(
-        config="trainer.evaluate.retrieval:EvaluateConfig",
-        run="trainer.evaluate.retrieval:run",
+        config="trainer.evaluate.retrieval.command:EvaluateConfig",
+        run="trainer.evaluate.retrieval.command:run",
         help="score an encoder on a split's test part",
     ),
     "evaluate-classes": Command(
-        config="trainer.evaluate.concepts:EvaluateClassesConfig",
-        run="trainer.evaluate.concepts:run",
+        config="trainer.evaluate.concepts.command:EvaluateClassesConfig",
+        run="trainer.evaluate.concepts.command:run",
         help="score how an encoder names the concept of each trial",
     ),
     "evaluate-text": Command(
-        config="trainer.evaluate.text:EvaluateTextConfig",
-        run="trainer.evaluate.text:run",
+        config="trainer.evaluate.text.command:EvaluateTextConfig",
+        run="trainer.evaluate.text.command:run",
         help="score generated captions and say what EEG adds over its controls",
     ),
     "export-embeddings": Command(
@@ -31,15 +41,20 @@ COMMANDS = {
         help="write EEG and image embeddings as .npz",
     ),
     "generate": Command(
-        config="trainer.generate:GenerateConfig", run="trainer.generate:run", help="caption a part by a text model and its controls"
-    ),
-    "compare-bases": Command(
-        config="trainer.compare:CompareBasesConfig", run="trainer.compare:run", help="train and score several base models alike"
+        config="trainer.generate.command:GenerateConfig",
+        run="trainer.generate.command:run",
+        help="caption a part by a text model and its controls",
     ),
     "register": Command(
-        config="trainer.registry:RegisterConfig", run="trainer.registry:run", help="put an encoder into the model registry"
+        config="trainer.serve.register:RegisterConfig",
+        run="trainer.serve.register:run",
+        help="put an encoder into the model registry",
     ),
-    "serve": Command(config="trainer.serving:ServeConfig", run="trainer.serving:run", help="answer retrieval queries over HTTP"),
+    "serve": Command(
+        config="trainer.serve.command:ServeConfig",
+        run="trainer.serve.command:run",
+        help="answer retrieval queries over HTTP",
+    ),
 }
 
 if __name__ == "__main__":

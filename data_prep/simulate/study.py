@@ -27,9 +27,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep import baselines, cli, embedding_table, schema
-from data_prep.cli import CommandError
-from data_prep.embeddings import EfficientNetLite0Config, EmbeddingConfig
+from data_prep.contract import cli, closed_form, schema
+from data_prep.contract.cli import CommandError
+from data_prep.embed import table as embedding_table
+from data_prep.embed.command import EfficientNetLite0Config, EmbeddingConfig
 from data_prep.simulate import ceiling, forward, images
 from data_prep.studies.base import StudyFacts
 
@@ -198,7 +199,7 @@ def write_eeg(config: SimulateConfig, root: Path, table_NE: np.ndarray) -> dict[
 
     num_train = config.num_train_concepts * config.images_per_concept
     train_NE, test_NE = table_NE[:num_train], table_NE[num_train:]
-    drive_NK, components_EK, mean_E = baselines.leading_components(train_NE, config.num_drives)
+    drive_NK, components_EK, mean_E = closed_form.leading_components(train_NE, config.num_drives)
     test_drive_NK = ((test_NE - mean_E) @ components_EK).astype(np.float32)
     noise = forward.make_noise(
         montage=config.montage, sfreq=config.sfreq, n_times=config.n_times, seed=config.seed,
@@ -265,7 +266,7 @@ def _what_is_possible(
     train_mean, test_mean = train_NRCT.mean(1), test_NRCT.mean(1)
 
     def tops(scores: np.ndarray) -> dict[str, float]:
-        return {"top1": round(baselines.top_k(scores, own, 1), 4), "top5": round(baselines.top_k(scores, own, 5), 4)}
+        return {"top1": round(closed_form.top_k(scores, own, 1), 4), "top5": round(closed_form.top_k(scores, own, 5), 4)}
 
     possible: dict[str, Any] = {
         "ceiling": ceiling.identification_ceiling(
@@ -275,14 +276,14 @@ def _what_is_possible(
     }
     if not config.baselines:
         return possible
-    ridge = baselines.fit_ridge(train_mean, train_NE)
+    ridge = closed_form.fit_ridge(train_mean, train_NE)
 
     def repetitions() -> Iterator[np.ndarray]:
         for start in range(0, len(train_NRCT), BLOCK_STIMULI):
             yield train_NRCT[start : start + BLOCK_STIMULI]
 
-    encoding = baselines.fit_encoding_model(train_mean, train_NE, config.train_repetitions, repetitions())
-    possible["ridge"] = tops(baselines.cosine_similarity(ridge.predict(test_mean), test_NE))
+    encoding = closed_form.fit_encoding_model(train_mean, train_NE, config.train_repetitions, repetitions())
+    possible["ridge"] = tops(closed_form.cosine_similarity(ridge.predict(test_mean), test_NE))
     possible["encoding"] = tops(encoding.log_likelihood(test_mean, config.test_repetitions, test_NE))
     return possible
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep import cli, schema
+from data_prep.contract import cli, schema
 
 
 @dataclass(frozen=True, kw_only=True)

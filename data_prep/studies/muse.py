@@ -28,8 +28,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep import schema, signals
-from data_prep.schema import StudyError
+from data_prep.contract import schema, signals
+from data_prep.contract.schema import StudyError
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_files
 
 log = logging.getLogger(__name__)

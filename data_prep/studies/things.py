@@ -26,12 +26,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep import safe_load, schema, trials
-from data_prep.captions import read_captions
-from data_prep.embeddings import inside
-from data_prep.schema import StudyError
+from data_prep.contract import safe_load, schema
+from data_prep.studies import trials
+from data_prep.studies.captions import read_captions
+from data_prep.embed.command import inside
+from data_prep.contract.schema import StudyError
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_files
-from data_prep.trials import TrialsConfig
+from data_prep.studies.trials import TrialsConfig
 
 PARTS = {"training": "train", "test": "test"}
 """Part of the study and its prefix in ``image_metadata.npy``."""

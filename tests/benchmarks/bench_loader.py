@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import webdataset
 
-from data_prep import schema
-from data_prep.embeddings import EmbeddingConfig
-from data_prep.shards import ShardConfig, write_study
+from data_prep.contract import schema
+from data_prep.embed.command import EmbeddingConfig
+from data_prep.shards.write import ShardConfig, write_study
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts
 from tests.benchmarks.report import main, row
 from trainer.data.index import StudyIndex

@@ -35,10 +35,10 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import stats
 
-from data_prep import schema
-from data_prep.embeddings import EfficientNetLite0Config, EmbeddingConfig, ImportedConfig
-from data_prep.shards import ShardConfig, write_study
-from data_prep.splits import SplitConfig, write_split
+from data_prep.contract import schema
+from data_prep.embed.command import EfficientNetLite0Config, EmbeddingConfig, ImportedConfig
+from data_prep.shards.write import ShardConfig, write_study
+from data_prep.splits.split import SplitConfig, write_split
 from data_prep.studies.base import ReaderConfig, SamplePlan, Source
 from data_prep.studies.muse import MuseReaderConfig
 from tests.benchmarks.report import main, row
@@ -162,15 +162,15 @@ def split_name(held_out: tuple[int, ...]) -> str:
 
 
 def train_and_score(job: Job) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Train one encoder through :func:`trainer.loop.run`; scores and true classes of every recording held out."""
+    """Train one encoder through :func:`trainer.training.loop.run`; scores and true classes of every recording held out."""
     import torch
 
+    from trainer.artifacts.encoder import load_encoder
     from trainer.data.index import StudyIndex
     from trainer.data.loader import DataConfig, Loader
     from trainer.evaluate.part import collect, embed
-    from trainer.export import load_encoder
-    from trainer.loop import run as train
-    from trainer.tasks.contrastive import ContrastiveConfig
+    from trainer.tasks.contrastive.task import ContrastiveConfig
+    from trainer.training.loop import run as train
 
     logging.disable(logging.WARNING)
     config = ContrastiveConfig(**training(job))
@@ -191,12 +191,12 @@ def train_and_score(job: Job) -> dict[int, tuple[np.ndarray, np.ndarray]]:
 def training(job: Job) -> dict[str, Any]:
     """Fields of the run's ContrastiveConfig."""
     from trainer.callbacks.mlflow import MlflowConfig
-    from trainer.checkpoint import CheckpointConfig
     from trainer.data.loader import DataConfig
     from trainer.losses import LossConfig
     from trainer.models.contrastive import ContrastiveModelConfig
-    from trainer.schedule import OptimizerConfig
-    from trainer.state import TrainConfig
+    from trainer.training.checkpoint import CheckpointConfig
+    from trainer.training.optimizer import OptimizerConfig
+    from trainer.training.state import TrainConfig
 
     recipe = CANDIDATES[job.candidate]
     return {

@@ -24,15 +24,15 @@ from tests.benchmarks.report import row
 from tests.distributed.launcher import ROOT, free_port
 from tests.distributed.training import make_study
 from tests.helpers.tiny_llm import write_tiny_llm
-from trainer.data.text_batch import build_rows
-from trainer.models import llm_kernels
-from trainer.models.base_llm import AdapterConfig, BaseConfig, attach_adapter, embedding_rms, hidden_size, load_base, load_tokenizer
 from trainer.models.contrastive import ContrastiveModelConfig
-from trainer.models.decoding import DecodingConfig
-from trainer.models.eeg_language_model import EEGLanguageModel
-from trainer.models.prefix import PrefixConfig
-from trainer.models.prompt import PromptConfig, Prompter
-from trainer.run_folder import read_lines
+from trainer.models.language import kernels
+from trainer.models.language.base import AdapterConfig, BaseConfig, attach_adapter, embedding_rms, hidden_size, load_base, load_tokenizer
+from trainer.models.language.decoding import DecodingConfig
+from trainer.models.language.eeg_language_model import EEGLanguageModel
+from trainer.models.language.prefix import PrefixConfig
+from trainer.models.language.prompt import PromptConfig, Prompter
+from trainer.models.language.rows import build_rows
+from trainer.training.run_folder import read_lines
 
 CAPTIONS = ["a red star", "a large blue disc on sand in the top left", "a small green ring", "snow", "a yellow square on the brick wall"]
 Precision = Literal["fp32", "bf16"]
@@ -124,8 +124,8 @@ def run_checks(folder: Path, device: torch.device) -> list[dict[str, Any]]:
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
     if device.type == "cuda":
-        attend = llm_kernels.variable_length_attention()
-        runs = attend is not None and llm_kernels.agrees(attend, device, 32, 8, 128)
+        attend = kernels.variable_length_attention()
+        runs = attend is not None and kernels.agrees(attend, device, 32, 8, 128)
         rows.append(row("gpu check: torch's attention for packed rows runs here", float(runs), "", 1.0, runs))
     return rows
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.data.text_batch import TextRows, build_rows, first_fit
-from trainer.models.base_llm import quiet
-from trainer.models.prompt import Prompt
+from trainer.models.language.base import quiet
+from trainer.models.language.prompt import Prompt
+from trainer.models.language.rows import TextRows, build_rows, first_fit
 
 PEAK_FLOPS = {
     "H200": 989e12, "H100 NVL": 835e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12,

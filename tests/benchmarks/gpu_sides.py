@@ -18,19 +18,19 @@ from torch import Tensor
 
 from tests.benchmarks.gpu_llm import Items, Shape, allocation_retries, free, make_base, make_items, now, peak_memory, reset_memory
 from trainer.callbacks.base import Callback
-from trainer.data.text_batch import TextRows
 from trainer.distributed import world as worlds
 from trainer.distributed.deepspeed_config import ZeroConfig, build_deepspeed_config
 from trainer.distributed.world import World
-from trainer.loop import Loop
-from trainer.models.base_llm import AdapterConfig, BaseConfig, attach_adapter, embedding_rms, prepare_base, quiet
 from trainer.models.contrastive import ContrastiveModelConfig
-from trainer.models.eeg_language_model import EEGLanguageModel
-from trainer.models.prefix import PrefixConfig
-from trainer.run_folder import RunFolder
-from trainer.schedule import OptimizerConfig
-from trainer.state import TrainConfig
+from trainer.models.language.base import AdapterConfig, BaseConfig, attach_adapter, embedding_rms, prepare_base, quiet
+from trainer.models.language.eeg_language_model import EEGLanguageModel
+from trainer.models.language.prefix import PrefixConfig
+from trainer.models.language.rows import TextRows
 from trainer.tasks.base import BaseTask
+from trainer.training.loop import Loop
+from trainer.training.optimizer import OptimizerConfig
+from trainer.training.run_folder import RunFolder
+from trainer.training.state import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

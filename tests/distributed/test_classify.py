@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import schema
-from data_prep.splits import SplitConfig, write_split
+from data_prep.contract import schema
+from data_prep.splits.split import SplitConfig, write_split
 from tests.distributed.training import by_step, events, train
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
-from trainer.export import load_encoder
+from trainer.artifacts.encoder import load_encoder
 
 pytestmark = pytest.mark.timeout(400)
 CONFIG = """

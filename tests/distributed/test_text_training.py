@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep import schema
+from data_prep.contract import schema
 from tests.distributed import text_worker
 from tests.distributed.launcher import launch
 from tests.distributed.training import by_step, events
 from tests.helpers.tiny_text import write_tiny_text
-from trainer.export_text import load_text
-from trainer.run_folder import RunFolder
+from trainer.artifacts.text import load_text
+from trainer.training.run_folder import RunFolder
 
 LIMIT = 1e-4
 STEPS = 12

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep import schema
-from data_prep.cli import main
+from data_prep.contract import schema
+from data_prep.contract.cli import main
 from tests.distributed.training import by_step, events, last_step, make_study, saved_step, train, training, wait_for, write_split
 from trainer.__main__ import COMMANDS
-from trainer.export import load_encoder
-from trainer.loop import STOPPED_STATUS
+from trainer.artifacts.encoder import load_encoder
+from trainer.training.loop import STOPPED_STATUS
 
 STEPS = 60
 pytestmark = pytest.mark.timeout(400)

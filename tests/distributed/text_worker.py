@@ -22,16 +22,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from data_prep.cli import from_plain
-from trainer import checkpoint, loop
+from data_prep.contract.cli import from_plain
 from trainer.distributed import collectives
 from trainer.distributed.deepspeed_config import build_deepspeed_config
 from trainer.distributed.world import World, read_world, set_group_timeouts, start_distributed, stop_distributed
 from trainer.distributed.zero_init import gathered, partitioned
-from trainer.models.base_llm import part_of
-from trainer.models.decoding import DecodingConfig
-from trainer.tasks.text import TextTask
-from trainer.tasks.text_config import TextConfig
+from trainer.models.language.base import part_of
+from trainer.models.language.decoding import DecodingConfig
+from trainer.tasks.text.config import TextConfig
+from trainer.tasks.text.task import TextTask
+from trainer.training import checkpoint, loop
 
 STAGES = (0, 1, 2, 3)
 PLAIN: dict[str, Any] = {"tune_encoder": True}

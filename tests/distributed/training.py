@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep import schema
+from data_prep.contract import schema
 from tests.distributed.launcher import ROOT, free_port
 from tests.helpers.tiny_study import write_tiny_study
-from trainer.run_folder import RunFolder, read_lines
+from trainer.training.run_folder import RunFolder, read_lines
 
 CONFIG = """
 data: {study: STUDY, split: tiny, embedding: tiny, repetitions: each}

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import schema
-from data_prep.embeddings import EmbeddingConfig
-from data_prep.shards import ShardConfig, write_study
+from data_prep.contract import schema
+from data_prep.embed.command import EmbeddingConfig
+from data_prep.shards.write import ShardConfig, write_study
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts
 
 

@@ -11,9 +11,9 @@ import yaml
 from tests.distributed.training import write_split
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_study import write_tiny_study
+from trainer.artifacts.encoder import write_export
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
-from trainer.export import write_export
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import CnnTransformer

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from data_prep import schema
+from data_prep.contract import schema
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_text import write_tiny_text
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def compare(config: Path) -> subprocess.CompletedProcess[str]:
     """The command, in its own process."""
-    argv = [sys.executable, "-m", "trainer", "compare-bases", "--config", str(config)]
+    argv = [sys.executable, "-m", "launch", "compare-bases", "--config", str(config)]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(argv, cwd=ROOT, env=environment, check=False, timeout=280, capture_output=True, text=True)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import schema
+from data_prep.contract import schema
 from data_prep.studies.muse import MuseReaderConfig
 from tests.distributed.launcher import ROOT, free_port
 from tests.helpers.shared_data import shared_data
 from tests.integration.test_serving import post, serving
+from trainer.artifacts.encoder import load_encoder
 from trainer.data.index import StudyIndex
-from trainer.export import load_encoder
 from trainer.metrics import auc
 
 pytestmark = pytest.mark.timeout(600)

@@ -19,18 +19,18 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep import schema
+from data_prep.contract import schema
 from tests.distributed.launcher import ROOT, free_port
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
+from trainer.artifacts.encoder import load_encoder, write_export
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.evaluate.embeddings import open_part
-from trainer.export import load_encoder, write_export
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders.tsconv import TSConv
-from trainer.registry import RegisterConfig, example, make_gallery, requirements, run, without_credentials
+from trainer.serve.register import RegisterConfig, example, make_gallery, requirements, run, without_credentials
 
 START_SECONDS = 150
 TOP_K = 3

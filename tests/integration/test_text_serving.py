@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import schema
-from data_prep.cli import CommandError
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_text import write_tiny_text
 from tests.integration.test_serving import free_port, post, serving
+from trainer.artifacts.text import load_text
 from trainer.evaluate.embeddings import open_part
-from trainer.export_text import load_text
-from trainer.models.decoding import DecodingConfig
-from trainer.registry import RegisterConfig, run
+from trainer.models.language.decoding import DecodingConfig
+from trainer.serve.register import RegisterConfig, run
 
 ROOT = Path(__file__).parents[2]
 TOKENS = 6

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep import schema
+from data_prep.contract import schema
 from tests.helpers import generations as made
 from trainer.callbacks.mlflow import training_run
-from trainer.evaluate.text import EvaluateTextConfig, run
+from trainer.evaluate.text.command import EvaluateTextConfig, run
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.evaluate.arms import ArmError, Material, arm_input, deranged, matched_noise, nearest, typical_caption
-from trainer.evaluate.generations import ARMS
+from trainer.artifacts.generations import ARMS
+from trainer.generate.arms import ArmError, Material, arm_input, deranged, matched_noise, nearest, typical_caption
 
 N, C, T = 60, 3, 8
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import schema
-from data_prep.cli import CommandError, to_yaml
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError, to_yaml
+from launch.compare_bases import check_same, train
 from tests.helpers.generations import ATTRIBUTES, records, write
 from tests.helpers.tiny_text import tiny_config
-from trainer.child import run_in_group
-from trainer.compare import check_same, train
-from trainer.evaluate.base_differences import differences, sentences
-from trainer.evaluate.text import EvaluateTextConfig, evaluate
+from trainer.distributed.child import run_in_group
+from trainer.evaluate.text.base_differences import differences, sentences
+from trainer.evaluate.text.command import EvaluateTextConfig, evaluate
 
 METRICS = ["bleu_1", "rouge_l", "attribute_accuracy"]
 SHARES = {"good": 0.85, "poor": 0.45, "alike": 0.45}
@@ -72,7 +72,7 @@ def test_what_differs_is_told_from_what_does_not(tmp_path: Path) -> None:
 
 
 def test_a_difference_no_larger_than_seeds_differ_is_not_called_one() -> None:
-    from trainer.evaluate.base_differences import _over_seeds
+    from trainer.evaluate.text.base_differences import _over_seeds
 
     estimate = {"value": 0.1, "se": 0.01, "low": 0.08, "high": 0.12, "by_seed": [0.25, 0.06, -0.01], "title": "BLEU-1"}
     about = {"a": "one", "b": "two", **estimate, **_over_seeds(estimate)}
@@ -92,8 +92,8 @@ def test_bases_of_other_items_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_completed_run_of_another_config_is_refused(tmp_path: Path) -> None:
-    from data_prep.cli import from_plain
-    from trainer.tasks.text_config import TextConfig
+    from data_prep.contract.cli import from_plain
+    from trainer.tasks.text.config import TextConfig
 
     plain = tiny_config(tmp_path)
     text = from_plain(TextConfig, plain)
@@ -136,7 +136,7 @@ def test_a_child_that_takes_too_long_is_ended_with_its_own_children(tmp_path: Pa
 
 def test_a_signal_reaches_the_childs_whole_group(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from trainer.child import run_in_group; "
+        "import os, sys; from trainer.distributed.child import run_in_group; "
         f"print(run_in_group([sys.executable, '-c', {FAMILY!r}, sys.argv[1]], os.environ, grace_seconds=5)[1])"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "pid")], stdout=subprocess.PIPE, text=True)

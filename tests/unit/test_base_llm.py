@@ -16,11 +16,12 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.cli import CommandError, parse
+from data_prep.contract.cli import CommandError, parse
 from tests.helpers.tiny_llm import ARCHITECTURES, CHAT_TEMPLATE, write_tiny_llm
-from trainer.models import base_llm, gguf_conversion
-from trainer.models.base_llm import AdapterConfig, BaseConfig, attach_adapter, embed_tokens, load_base, plain_llm
-from trainer.tasks.text_config import TextConfig
+from trainer.models.language import base as base_llm
+from trainer.models.language import gguf as gguf_conversion
+from trainer.models.language.base import AdapterConfig, BaseConfig, attach_adapter, embed_tokens, load_base, plain_llm
+from trainer.tasks.text.config import TextConfig
 
 BASES = Path(__file__).parents[2] / "configs" / "text" / "bases"
 FAMILIES = {

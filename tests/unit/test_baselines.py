@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_prep import baselines
-from data_prep.baselines import cosine_similarity, fit_encoding_model, fit_ridge, top_k
+from data_prep.contract import closed_form
+from data_prep.contract.closed_form import cosine_similarity, fit_encoding_model, fit_ridge, top_k
 
 
 def _data(n, d=12, e=5, seed=0):
@@ -35,12 +35,12 @@ def test_gcv_is_that_of_the_hat_matrix_and_picks_its_minimum():
         hat = xc @ np.linalg.solve(xc.T @ xc + alpha * unit * np.eye(12), xc.T)
         return np.square(yc - hat @ yc).sum() / (1 - (np.trace(hat) + 1) / 40) ** 2
 
-    assert fit_ridge(x, y).alpha == min(baselines.ALPHAS, key=gcv)
+    assert fit_ridge(x, y).alpha == min(closed_form.ALPHAS, key=gcv)
 
 
 def test_many_features_are_reduced_and_still_predict(monkeypatch):
-    monkeypatch.setattr(baselines, "MAX_FEATURES", 30)
-    monkeypatch.setattr(baselines, "NUM_REDUCED", 25)
+    monkeypatch.setattr(closed_form, "MAX_FEATURES", 30)
+    monkeypatch.setattr(closed_form, "NUM_REDUCED", 25)
     rng = np.random.default_rng(0)
     latent = rng.standard_normal((200, 5))
     x = latent @ rng.standard_normal((5, 60)) + 0.1 * rng.standard_normal((200, 60))

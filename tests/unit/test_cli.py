@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from data_prep import cli
+from data_prep.contract import cli
 
 
 @cli.polymorphic

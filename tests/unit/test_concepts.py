@@ -15,30 +15,30 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep import schema
-from data_prep.baselines import fit_ridge
-from data_prep.cli import CommandError, parse
-from data_prep.splits import SplitConfig, write_split
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError, parse
+from data_prep.contract.closed_form import fit_ridge
+from data_prep.splits.split import SplitConfig, write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
+from trainer.artifacts.encoder import find_export, load_encoder, write_export
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.data.select import SelectConfig
 from trainer.distributed.world import World
-from trainer.evaluate.concept_report import confusion_figure
-from trainer.evaluate.concepts import EvaluateClassesConfig
+from trainer.evaluate.concepts.command import EvaluateClassesConfig
+from trainer.evaluate.concepts.report import confusion_figure
 from trainer.evaluate.intervals import bootstrap_class_mean, bootstrap_mean
 from trainer.evaluate.part import collect
-from trainer.export import find_export, load_encoder, write_export
-from trainer.identity import make_identity
-from trainer.keep import training_loader
 from trainer.losses import LossConfig
 from trainer.metrics import balanced_accuracy
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import ChannelNet, EEGProject, FlatLinear
-from trainer.start import InitialWeights, sentence
-from trainer.state import TrainConfig
-from trainer.tasks.contrastive import ContrastiveConfig, ContrastiveTask
+from trainer.tasks.contrastive.initial_weights import InitialWeights, sentence
+from trainer.tasks.contrastive.task import ContrastiveConfig, ContrastiveTask
+from trainer.tasks.keep import training_loader
+from trainer.training.identity import make_identity
+from trainer.training.state import TrainConfig
 
 DIM = 12
 MODEL = ContrastiveModelConfig(encoder=FlatLinear(embedding_dim=DIM, normalize_features=False), eeg_head="none")

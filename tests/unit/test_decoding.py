@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.models.decoding import DecodingConfig, GumbelNoise, _gumbel
+from trainer.models.language.decoding import DecodingConfig, GumbelNoise, _gumbel
 
 NO_IDS = torch.zeros(0, 0)
 CPU = torch.device("cpu")

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.tiny_llm import ARCHITECTURES, write_tiny_llm
-from trainer.data.text_batch import TextRows, build_rows
-from trainer.models.base_llm import AdapterConfig, BaseConfig, attach_adapter, context_length, load_base, load_tokenizer
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
-from trainer.models.decoding import DecodingConfig
-from trainer.models.eeg_language_model import EEGLanguageModel
 from trainer.models.encoders import CnnTransformer
-from trainer.models.prefix import PrefixConfig
-from trainer.models.prompt import Prompt, PromptConfig, Prompter
+from trainer.models.language.base import AdapterConfig, BaseConfig, attach_adapter, context_length, load_base, load_tokenizer
+from trainer.models.language.decoding import DecodingConfig
+from trainer.models.language.eeg_language_model import EEGLanguageModel
+from trainer.models.language.prefix import PrefixConfig
+from trainer.models.language.prompt import Prompt, PromptConfig, Prompter
+from trainer.models.language.rows import TextRows, build_rows
 
 K, P, E = 3, 12, 6  # prefix tokens, common space, image embedding
 CAPTIONS = ["a red star on sand", "a large green disc", "a square", "a small blue ring in the top left"]

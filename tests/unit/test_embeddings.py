@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import schema
-from data_prep.embeddings import EfficientNetLite0Config, EmbedConfig, ImportedConfig, OpenClipConfig, lite0_transform, run
-from data_prep.schema import StudyError
+from data_prep.contract import schema
+from data_prep.contract.schema import StudyError
+from data_prep.embed.command import EfficientNetLite0Config, EmbedConfig, ImportedConfig, OpenClipConfig, lite0_transform, run
 from data_prep.studies.base import StudyFacts
 from tests.helpers.shared_data import shared_data
 

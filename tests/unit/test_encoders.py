@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data_prep import cli
+from data_prep.contract import cli
 from trainer import losses
 from trainer.distributed import collectives
 from trainer.losses import LossConfig

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.baselines import fit_ridge
-from data_prep.splits import SplitConfig, write_split
+from data_prep.contract.closed_form import fit_ridge
+from data_prep.splits.split import SplitConfig, write_split
 from tests.helpers.shared_data import shared_data
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
+from trainer.artifacts.encoder import load_encoder, write_export
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.evaluate.baselines import lda_class_scores
-from trainer.evaluate.classes import class_auc
 from trainer.evaluate.part import collect
-from trainer.evaluate.retrieval import chance
-from trainer.export import load_encoder, write_export
+from trainer.evaluate.retrieval.classes import class_auc
+from trainer.evaluate.retrieval.command import chance
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import FlatLinear
@@ -355,9 +355,9 @@ def test_chance_of_a_small_gallery() -> None:
 
 
 def test_every_config_of_this_folder_is_read() -> None:
-    from data_prep.cli import parse
+    from data_prep.contract.cli import parse
     from trainer.evaluate.embeddings import ExportEmbeddingsConfig
-    from trainer.evaluate.retrieval import EvaluateConfig
+    from trainer.evaluate.retrieval.command import EvaluateConfig
 
     folder = Path(__file__).parents[2] / "configs" / "evaluate"
     for name in ("retrieval", "embeds"):

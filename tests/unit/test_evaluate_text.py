@@ -12,14 +12,16 @@ import pytest
 from PIL import Image
 from sacrebleu.metrics import BLEU
 
-from data_prep import cli
-from data_prep.cli import CommandError, parse
+from data_prep.contract import cli
+from data_prep.contract.cli import CommandError, parse
 from tests.helpers import generations as made
 from trainer.__main__ import COMMANDS
-from trainer.evaluate import comparison, text_metrics, text_report
-from trainer.evaluate.generations import read_generations
+from trainer.artifacts.generations import read_generations
 from trainer.evaluate.intervals import bootstrap_mean, resample_weights
-from trainer.evaluate.text import EvaluateTextConfig, evaluate, run
+from trainer.evaluate.text import comparison
+from trainer.evaluate.text import metrics as text_metrics
+from trainer.evaluate.text import report as text_report
+from trainer.evaluate.text.command import EvaluateTextConfig, evaluate, run
 
 CHEAP = ["bleu", "attributes", "concepts", "length"]
 CONFIG = Path(__file__).parents[2] / "configs" / "evaluate" / "text.yaml"
@@ -420,7 +422,7 @@ def test_the_shipped_config_is_valid_and_fields_are_checked() -> None:
 
 
 def test_meteor_is_left_out_with_advice_where_there_is_no_wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.evaluate.wordnet._places", lambda environment: iter(()))
+    monkeypatch.setattr("trainer.evaluate.text.wordnet._places", lambda environment: iter(()))
     results = results_of(tmp_path, made.records(5), metrics=["bleu", "meteor"])
     assert "meteor" not in results["metrics"]
     (note,) = [n for n in results["notes"] if "METEOR" in n]

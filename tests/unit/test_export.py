@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep import schema
-from data_prep.cli import CommandError
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
+from trainer.artifacts.encoder import ExportConfig, load_encoder, run, write_export
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.data.select import SelectConfig
-from trainer.export import ExportConfig, load_encoder, run, write_export
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import TSConv

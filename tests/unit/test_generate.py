@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from data_prep.cli import CommandError, from_plain
+from data_prep.contract.cli import CommandError, from_plain
 from tests.distributed.training import write_split
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_study import write_tiny_study
 from tests.helpers.tiny_text import DATA, tiny_config, write_tiny_encoder, write_tiny_text
 from trainer.__main__ import COMMANDS, main
+from trainer.artifacts.generations import ARMS, read_generations
+from trainer.artifacts.text import load_text
 from trainer.distributed.world import World
-from trainer.evaluate.generation_folder import GenerationFolder
-from trainer.evaluate.generations import ARMS, read_generations
-from trainer.export_text import load_text
-from trainer.generate import GenerateConfig, generate
-from trainer.models.decoding import DecodingConfig
-from trainer.models.eeg_language_model import EEGLanguageModel
-from trainer.tasks.text import TextTask
-from trainer.tasks.text_config import TextConfig
+from trainer.generate.command import GenerateConfig, generate
+from trainer.generate.folder import GenerationFolder
+from trainer.models.language.decoding import DecodingConfig
+from trainer.models.language.eeg_language_model import EEGLanguageModel
+from trainer.tasks.text.config import TextConfig
+from trainer.tasks.text.task import TextTask
 
 CPU = torch.device("cpu")
 MODEL_ARMS = [arm for arm in ARMS if arm not in ("nearest-caption", "caption-prior")]

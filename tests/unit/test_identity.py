@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import schema
-from data_prep.cli import CommandError
-from trainer import checkpoint
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError
 from trainer.data.augment import AugmentConfig
-from trainer.identity import check_identity, make_identity
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
-from trainer.run_folder import RunFolder, read_lines
-from trainer.schedule import OptimizerConfig
-from trainer.state import TrainConfig, TrainState
+from trainer.training import checkpoint
+from trainer.training.identity import check_identity, make_identity
+from trainer.training.optimizer import OptimizerConfig
+from trainer.training.run_folder import RunFolder, read_lines
+from trainer.training.state import TrainConfig, TrainState
 
 STUDY = {"fingerprint": "f" * 64, "split_hash": "a" * 64, "embedding_sha256": "e" * 64}
 

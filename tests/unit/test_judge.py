@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.cli import CommandError
-from trainer.evaluate import judge
-from trainer.evaluate.judge import JudgeConfig, parse_score, score_judge
-from trainer.evaluate.text_metrics import Caption
+from data_prep.contract.cli import CommandError
+from trainer.evaluate.text import judge
+from trainer.evaluate.text.judge import JudgeConfig, parse_score, score_judge
+from trainer.evaluate.text.metrics import Caption
 
 Answer = Callable[[dict[str, Any], int], tuple[int, str, dict[str, str]]]
 

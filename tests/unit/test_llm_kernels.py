@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.helpers.tiny_llm import write_tiny_llm
-from trainer.data.text_batch import TextRows, build_rows
-from trainer.models import llm_kernels
-from trainer.models.base_llm import BaseConfig, load_base
-from trainer.models.prompt import Prompt
+from trainer.models.language import kernels
+from trainer.models.language.base import BaseConfig, load_base
+from trainer.models.language.prompt import Prompt
+from trainer.models.language.rows import TextRows, build_rows
 
 
 def tiny_llm(folder: Path, architecture: str = "llama", **changes: Any) -> Any:
@@ -49,8 +49,8 @@ def hidden_and_gradient(llm: Any, rows: TextRows, **options: Any) -> tuple[torch
 def test_packed_attention_is_transformers_own(tmp_path: Path, architecture: str) -> None:
     llm, rows = tiny_llm(tmp_path, architecture), packed_rows()
     expected = hidden_and_gradient(llm, rows)
-    assert llm_kernels.use_packed_attention(llm)
-    found = hidden_and_gradient(llm, rows, **llm_kernels.packing(rows.position_ML))
+    assert kernels.use_packed_attention(llm)
+    found = hidden_and_gradient(llm, rows, **kernels.packing(rows.position_ML))
     assert_same(found, expected)
     without = hidden_and_gradient(llm, rows)  # forgotten arguments are slow, not wrong
     assert_same(without, expected)
@@ -64,17 +64,17 @@ def test_packed_attention_within_a_sliding_window() -> None:
     llm = MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=2, sliding_window=4))
     rows = packed_rows()
     expected = hidden_and_gradient(llm, rows)
-    assert llm_kernels.use_packed_attention(llm)
-    assert_same(hidden_and_gradient(llm, rows, **llm_kernels.packing(rows.position_ML)), expected)
+    assert kernels.use_packed_attention(llm)
+    assert_same(hidden_and_gradient(llm, rows, **kernels.packing(rows.position_ML)), expected)
 
 
 def test_rows_of_one_sequence_need_no_packing_and_score_caps_keep_their_attention(tmp_path: Path) -> None:
-    assert llm_kernels.packing(packed_rows(None).position_ML) == {}
-    packing = llm_kernels.packing(packed_rows().position_ML)
+    assert kernels.packing(packed_rows(None).position_ML) == {}
+    packing = kernels.packing(packed_rows().position_ML)
     ends = packing["cu_seq_lens_q"].tolist()
     assert (ends[0], ends[-1]) == (0, packed_rows().ids_ML.numel())
     assert packing["max_length_q"] == 48
-    assert not llm_kernels.use_packed_attention(tiny_llm(tmp_path, "gemma2"))
+    assert not kernels.use_packed_attention(tiny_llm(tmp_path, "gemma2"))
 
 
 def test_generation_with_packed_attention_is_the_same(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_generation_with_packed_attention_is_the_same(tmp_path: Path) -> None:
     inputs = {"inputs_embeds": torch.randn(2, 7, 64), "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7])}
     options = {"max_new_tokens": 6, "do_sample": False, "use_cache": True, "pad_token_id": 0}
     expected = llm.generate(**inputs, **options)
-    assert llm_kernels.use_packed_attention(llm)
+    assert kernels.use_packed_attention(llm)
     assert torch.equal(llm.generate(**inputs, **options), expected)
 
 
@@ -111,7 +111,7 @@ def test_fused_lora_is_pefts(tmp_path: Path, dropout: float) -> None:
     model, rows = lora(tiny_llm(tmp_path, "qwen2"), dropout), packed_rows()
     model.train()
     expected, in_bf16 = (loss_and_gradients(model, rows, autocast) for autocast in (False, True))
-    assert llm_kernels.fuse_lora(model) == 2 * 7
+    assert kernels.fuse_lora(model) == 2 * 7
     found = loss_and_gradients(model, rows, False)
     assert expected.keys() == found.keys()
     assert len(found) == 2 + 2 * 2 * 7
@@ -140,7 +140,7 @@ def test_fused_lora_merges_and_is_switched_off_like_pefts(tmp_path: Path) -> Non
     expected = logits(model)
     with model.disable_adapter():
         plain = logits(model)
-    llm_kernels.fuse_lora(model)
+    kernels.fuse_lora(model)
     torch.testing.assert_close(logits(model), expected)
     with model.disable_adapter():
         assert torch.equal(logits(model), plain)
@@ -150,7 +150,7 @@ def test_fused_lora_merges_and_is_switched_off_like_pefts(tmp_path: Path) -> Non
 def test_fused_lora_leaves_dora_alone(tmp_path: Path) -> None:
     model, rows = lora(tiny_llm(tmp_path), 0.0, use_dora=True), packed_rows()
     expected = loss_and_gradients(model, rows, False)
-    llm_kernels.fuse_lora(model)
+    kernels.fuse_lora(model)
     torch.testing.assert_close(loss_and_gradients(model, rows, False), expected)
 
 
@@ -161,7 +161,7 @@ def test_fused_lora_over_quantised_layers(tmp_path: Path, quantisation: str) -> 
     llm = load_base(BaseConfig(name=str(folder), dtype="bf16", quantisation=quantisation), "cpu", training=True)  # type: ignore[arg-type]
     model, rows = lora(llm, 0.0), packed_rows()
     expected = loss_and_gradients(model, rows, True)
-    assert llm_kernels.fuse_lora(model) == 2 * 7
+    assert kernels.fuse_lora(model) == 2 * 7
     found = loss_and_gradients(model, rows, True)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -174,7 +174,7 @@ def test_fused_norms_are_transformers_own(tmp_path: Path, architecture: str) -> 
     for norm in (module for module in llm.modules() if type(module).__name__.endswith("RMSNorm")):
         norm.weight.data.uniform_(0.5, 1.5)
     expected = hidden_and_gradient(llm, rows)
-    assert llm_kernels.fuse_norms(llm) == (0 if architecture == "gemma2" else 5)  # Gemma's weight is an offset from 1
+    assert kernels.fuse_norms(llm) == (0 if architecture == "gemma2" else 5)  # Gemma's weight is an offset from 1
     assert_same(hidden_and_gradient(llm, rows), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = llm.bfloat16().get_decoder().norm(torch.randn(2, 3, 64).bfloat16())
@@ -187,10 +187,10 @@ def test_supervised_loss_is_cross_entropy() -> None:
     label, upstream = torch.randint(50, (11,)), torch.rand(11)
     expected = F.cross_entropy(hidden @ weight.t(), label, reduction="none")
     (expected_gradient,) = torch.autograd.grad(expected, hidden, upstream)
-    loss, right = llm_kernels.supervised_loss(hidden, weight, label, block_values=150)
+    loss, right = kernels.supervised_loss(hidden, weight, label, block_values=150)
     (gradient,) = torch.autograd.grad(loss, hidden, upstream)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradient, expected_gradient)
     assert torch.equal(right, (hidden @ weight.t()).argmax(dim=1) == label)
     with torch.no_grad():
-        torch.testing.assert_close(llm_kernels.supervised_loss(hidden, weight, label)[0], expected)
+        torch.testing.assert_close(kernels.supervised_loss(hidden, weight, label)[0], expected)

@@ -17,8 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import schema, splits
-from data_prep.schema import StudyError
+from data_prep.contract import schema
+from data_prep.contract.schema import StudyError
+from data_prep.splits import split as splits
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.data.batch import normalise_trials
 from trainer.data.index import StudyIndex

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import cli
-from data_prep.schema import StudyError
+from data_prep.contract import cli
+from data_prep.contract.schema import StudyError
 from data_prep.studies.base import ReaderConfig
 from data_prep.studies.muse import MuseReaderConfig
 from tests.helpers.shared_data import shared_data

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.models.prefix import PrefixConfig
+from trainer.models.language.prefix import PrefixConfig
 
 KINDS = ("linear", "mlp", "resampler")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from data_prep.cli import CommandError
+from data_prep.contract.cli import CommandError
 from tests.helpers.tiny_llm import write_tiny_llm
-from trainer.data.text_batch import build_rows
-from trainer.models.base_llm import BaseConfig, load_tokenizer
-from trainer.models.prompt import STYLES, PromptConfig, Prompter
+from trainer.models.language.base import BaseConfig, load_tokenizer
+from trainer.models.language.prompt import STYLES, PromptConfig, Prompter
+from trainer.models.language.rows import build_rows
 
 # The shape of the families' own templates, with this tokenizer's tokens.
 LLAMA3 = (

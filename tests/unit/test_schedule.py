@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.schedule import OptimizerConfig, learning_rate, parameter_groups
+from trainer.training.optimizer import OptimizerConfig, learning_rate, parameter_groups
 
 
 def test_rises_over_the_warm_up_then_falls_to_the_floor() -> None:

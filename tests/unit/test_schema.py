@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import schema
-from data_prep.schema import StudyError
+from data_prep.contract import schema
+from data_prep.contract.schema import StudyError
 from tests.helpers.tiny_study import write_tiny_study
 
 

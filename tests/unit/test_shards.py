@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import yaml
 
-from data_prep import cli, schema, shards
-from data_prep.schema import StudyError
-from data_prep.shards import ShardConfig, write_study
-from data_prep.verify import verify
+from data_prep.contract import cli, schema
+from data_prep.contract.schema import StudyError
+from data_prep.shards import write as shards
+from data_prep.shards.verify import verify
+from data_prep.shards.write import ShardConfig, write_study
 from tests.helpers.tiny_study import TinyEmbedding, TinyReader, TinySource, write_tiny_study
 
 REPOSITORY = Path(__file__).parents[2]
@@ -208,11 +209,11 @@ def test_a_damaged_shard_is_written_again_and_embeddings_are_kept(study: Path, t
 FULL = """
 import resource, sys
 from tests.helpers.tiny_study import TinyReader, TinyEmbedding
-from data_prep.shards import ShardConfig, run
-from data_prep.cli import Command, main
+from data_prep.shards.write import ShardConfig, run
+from data_prep.contract.cli import Command, main
 if sys.argv[2] != "0":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-command = {"shard": Command(config="data_prep.shards:ShardConfig", run="data_prep.shards:run", help="")}
+command = {"shard": Command(config="data_prep.shards.write:ShardConfig", run="data_prep.shards.write:run", help="")}
 sys.exit(main("x", "", command, ["shard", "--config", sys.argv[1]]))
 """
 

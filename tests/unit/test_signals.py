@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from data_prep import signals, trials
+from data_prep.contract import signals
+from data_prep.studies import trials
 
 SFREQ = 256.0
 

@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from data_prep import cli, safe_load
-from data_prep.baselines import top_k
-from data_prep.cli import CommandError
-from data_prep.schema import read_json
+from data_prep.contract import cli, safe_load
+from data_prep.contract.cli import CommandError
+from data_prep.contract.closed_form import top_k
+from data_prep.contract.schema import read_json
 from data_prep.simulate import ceiling, forward, images
 from data_prep.simulate.study import SimulateConfig, run
 from tests.helpers.simulation import small_config, small_study

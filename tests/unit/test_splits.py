@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import schema, transforms
-from data_prep.audit import audit
-from data_prep.schema import StudyError
-from data_prep.splits import SplitConfig, make_split, run, write_split
-from data_prep.study_folder import StudyFolder, open_study
+from data_prep.contract import schema
+from data_prep.contract.schema import StudyError
+from data_prep.shards.open import StudyFolder, open_study
+from data_prep.splits import transforms
+from data_prep.splits.audit import audit
+from data_prep.splits.split import SplitConfig, make_split, run, write_split
 from tests.helpers.shared_data import shared_data
 from tests.helpers.tiny_study import write_tiny_study
 
@@ -288,9 +289,9 @@ def test_transform_files_are_reproducible(classes: StudyFolder) -> None:
 
 
 def test_real_recordings_from_csv_to_audited_folds(tmp_path: Path) -> None:
-    from data_prep.shards import ShardConfig, write_study
+    from data_prep.shards.verify import verify
+    from data_prep.shards.write import ShardConfig, write_study
     from data_prep.studies.muse import MuseReaderConfig
-    from data_prep.verify import verify
 
     reader = MuseReaderConfig(root=str(shared_data() / "muse_visual" / "eeg" / "N170"), subjects=("1",))
     write_study(ShardConfig(reader=reader, output=str(tmp_path / "muse")))

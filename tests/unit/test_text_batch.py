@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.text_batch import TextRows, build_rows, cut_by_length, first_fit
-from trainer.models.prompt import Prompt
+from trainer.models.language.prompt import Prompt
+from trainer.models.language.rows import TextRows, build_rows, cut_by_length, first_fit
 
 IDS = st.integers(1, 9)  # few ids, so that a caption's tokens are often those of a prompt or of padding
 SEQUENCES = st.lists(

@@ -17,9 +17,11 @@ from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from data_prep.cli import CommandError
-from trainer.evaluate import text_metrics, text_models, wordnet
-from trainer.evaluate.text_metrics import Caption, Scored
+from data_prep.contract.cli import CommandError
+from trainer.evaluate.text import metrics as text_metrics
+from trainer.evaluate.text import models as text_models
+from trainer.evaluate.text import wordnet
+from trainer.evaluate.text.metrics import Caption, Scored
 
 FILE = Path(__file__).parents[1] / "helpers" / "captions.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").split("\n") if line]

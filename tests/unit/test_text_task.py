@@ -12,21 +12,21 @@ import pytest
 import torch
 import yaml
 
-from data_prep import schema
-from data_prep.cli import CommandError, ConfigError, from_plain, main, parse
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError, ConfigError, from_plain, main, parse
 from tests.distributed.training import by_step, events, write_split
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_study import write_tiny_study
 from tests.helpers.tiny_text import tiny_config, write_tiny_encoder, write_tiny_text
 from trainer.__main__ import COMMANDS
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.text import load_text
 from trainer.distributed.world import World
-from trainer.export import load_encoder
-from trainer.export_text import load_text
-from trainer.loop import Loop
-from trainer.models.base_llm import part_of
-from trainer.models.decoding import DecodingConfig
-from trainer.tasks.text import TextTask
-from trainer.tasks.text_config import StageConfig, TextConfig
+from trainer.models.language.base import part_of
+from trainer.models.language.decoding import DecodingConfig
+from trainer.tasks.text.config import StageConfig, TextConfig
+from trainer.tasks.text.task import TextTask
+from trainer.training.loop import Loop
 
 CPU = torch.device("cpu")
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "text").glob("*.yaml"))
@@ -288,7 +288,7 @@ def test_how_often_predicted_words_are_right_is_told(home: Path, capsys: pytest.
 
 
 def test_a_frozen_adapter_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    from trainer.models import base_llm
+    from trainer.models.language import base as base_llm
 
     attach = base_llm.attach_adapter
     monkeypatch.setattr(base_llm, "attach_adapter", lambda llm, config: attach(llm, config).requires_grad_(False))

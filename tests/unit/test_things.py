@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import safe_load
-from data_prep.schema import StudyError, read_json
+from data_prep.contract import safe_load
+from data_prep.contract.schema import StudyError, read_json
 from data_prep.studies.things import BareArrays, ThingsReaderConfig
-from data_prep.trials import TrialsConfig
+from data_prep.studies.trials import TrialsConfig
 from tests.helpers.simulation import small_study
 
 TRAINING, TEST = "sub-01/preprocessed_eeg_training.npy", "sub-01/preprocessed_eeg_test.npy"

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import reindex, schema, ustar
 from data_prep.__main__ import COMMANDS
-from data_prep.cli import main
-from data_prep.splits import SplitConfig, write_split
-from data_prep.verify import verify
+from data_prep.contract import schema
+from data_prep.contract.cli import main
+from data_prep.shards import reindex, ustar
+from data_prep.shards.verify import verify
+from data_prep.splits.split import SplitConfig, write_split
 from tests.helpers.tiny_study import write_tiny_study
 
 

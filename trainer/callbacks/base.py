@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainer.loop import Loop
+    from trainer.training.loop import Loop
 
 
 class Callback:

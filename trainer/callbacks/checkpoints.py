@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from trainer.callbacks.base import Callback
 
 if TYPE_CHECKING:
-    from trainer.loop import Loop
+    from trainer.training.loop import Loop
 
 
 class Checkpoints(Callback):
-    """Save with all ranks; :meth:`trainer.loop.Loop.save` does the work and never saves a step twice."""
+    """Save with all ranks; :meth:`trainer.training.loop.Loop.save` does the work and never saves a step twice."""
 
     def __init__(self, every_steps: int) -> None:
         self.every_steps = every_steps

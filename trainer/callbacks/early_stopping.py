@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trainer.callbacks.base import Callback
 
 if TYPE_CHECKING:
-    from trainer.loop import Loop
+    from trainer.training.loop import Loop
 
 
 class EarlyStopping(Callback):

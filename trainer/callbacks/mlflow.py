@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 import yaml
 from rich.console import Console
 
-from data_prep import schema
-from data_prep.cli import from_plain, to_plain
+from data_prep.contract import schema
+from data_prep.contract.cli import from_plain, to_plain
 from trainer.callbacks.base import Callback
-from trainer.identity import flat
-from trainer.run_folder import RunFolder
+from trainer.training.identity import flat
+from trainer.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from trainer.loop import Loop
+    from trainer.training.loop import Loop
 
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000

@@ -9,7 +9,7 @@ from trainer.callbacks.base import Callback
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from trainer.loop import Loop
+    from trainer.training.loop import Loop
 
 
 class TensorBoard(Callback):

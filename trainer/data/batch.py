@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from data_prep import schema
+from data_prep.contract import schema
 
 Normalise = Literal["none", "channel_demean", "channel_zscore", "trial_zscore"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import schema
+from data_prep.contract import schema
 
 _SPARE_FILES = 256
 """Files that the process needs beside the mapped tars (sockets, logs, libraries)."""

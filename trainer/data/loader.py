@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from data_prep import schema
+from data_prep.contract import schema
 from trainer.data import random
 from trainer.data.batch import Batch, HostBatch, Normalise, Transform, prepare
 from trainer.data.index import StudyIndex, eeg_dtype
@@ -115,7 +115,7 @@ class Loader:
     ----------
     kept
         Which items of the training part to keep, bool: what ``select.keep`` other than ``all`` needs, and
-        :func:`trainer.keep.training_loader` asks its encoder for.
+        :func:`trainer.tasks.keep.training_loader` asks its encoder for.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep import schema
+from data_prep.contract import schema
 from trainer.data import random
 
 _FRACTION = random.word("fraction of items")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.baselines import fit_encoding_model, fit_ridge
+from data_prep.contract.closed_form import fit_encoding_model, fit_ridge
 from trainer.data.loader import Loader
 from trainer.evaluate.lda import SHRINKAGES, lda_scores
 from trainer.evaluate.part import PartArrays, repetitions

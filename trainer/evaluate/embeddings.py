@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from data_prep import schema
-from data_prep.cli import CommandError
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError
+from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
 from trainer.evaluate.part import embed
-from trainer.export import Encoder, load_encoder
 
 
 @dataclass(frozen=True, kw_only=True)

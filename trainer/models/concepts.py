@@ -19,10 +19,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from data_prep import schema
-from data_prep.cli import CommandError
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError
+from trainer.artifacts.encoder import Encoder
 from trainer.data.loader import Loader
-from trainer.export import Encoder
 
 FILE = "concepts.npz"
 

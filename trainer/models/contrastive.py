@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trainer.distributed.batch_norm import NormKind
 from trainer.losses import LossConfig
 from trainer.models.encoders import EncoderConfig, EncoderOutput, TSConv
-from trainer.models.projector import HeadKind, build_head
+from trainer.models.heads import HeadKind, build_head
 from trainer.models.subjects import SubjectLayer
 
 

@@ -1,4 +1,4 @@
-"""What a task need not say for itself; see :class:`trainer.loop.Task`."""
+"""What a task need not say for itself; see :class:`trainer.training.loop.Task`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from data_prep.cli import polymorphic
+from data_prep.contract.cli import polymorphic
 from trainer.distributed.batch_norm import NormKind
 
 

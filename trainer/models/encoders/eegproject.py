@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainer.distributed.batch_norm import NormKind
 from trainer.models.encoders.base import Encoder, EncoderConfig, EncoderOutput, require_positive, require_share
-from trainer.models.projector import ResidualBlock
+from trainer.models.heads import ResidualBlock
 
 
 @dataclass(frozen=True, kw_only=True)

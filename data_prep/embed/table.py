@@ -1,0 +1,68 @@
+"""Embedding tables on disk: ``embeddings/NAME.npy`` float32 (n_stimuli, dim) with ``NAME.json`` beside it saying where it is from.
+
+The table is the source of truth and the gallery of retrieval; copies inside tars serve readers that know only tars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.contract import schema
+from data_prep.contract.schema import StudyError
+
+
+def check_table(name: str, array: np.ndarray, num_stimuli: int) -> np.ndarray:
+    """Return ``array`` as C-ordered float32 if it is an embedding of every stimulus, finite also as float16."""
+    schema.check_embedding_name(name)
+    if array.ndim != 2 or len(array) != num_stimuli or array.shape[1] == 0:
+        raise StudyError(f"embedding {name!r}: shape {array.shape}, expected ({num_stimuli}, dim): one row a stimulus")
+    array = np.ascontiguousarray(array, dtype="<f4")
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(array.astype("<f2")).all(axis=1)
+    if bad.any():
+        raise StudyError(f"embedding {name!r}: row {int(bad.argmax())} has values that are not finite (as float16)")
+    return array
+
+
+def write_table(root: Path, name: str, array: np.ndarray, provenance: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+    """Write ``embeddings/NAME.npy`` and ``NAME.json``; returns the manifest's entry for it: ``dim``, ``sha256``, provenance.
+
+    Parameters
+    ----------
+    array
+        (n_stimuli, dim), from :func:`check_table`.
+    provenance
+        Plain values: ``model``, ``layer``, ``weights_sha256``, ``transform``.
+    key
+        Hash of what the table was computed from; :func:`read_table` returns it only to who asks with the same key.
+    """
+    data = table_bytes(array)
+    entry = {"dim": int(array.shape[1]), "sha256": hashlib.sha256(data).hexdigest(), **provenance}
+    schema.write_atomically(root / "embeddings" / f"{name}.npy", data)
+    schema.write_json(root / "embeddings" / f"{name}.json", {"key": key, "entry": entry})
+    return entry
+
+
+def table_bytes(table_NE: np.ndarray) -> bytes:
+    """``embeddings/NAME.npy`` as bytes: float32, C order."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(table_NE, dtype="<f4"), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_table(root: Path, name: str, *, key: str) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """The table and its manifest entry, or None if there is none, it was computed from something else, or it was altered."""
+    array_file, json_file = root / "embeddings" / f"{name}.npy", root / "embeddings" / f"{name}.json"
+    try:
+        recorded = schema.read_json(json_file)
+    except StudyError:
+        return None
+    if not array_file.is_file() or recorded.get("key") != key or recorded["entry"]["sha256"] != schema.sha256_file(array_file):
+        return None
+    return np.load(array_file, allow_pickle=False), recorded["entry"]

@@ -1,0 +1,139 @@
+"""What is in a study, as tables to read: ``python -m data_prep inspect``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from data_prep.contract import schema
+from data_prep.contract.schema import StudyError
+from data_prep.shards.open import StudyFolder, open_study
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Show what is in a study: facts, tables, splits, embeddings, fingerprint, and one sample."""
+
+    study: str
+    """Folder of the study."""
+    sample: int = 0
+    """Number of the sample to show, in shard order."""
+
+
+def run(config: InspectConfig) -> None:
+    """Print the tables."""
+    study, console = open_study(config.study), Console()
+    if not 0 <= config.sample < len(study.index):
+        raise StudyError(f"sample is {config.sample}, expected 0 to {len(study.index) - 1}: {study.root} has {len(study.index)} samples")
+    if not console.is_terminal:
+        console = Console(width=160)
+    for table in (_facts(study), _subjects(study), _embeddings(study), _splits(study), _sample(study, config.sample)):
+        for column in table.columns:
+            column.overflow = "fold"  # labels and hashes stay whole in a narrow terminal
+        if table.row_count:
+            console.print(table)
+
+
+def _pairs(title: str, rows: dict[str, object]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def _facts(study: StudyFolder) -> Table:
+    manifest = study.manifest
+    signal, tables = manifest["signal"], manifest["tables"]
+    last = signal["tmin"] + (signal["n_times"] - 1) / signal["sfreq"]
+    seen = {name: sorted(np.unique(study.table.column(name)).tolist()) for name in ("session", "recording")}
+    return _pairs(
+        str(study.root),
+        {
+            "fingerprint": manifest["fingerprint"],
+            "schema version": manifest["schema_version"],
+            "stimulus level": manifest["stimulus_level"],
+            "signal": f"{signal['n_chans']} channels x {signal['n_times']} points at {signal['sfreq']:g} Hz, "
+            f"{signal['tmin']:g} to {last:g} s, {signal['unit']}, {signal['dtype']}",
+            "channels": " ".join(signal["ch_names"]),
+            "shards": f"{len(manifest['shards'])}, {sum(s['tar_bytes'] for s in manifest['shards']) / 1e6:.1f} MB",
+            "a stock reader sees": _stock_sample(study),
+            "samples, trials": f"{len(study.index)}, {len(study.table)} ({manifest['quality']['railed_trials']} railed)",
+            "stimuli, concepts": f"{len(tables['stimuli'])}, {len(tables['concepts'])} ({', '.join(tables['concepts'][:4])}, ...)",
+            "sessions": ", ".join(tables["sessions"][i] for i in seen["session"][:10]),
+            "recordings": f"{len(seen['recording'])} ({', '.join(tables['recordings'][i] for i in seen['recording'][:3])}, ...)",
+            "captions": f"yes, {lacking} stimuli have none" if (lacking := manifest.get("captions_missing")) else manifest["captions"],
+            "preprocessing": _shortened(json.dumps(manifest["preprocessing"], ensure_ascii=False), 1500),
+        },
+    )
+
+
+def _subjects(study: StudyFolder) -> Table:
+    table = Table("subject", "samples", "trials", "repetitions a sample", "stimuli", "recordings", title="subjects", title_justify="left")
+    for number, label in enumerate(study.manifest["tables"]["subjects"]):
+        rows, samples = study.table.subject == number, study.index[study.index["subject"] == number]
+        if not len(samples):
+            continue
+        reps = samples["n_reps"]
+        spread = f"{reps.min()}" if reps.min() == reps.max() else f"{reps.min()} to {reps.max()}"
+        counts = (len(samples), int(rows.sum()), spread, len(np.unique(samples["stimulus"])), len(np.unique(study.table.recording[rows])))
+        table.add_row(label, *map(str, counts))
+    return table
+
+
+def _embeddings(study: StudyFolder) -> Table:
+    table = Table("embedding", "dim", "in tars", "model", "layer", "SHA-256", title="embeddings", title_justify="left")
+    for name, facts in study.manifest["embeddings"].items():
+        inside = "yes" if name in study.manifest["tar_embeddings"] else "no"
+        table.add_row(name, str(facts["dim"]), inside, str(facts.get("model")), str(facts.get("layer")), facts["sha256"][:12])
+    return table
+
+
+def _splits(study: StudyFolder) -> Table:
+    table = Table("split", "policy", *schema.PARTS, "audit", "transform", "hash", title="splits (trials)", title_justify="left")
+    for path in sorted((study.root / "splits").glob("*.json")):
+        if path.name.endswith(".audit.json"):
+            continue
+        split = schema.read_split(study.root, study.manifest, path.stem)
+        part = schema.assign_parts(split, study.table)
+        audited = study.root / "splits" / f"{path.stem}.audit.json"
+        verdict = schema.read_json(audited)["verdict"] if audited.is_file() else "missing"
+        fitted = "yes" if (study.root / "transforms" / f"{path.stem}.npz").is_file() else "no"
+        counts = [str(int((part == number).sum())) for number in (1, 2, 3)]
+        table.add_row(path.stem, split["policy"], *counts, verdict, fitted, split["hash"][:12])
+    return table
+
+
+def _stock_sample(study: StudyFolder) -> str:
+    """The first sample of the first shard as ``webdataset.WebDataset(...).decode()`` gives it: key and members."""
+    from webdataset import WebDataset
+
+    # Resolved, since WebDataset would take a name such as "pipe:..." for a command.
+    tar = (study.root / f"{study.manifest['shards'][0]['name']}.tar").resolve()
+    sample = next(iter(WebDataset(str(tar), shardshuffle=False).decode()))
+    members = [
+        f"{name} {tuple(value.shape)}" if hasattr(value, "shape") else name for name, value in sorted(sample.items()) if name[0] != "_"
+    ]
+    return f"{sample['__key__']}: {', '.join(members)}"
+
+
+def _sample(study: StudyFolder, sample: int) -> Table:
+    eeg_RCT = study.eeg(sample)
+    row = study.index[sample]
+    names = study.manifest["signal"]["ch_names"]
+    std_C = eeg_RCT.astype(np.float64).std(axis=(0, 2))
+    return _pairs(
+        f"sample {sample} in shard {study.manifest['shards'][int(study.shard[sample])]['name']}",
+        {
+            "eeg": f"{eeg_RCT.dtype} {eeg_RCT.shape} at byte {row['eeg_offset']}",
+            "standard deviation": ", ".join(f"{name} {value:.2f}" for name, value in zip(names, std_C, strict=True)),
+            **{name: _shortened(str(value), 200) for name, value in study.description(sample).items()},
+        },
+    )
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + " ..."

@@ -1,0 +1,144 @@
+"""Check everything a study promises: ``python -m data_prep verify``.
+
+Manifest, every file's size and SHA-256, every tar header and JSON member against index and trials, embeddings, splits and
+transforms. All faults are listed, one line each naming the file; the exit status is 1 if there is any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from data_prep.contract import schema
+from data_prep.contract.schema import StudyError
+from data_prep.shards import reindex
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Check every size, hash and offset of a study."""
+
+    study: str
+    """Folder of the study."""
+
+
+def run(config: VerifyConfig) -> int:
+    """Print every fault; raise with the first of them, or say that the study is whole."""
+    root, console = Path(config.study), Console(stderr=True)
+    faults = verify(root, console)
+    for fault in faults:
+        console.print(f"fault: {fault}", highlight=False, soft_wrap=True)
+    if faults:
+        raise StudyError(f"{root}: {len(faults)} faults, first: {faults[0]}")
+    manifest = schema.read_manifest(root)
+    console.print(
+        f"{root}: whole, {len(manifest['shards'])} shards, fingerprint {manifest['fingerprint'][:12]}", highlight=False, soft_wrap=True
+    )
+    return 0
+
+
+def verify(root: Path, console: Console | None = None) -> list[str]:
+    """All faults of a study, one sentence each; empty if it is whole.
+
+    Raises
+    ------
+    StudyError
+        The manifest itself is missing, altered or of another schema version: nothing can be checked against it.
+    """
+    manifest = schema.read_manifest(root)
+    faults: list[str] = []
+    for shard in track(
+        manifest["shards"],
+        "verify",
+        console=console or Console(quiet=True),
+        transient=True,
+        disable=console is None or not console.is_terminal,
+    ):
+        try:
+            _check_shard(root, manifest, shard)
+        except (StudyError, OSError) as error:
+            faults.append(f"shard {shard['name']}: {error}")
+    for check in (_check_embeddings, _check_splits, _check_transforms, _check_strangers):
+        faults += check(root, manifest)
+    return faults
+
+
+def _check_shard(root: Path, manifest: Mapping[str, Any], shard: Mapping[str, Any]) -> None:
+    name = shard["name"]
+    index, trials = schema.read_shard_tables(root, manifest, shard)
+    tar = root / f"{name}.tar"
+    altered = schema.sha256_file(tar) != shard["tar_sha256"]
+    try:
+        rebuilt = reindex.rebuild_tables(tar, manifest)
+    except StudyError as error:
+        raise StudyError(f"{error} (its SHA-256 is not the manifest's: altered)" if altered else str(error)) from None
+    if altered:
+        raise StudyError(f"{tar}: SHA-256 is not the {shard['tar_sha256'][:12]}… of the manifest: altered, or the tar of another study")
+    for kind, expected, found in zip(("index", "trials"), rebuilt, (index, trials), strict=True):
+        if not np.array_equal(expected, found):
+            row = int((expected != found).argmax()) if len(expected) == len(found) else min(len(expected), len(found))
+            raise StudyError(f"{root / name}.{kind}.npy: row {row} does not agree with {name}.tar: it belongs to another tar")
+    done = root / f"{name}.done.json"
+    files = schema.read_json(done).get("files", {})
+    for kind in ("tar", "index", "trials"):
+        if files.get(kind, {}).get("sha256") != shard[f"{kind}_sha256"]:
+            raise StudyError(f"{done}: its hash of the {kind} is not the manifest's, expected the same")
+
+
+def _check_embeddings(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    num_stimuli = len(manifest["tables"]["stimuli"])
+    for name, facts in manifest["embeddings"].items():
+        try:
+            path = root / "embeddings" / f"{schema.check_embedding_name(name)}.npy"
+            if not path.is_file():
+                raise StudyError(f"{path}: no such file")
+            if schema.sha256_file(path) != facts["sha256"]:
+                raise StudyError(f"{path}: SHA-256 is not the {facts['sha256'][:12]}… of the manifest: altered")
+            table = np.load(path, mmap_mode="r", allow_pickle=False)
+            if table.shape != (num_stimuli, facts["dim"]) or table.dtype != np.float32:
+                raise StudyError(f"{path}: {table.dtype} {table.shape}, expected float32 {(num_stimuli, facts['dim'])}")
+        except (StudyError, ValueError) as error:
+            yield str(error)
+
+
+def _check_splits(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    names = [path.stem for path in sorted((root / "splits").glob("*.json")) if not path.name.endswith(".audit.json")]
+    try:
+        pairs = [schema.read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
+        table = schema.repetition_table([index for index, _ in pairs], [trials for _, trials in pairs])
+    except StudyError:
+        return  # said of the shard already
+    for name in names:
+        try:
+            split = schema.read_split(root, manifest, name)
+            schema.assign_parts(split, table)
+            audited = root / "splits" / f"{name}.audit.json"
+            if not audited.is_file() or schema.read_json(audited).get("split_hash") != split["hash"]:
+                raise StudyError(f"{audited}: missing or of another split: run `python -m data_prep audit`")
+        except (StudyError, KeyError) as error:
+            yield str(error)
+
+
+def _check_transforms(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    hashes = {schema.read_json(path).get("hash") for path in (root / "splits").glob("*.json") if not path.name.endswith(".audit.json")}
+    for path in sorted((root / "transforms").glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                if str(arrays["split_hash"]) not in hashes:
+                    yield f"{path}: fitted on a split that is not here: make the split again with its transform"
+        except (OSError, ValueError, KeyError) as error:
+            yield f"{path}: not a transform ({error})"
+
+
+def _check_strangers(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """A tar that the manifest does not list would still be read by whoever globs ``*.tar``."""
+    listed = {f"{shard['name']}.tar" for shard in manifest["shards"]}
+    for path in sorted(root.glob("*.tar")):
+        if path.name not in listed:
+            yield f"{path}: not listed in the manifest, expected only {len(listed)} shards"

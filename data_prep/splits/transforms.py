@@ -1,0 +1,177 @@
+"""What is fitted on data, fitted on a split's training rows only: whitening (MVNN) and scaling, by subject and session.
+
+``y = matrix @ (x - mean)`` for every trial; the loader applies it in the batch, on the device. Kept in
+``transforms/NAME.npz`` with the hash of the split, so a transform never meets the test rows of another split.
+
+Shape suffixes: R repetitions, C channels, T time points, K (subject, session) groups.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from data_prep.contract import schema, signals
+from data_prep.contract.schema import StudyError
+from data_prep.shards.open import StudyFolder
+
+KINDS = ("none", "zscore", "mvnn")
+
+
+def fit_transform(study: StudyFolder, split: dict[str, Any], kind: str, console: Console | None = None) -> dict[str, np.ndarray]:
+    """Fit on the split's training repetitions.
+
+    Parameters
+    ----------
+    kind
+        ``zscore``: every channel's mean 0 and standard deviation 1 over trials and time. ``mvnn``: multivariate noise
+        normalisation (Guggenmos et al. 2018): the inverse square root of the noise covariance, which is the covariance of
+        the repetitions around their stimulus' mean at each time point, shrunk (Ledoit and Wolf), averaged over time;
+        mean is 0.
+
+    Returns
+    -------
+    dict
+        ``subject`` (K,), ``session`` (K,) int32, ``matrix`` (K, C, C), ``mean`` (K, C) float32, ``split_hash`` and ``kind`` 0-d text.
+
+    Raises
+    ------
+    StudyError
+        A (subject, session) of validation or test has no training trials, or no stimulus was repeated.
+    """
+    assert kind in ("zscore", "mvnn"), kind
+    part = schema.assign_parts(split, study.table)
+    groups = _groups(study, split, part)
+    fitted = {}
+    for number, group in enumerate(groups):
+        label = f"{kind} {number + 1}/{len(groups)}"
+        fitted[group] = (_fit_zscore if kind == "zscore" else _fit_mvnn)(study, part, group, console, label)
+    return {
+        "subject": np.array([subject for subject, _ in groups], np.int32),
+        "session": np.array([session for _, session in groups], np.int32),
+        "matrix": np.stack([matrix for matrix, _ in fitted.values()]).astype(np.float32),
+        "mean": np.stack([mean for _, mean in fitted.values()]).astype(np.float32),
+        "split_hash": np.array(split["hash"]),
+        "kind": np.array(kind),
+    }
+
+
+def _groups(study: StudyFolder, split: dict[str, Any], part: np.ndarray) -> list[tuple[int, int]]:
+    pairs = np.stack([study.table.subject, study.table.session], axis=1)
+    train = {(int(s), int(k)) for s, k in np.unique(pairs[part == 1], axis=0)}
+    tables = study.manifest["tables"]
+    for subject, session in np.unique(pairs[part > 1], axis=0).tolist():
+        if (subject, session) not in train:
+            raise StudyError(
+                f"split {split['name']!r}: subject {tables['subjects'][subject]} session {tables['sessions'][session]} has no training "
+                "trials, expected some: a transform is fitted by subject and session on training trials only (use transform: none)"
+            )
+    return sorted(train)
+
+
+def _training_trials(
+    study: StudyFolder, part: np.ndarray, group: tuple[int, int], console: Console | None, label: str
+) -> Iterator[tuple[np.ndarray, int]]:
+    """float64 (R, C, T) and stimulus of every sample that has training repetitions in the group."""
+    subject, session = group
+    wanted = (part == 1) & (study.table.subject == subject) & (study.table.session == session)
+    first = study.first_repetition()
+    samples = np.unique(study.table.sample[wanted])
+    quiet = console is None or not console.is_terminal
+    for sample in track(samples, label, console=console or Console(quiet=True), transient=True, disable=quiet):
+        rows = wanted[first[sample] : first[sample] + study.index["n_reps"][sample]]
+        yield study.eeg(sample)[rows].astype(np.float64), int(study.index["stimulus"][sample])
+
+
+def _fit_zscore(study: StudyFolder, part: np.ndarray, group: tuple[int, int], console: Console | None, label: str) -> Any:
+    n_chans = study.manifest["signal"]["n_chans"]
+    count, total_C, squares_C = 0, np.zeros(n_chans), np.zeros(n_chans)
+    for eeg_RCT, _ in _training_trials(study, part, group, console, label):
+        count += eeg_RCT.shape[0] * eeg_RCT.shape[2]
+        total_C += eeg_RCT.sum(axis=(0, 2))
+        squares_C += (eeg_RCT**2).sum(axis=(0, 2))
+    mean_C = total_C / count
+    std_C = np.sqrt(np.maximum(squares_C / count - mean_C**2, 0))
+    if not (std_C > 0).all():
+        name = study.manifest["signal"]["ch_names"][int(std_C.argmin())]
+        raise StudyError(f"{study.root}: channel {name} is constant in the training trials, expected a signal")
+    return np.diag(1 / std_C), mean_C
+
+
+def _fit_mvnn(study: StudyFolder, part: np.ndarray, group: tuple[int, int], console: Console | None, label: str) -> Any:
+    sigma_CC = noise_covariance(study, part, group, console, label)
+    return signals.inverse_sqrt(sigma_CC), np.zeros(len(sigma_CC))
+
+
+def noise_covariance(
+    study: StudyFolder, part: np.ndarray, group: tuple[int, int], console: Console | None = None, label: str = "noise"
+) -> np.ndarray:
+    """Covariance of the training repetitions around their stimulus' mean, shrunk by time point, averaged over time: (C, C).
+
+    ``group`` is (subject, session). A study of classes takes the class's mean over the group, an image study the mean of
+    the repetitions in one sample.
+    """
+    by_class = study.manifest["stimulus_level"] == "class"
+    means: dict[int, tuple[np.ndarray, int]] = {}
+    if by_class:
+        for eeg_RCT, stimulus in _training_trials(study, part, group, console, label):
+            total_CT, count = means.get(stimulus, (0, 0))
+            means[stimulus] = total_CT + eeg_RCT.sum(axis=0), count + len(eeg_RCT)
+    signal = study.manifest["signal"]
+    products_TCC = np.zeros((signal["n_times"], signal["n_chans"], signal["n_chans"]))
+    fourth_T, count = np.zeros(signal["n_times"]), 0
+    for eeg_RCT, stimulus in _training_trials(study, part, group, console, label):
+        total_CT, n = means[stimulus] if by_class else (eeg_RCT.sum(axis=0), len(eeg_RCT))
+        if n < 2:
+            continue
+        # A mean over n takes one n-th of the noise with it.
+        residual_TRC = ((eeg_RCT - total_CT / n) * np.sqrt(n / (n - 1))).transpose(2, 0, 1)
+        products_TCC += residual_TRC.transpose(0, 2, 1) @ residual_TRC
+        fourth_T += ((residual_TRC**2).sum(axis=2) ** 2).sum(axis=1)
+        count += len(eeg_RCT)
+    if not count:
+        tables = study.manifest["tables"]
+        raise StudyError(
+            f"{study.root}: subject {tables['subjects'][group[0]]} session {tables['sessions'][group[1]]}: no stimulus has two training "
+            "repetitions, expected some: mvnn needs them to tell noise from signal (use transform: zscore or none)"
+        )
+    return np.mean([ledoit_wolf(p_CC / count, f / count, count) for p_CC, f in zip(products_TCC, fourth_T, strict=True)], axis=0)
+
+
+def ledoit_wolf(covariance_CC: np.ndarray, fourth_moment: float, count: int) -> np.ndarray:
+    """Ledoit and Wolf's shrinkage from sums, so that trials need not be in memory together.
+
+    Parameters
+    ----------
+    covariance_CC
+        Mean of x xᵀ over ``count`` centred observations.
+    fourth_moment
+        Mean of ‖x‖⁴ over them.
+    """
+    n_chans = len(covariance_CC)
+    mu = np.trace(covariance_CC) / n_chans
+    squares = float((covariance_CC**2).sum())
+    beta = (fourth_moment - squares) / (n_chans * count)
+    delta = squares / n_chans - mu**2
+    shrinkage = min(beta, delta) / delta if delta > 0 and beta > 0 else 0.0
+    return (1 - shrinkage) * covariance_CC + shrinkage * mu * np.eye(n_chans)
+
+
+def write_transform(root: Path, name: str, arrays: dict[str, np.ndarray]) -> Path:
+    """Write ``transforms/NAME.npz`` atomically; the same arrays give the same bytes (no times inside the zip)."""
+    path = root / "transforms" / f"{schema.check_split_name(name)}.npz"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for key, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{key}.npy"), member.getvalue())
+    schema.write_atomically(path, buffer.getvalue())
+    return path

@@ -1,0 +1,46 @@
+"""A path of commands that goes on where it stopped: each step knows whether its result is there already."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from data_prep.contract.cli import CommandError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One command of the path; ``done`` tells whether its result is there."""
+
+    title: str
+    argv: tuple[str, ...]
+    done: Callable[[], bool]
+
+
+def python(module: str, command: str, yaml: str | None, *overrides: str) -> tuple[str, ...]:
+    """``python -m MODULE COMMAND --config configs/YAML OVERRIDES``."""
+    return ("python", "-m", module, command, *(["--config", f"configs/{yaml}"] if yaml else []), *overrides)
+
+
+def run_steps(steps: Sequence[Step], console: Console) -> None:
+    """Run what is missing, printing every command.
+
+    Raises
+    ------
+    CommandError
+        A command failed: its title and status.
+    """
+    for number, step in enumerate(steps, start=1):
+        console.rule(f"[bold]{number}/{len(steps)} {step.title}", align="left")
+        if step.done():
+            console.print("already there")
+            continue
+        console.print(f"$ {shlex.join(step.argv)}", style="dim", highlight=False, soft_wrap=True)
+        status = subprocess.run([sys.executable, *step.argv[1:]], check=False).returncode
+        if status:
+            raise CommandError(f"{step.title}: the command above ended with status {status}")

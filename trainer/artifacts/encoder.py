@@ -1,0 +1,394 @@
+"""An encoder as a folder that anyone can load: weights, and everything needed to apply them to a trial.
+
+::
+
+    EXPORT/  model.safetensors  config.json  [transform.npz]
+
+``load_encoder(path).embed(eeg)`` needs neither a launcher nor the study. The EEG goes in as it is in the study (unit, rate,
+window and channels of ``config.json``'s ``signal``); what was done to it on the way to the model in training is done here,
+by the same functions: the split's transform, the average over repetitions, the normalisation.
+
+B: trials or averages, R: repetitions, C: channels, T: time points, E: image embedding dimension, P: common space.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError, from_plain, to_plain
+from trainer.data.batch import Batch, Transform, normalise_trials
+from trainer.data.loader import DataConfig, Loader
+from trainer.losses import LossConfig
+from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, TRANSFORM = "model.safetensors", "config.json", "transform.npz"
+ORIGIN = ("fingerprint", "split", "split_hash")
+_BUILD_FIELDS = ("n_chans", "n_times", "sfreq", "num_subjects", "embedding_dim", "num_concepts")
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+def write_export(
+    output: Path,
+    *,
+    weights: dict[str, Tensor],
+    model: ContrastiveModelConfig,
+    loss: LossConfig,
+    loader: Loader,
+    facts: dict[str, Any],
+) -> None:
+    """Write an encoder into the new folder ``output``.
+
+    Parameters
+    ----------
+    weights
+        State dict of :class:`ContrastiveModel`, on the CPU.
+    model, loss
+        Configs it was built with.
+    loader
+        The training part: gives signal, selection, transform, embedding and the subjects that were seen.
+    facts
+        Where it comes from, kept as they are: step, git revision, hashes.
+    """
+    manifest, tables = loader.index.manifest, loader.index.manifest["tables"]
+    channels = loader.index.signal["ch_names"] if loader.transform is not None else loader.ch_names
+    positions = loader.index.signal["positions"] if loader.transform is not None else loader.positions
+    config = {
+        "format_version": FORMAT_VERSION,
+        "model": to_plain(model),
+        "loss": to_plain(loss),
+        "build": {
+            "n_chans": loader.n_chans,
+            "n_times": loader.n_times,
+            "sfreq": loader.sfreq,
+            "num_subjects": len(tables["subjects"]),
+            "embedding_dim": loader.embedding_dim,
+            "num_concepts": len(tables["concepts"]),
+        },
+        "signal": {
+            "unit": loader.index.signal["unit"],
+            "sfreq": loader.sfreq,
+            "tmin": loader.tmin,
+            "n_times": loader.n_times,
+            "ch_names": list(channels),
+            "positions": positions,
+        },
+        "data": to_plain(loader.config),
+        "preprocessing": manifest.get("preprocessing", {}),
+        "transform": TRANSFORM if loader.transform is not None else None,
+        "normalise": loader.config.normalise,
+        "embedding": {"name": loader.config.embedding, **manifest["embeddings"][loader.config.embedding]},
+        "embedding_dim": model.proj_dim or loader.embedding_dim,
+        "stimulus_level": manifest["stimulus_level"],
+        "concepts": list(tables["concepts"]),
+        "subjects": list(tables["subjects"]),
+        "trained_subjects": [tables["subjects"][i] for i in loader.subjects],
+        "trained_concepts": [tables["concepts"][i] for i in loader.concepts],
+        **facts,
+    }
+    output.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in weights.items()}, output / WEIGHTS)
+    if loader.transform is not None:
+        fitted = loader.transform
+        with (output / TRANSFORM).open("wb") as file:
+            np.savez(
+                file,
+                subject=np.array([tables["subjects"][i] for i in fitted.subject_K]),
+                session=np.array([tables["sessions"][i] for i in fitted.session_K]),
+                matrix=fitted.matrix_KOI.numpy(),
+                mean=fitted.mean_KI.numpy(),
+                kind=np.array(fitted.kind),
+            )
+    schema.write_json(output / CONFIG, config)
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+class Encoder:
+    """A trained encoder in eval mode; make it with :func:`load_encoder`.
+
+    Attributes
+    ----------
+    config : dict
+        ``config.json``.
+    signal : dict
+        What :meth:`embed` expects: ``unit``, ``sfreq`` (Hz), ``tmin`` (seconds), ``n_times``, ``ch_names``, ``positions``.
+    embedding_dim : int
+        P.
+    model : ContrastiveModel
+    device : torch.device
+    """
+
+    def __init__(self, config: dict[str, Any], model: ContrastiveModel, transform: FittedTransform | None, device: torch.device) -> None:
+        self.config, self.model, self.transform, self.device = config, model.to(device).eval(), transform, device
+        self.signal: dict[str, Any] = config["signal"]
+        self.embedding_dim: int = config["embedding_dim"]
+        # A subject that training has not seen has no weights of its own, even where the study's table has a row for it.
+        trained = [label in config["trained_subjects"] for label in config["subjects"]]
+        self._trained_S = torch.tensor(trained, device=device)
+
+    def embed(
+        self,
+        eeg: np.ndarray,
+        subject: str | Sequence[str] | None = None,
+        session: str | Sequence[str] | None = None,
+        *,
+        batch_size: int = 256,
+    ) -> np.ndarray:
+        """Embed trials in the common space.
+
+        Parameters
+        ----------
+        eeg
+            (B, C, T) trials, or (B, R, C, T) repeated trials, which are averaged as in training; unit, rate, window and
+            channel order of :attr:`signal`.
+        subject, session
+            Labels as in the study, one for all or one for each B. Without a subject, or for one not seen in training, the
+            encoder uses what it knows of subjects on average. Needed where :attr:`transform` is fitted by subject and session.
+        batch_size
+            Rows a forward.
+
+        Returns
+        -------
+        np.ndarray
+            float32 (B, P), unit norm.
+
+        Raises
+        ------
+        ValueError
+            Shape, labels or values do not fit, both sides in the message.
+        """
+        found = [np.empty((0, self.embedding_dim), np.float32)]
+        for _, eeg_BCT, ids_B in self.prepared(eeg, subject, session, batch_size=batch_size):
+            found.append(self.embed_prepared(eeg_BCT, ids_B).cpu().numpy())
+        return np.concatenate(found)
+
+    @torch.no_grad()
+    def prepared(
+        self, eeg: np.ndarray, subject: str | Sequence[str] | None, session: str | Sequence[str] | None, *, batch_size: int
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Trials as :meth:`embed` takes them, as the model wants them: (first row, float32 (B, C, T), subject rows), in batches."""
+        eeg = np.asarray(eeg)
+        self._check(eeg)
+        repeated = eeg if eeg.ndim == 4 else eeg[:, None]
+        subjects, sessions = _labels("subject", subject, len(eeg)), _labels("session", session, len(eeg))
+        numbers = {label: number for number, label in enumerate(self.config["subjects"])}
+        for first in range(0, len(eeg), batch_size):
+            rows = slice(first, first + batch_size)
+            eeg_BRCT = torch.from_numpy(np.ascontiguousarray(repeated[rows], np.float32)).to(self.device)
+            if self.transform is not None:
+                eeg_BRCT = self.transform(eeg_BRCT, subjects[rows], sessions[rows])
+            eeg_BCT = normalise_trials(eeg_BRCT.mean(dim=1), self.config["normalise"])
+            yield first, eeg_BCT, torch.tensor([numbers.get(label, -1) if label else -1 for label in subjects[rows]], device=self.device)
+
+    def known(self, subject_B: Tensor) -> Tensor:
+        """Rows of the table of subjects with -1 for those that training has not seen."""
+        return known_subjects(subject_B, self._trained_S)
+
+    @torch.no_grad()
+    def embed_prepared(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
+        """Embed EEG that is prepared already (:meth:`Loader.prepare`), on :attr:`device`: float32 (B, P), unit norm.
+
+        ``subject_B`` are rows of the study's table; subjects not seen in training are treated as unknown.
+        """
+        return self.model.embed_eeg(eeg_BCT, self.known(subject_B))
+
+    def embed_batch(self, batch: Batch) -> Tensor:
+        """:meth:`embed_prepared` of a loader's batch."""
+        return self.embed_prepared(batch.eeg_BCT, batch.subject_B)
+
+    @property
+    def has_concept_head(self) -> bool:
+        """Whether it was trained to name concepts (``loss.cross_entropy_weight``)."""
+        return self.model.concept_head is not None
+
+    @torch.no_grad()
+    def concept_logits(self, batch: Batch) -> Tensor:
+        """Scores of the concept head for a loader's batch: float32 (B, K), columns as ``config["concepts"]``."""
+        return self.model.name_concepts(batch.eeg_BCT, known_subjects(batch.subject_B, self._trained_S))
+
+    @torch.no_grad()
+    def embed_image(self, embedding_BE: np.ndarray) -> np.ndarray:
+        """Image embeddings of the model named in ``config["embedding"]`` in the common space: float32 (B, P), unit norm."""
+        expected = self.config["build"]["embedding_dim"]
+        if embedding_BE.ndim != 2 or embedding_BE.shape[1] != expected:
+            raise ValueError(f"image embeddings have shape {embedding_BE.shape}, expected (images, {expected})")
+        return self.model.embed_image(torch.from_numpy(np.ascontiguousarray(embedding_BE, np.float32)).to(self.device)).cpu().numpy()
+
+    def data_config(self, **changes: Any) -> DataConfig:
+        """The data config of training, with ``changes`` such as ``study`` (a copy elsewhere) or ``split``.
+
+        Without its choice of correctly classified trials: whatever is scored is scored on all trials.
+        """
+        config: DataConfig = from_plain(DataConfig, {**self.config["data"], **changes})
+        return config.unfiltered()
+
+    def _check(self, eeg: np.ndarray) -> None:
+        names, n_times = self.signal["ch_names"], self.signal["n_times"]
+        if eeg.ndim not in (3, 4) or eeg.shape[-2:] != (len(names), n_times):
+            raise ValueError(
+                f"EEG has shape {eeg.shape}, this encoder expects (trials, {len(names)}, {n_times}) or (trials, repetitions, {len(names)}, "
+                f"{n_times}): channels {', '.join(names[:4])}{', …' if len(names) > 4 else ''} at {self.signal['sfreq']:g} Hz from "
+                f"{self.signal['tmin']:g} s, in {self.signal['unit']}"
+            )
+        if eeg.dtype.kind not in "fiu":
+            raise ValueError(f"EEG has dtype {eeg.dtype}, expected numbers")
+        if not np.isfinite(eeg).all():
+            raise ValueError(f"EEG of trial {int(np.argwhere(~np.isfinite(eeg))[0][0])} has values that are not finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedTransform:
+    """A split's transform by labels, so that it needs no study: see :class:`trainer.data.batch.Transform`."""
+
+    transform: Transform
+    labels: list[tuple[str, str]]
+    """(subject, session) of each row of the transform's table."""
+
+    @classmethod
+    def read(cls, path: Path, device: torch.device) -> FittedTransform:
+        """Read an export's ``transform.npz``."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("subject", "session", "matrix", "mean", "kind")}
+        except (OSError, ValueError, KeyError) as error:
+            raise CommandError(f"{path}: not an exported transform ({error})") from None
+        rows = np.arange(len(arrays["subject"]))
+        table = Transform(
+            kind=str(arrays["kind"]),
+            subject_K=rows,
+            session_K=rows,
+            matrix_KOI=torch.from_numpy(arrays["matrix"].astype(np.float32)),
+            mean_KI=torch.from_numpy(arrays["mean"].astype(np.float32)),
+        )
+        labels = list(zip(arrays["subject"].tolist(), arrays["session"].tolist(), strict=True))
+        return cls(transform=table.to(device), labels=labels)
+
+    def __call__(self, eeg_BRCT: Tensor, subjects: Sequence[str | None], sessions: Sequence[str | None]) -> Tensor:
+        """Transform all repetitions of each trial by the row of its labels."""
+        group_B = torch.tensor([self._row(*pair) for pair in zip(subjects, sessions, strict=True)], device=eeg_BRCT.device)
+        repetitions = eeg_BRCT.shape[1]
+        eeg_RCT = self.transform(eeg_BRCT.flatten(0, 1), group_B.repeat_interleave(repetitions))
+        return eeg_RCT.unflatten(0, (-1, repetitions))
+
+    def _row(self, subject: str | None, session: str | None) -> int:
+        rows = [n for n, (u, s) in enumerate(self.labels) if subject in (None, u) and session in (None, s)]
+        if len(rows) != 1:
+            have = ", ".join(f"{u}/{s}" for u, s in self.labels[:8]) + (", …" if len(self.labels) > 8 else "")
+            raise ValueError(f"subject {subject!r}, session {session!r}: expected one that the transform was fitted on, of {have}")
+        return rows[0]
+
+
+def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
+    """Load an export folder.
+
+    Parameters
+    ----------
+    path
+        A folder with ``config.json`` and ``model.safetensors``, such as ``runs/ID/export``.
+    device
+        Where it computes.
+
+    Raises
+    ------
+    CommandError, schema.StudyError
+        One sentence naming the file.
+    """
+    folder, device = Path(path), torch.device(device)
+    config = schema.read_json(folder / CONFIG)
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if version != FORMAT_VERSION:
+        raise CommandError(f"{folder / CONFIG}: format version {version!r}, expected {FORMAT_VERSION}")
+    sizes = {name: config["build"][name] for name in _BUILD_FIELDS}
+    model = from_plain(ContrastiveModelConfig, config["model"]).build(**sizes, loss=from_plain(LossConfig, config["loss"]))
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CommandError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes ({error})") from None
+    transform = FittedTransform.read(folder / TRANSFORM, device) if config["transform"] else None
+    return Encoder(config, model, transform, device)
+
+
+def lineage(config: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    """Data of an export's run and of those before it, oldest first.
+
+    ``config`` is the export's ``config.json``, ``more`` is said of the run itself beside :data:`ORIGIN`.
+    """
+    return [*config.get("started_from", []), {name: config.get(name) for name in ORIGIN} | more]
+
+
+def find_export(path: str | Path) -> Path:
+    """Folder of the encoder that ``path`` means: an export, a run that has one, or a text export, which has its own encoder.
+
+    Raises
+    ------
+    CommandError
+        None of these.
+    """
+    path = Path(path)
+    for folder in (path, path / "export"):
+        if (folder / CONFIG).is_file():
+            inner = folder / "encoder"
+            return inner if (inner / CONFIG).is_file() else folder
+    raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected an export, or the folder of a run that has validated")
+
+
+def known_subjects(subject_B: Tensor, trained_S: Tensor) -> Tensor:
+    """Subject ids with -1 for those that training has not seen; ``trained_S`` is a bool table over all subjects."""
+    return torch.where((subject_B >= 0) & trained_S[subject_B.clamp(min=0)], subject_B, -1)
+
+
+def _labels(name: str, value: str | Sequence[str] | None, count: int) -> list[str | None]:
+    if value is None or isinstance(value, str):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{name}: {len(value)} labels for {count} trials, expected one for all or one for each")
+    return list(value)
+
+
+# ----------------------------------------------------------------------------------------------------------- command
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Copy a run's exported encoder to where it is wanted, after loading it once."""
+
+    run: str
+    """Run folder."""
+    output: str
+    """Folder to make; it must not be there."""
+
+
+def run(config: ExportConfig) -> None:
+    """``python -m trainer export``."""
+    source, output = Path(config.run) / "export", Path(config.output)
+    if not (source / CONFIG).is_file():
+        raise CommandError(f"run: {config.run} has no export: training has not validated or finished yet")
+    if output.exists():
+        raise CommandError(f"output: {output} is there already; choose another folder")
+    encoder = load_encoder(source)
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    os.replace(partial, output)
+    signal = encoder.signal
+    Console(soft_wrap=True).print(
+        f"{output}: encoder of step {encoder.config.get('step')}, {len(signal['ch_names'])} channels x {signal['n_times']} time points at "
+        f"{signal['sfreq']:g} Hz ({signal['unit']}) -> {encoder.embedding_dim} dimensions"
+    )

@@ -1,0 +1,211 @@
+"""What ``generate`` wrote, read for evaluation: every arm's captions of the same items, of one or several training seeds.
+
+A folder holds ``generations.jsonl`` (one record a line: arm, item, stimulus, subject, image, expected, generated,
+concept_true, concept_predicted, prompt, seed) and ``generate.json`` (how they came about). Folders are training seeds of
+one and the same experiment; what contradicts that is refused.
+
+Q: items, S: training seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError
+from trainer.evaluate.text.metrics import Caption
+
+GENERATIONS, FACTS = "generations.jsonl", "generate.json"
+ARMS = (
+    "eeg", "eeg+concept", "noise", "noise+word", "shuffled", "shuffled-within-concept", "concept-mean", "label-only",
+    "keywords", "nearest-caption", "caption-prior", "image",
+)  # fmt: skip
+"""In the order of tables; what each shows: :mod:`trainer.generate.arms`."""
+MUST_AGREE = ("fingerprint", "split", "split_hash", "part", "decoding", "candidates", "num_words", "style", "limit", "base", "stage")
+"""Facts of ``generate.json`` (or fields of its config) that seeds of one experiment share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One generated caption."""
+
+    arm: str
+    item: int
+    stimulus: str
+    subject: str
+    image: str
+    expected: tuple[str, ...]
+    generated: str
+    concept_true: str
+    concept_predicted: str
+
+    def caption(self) -> Caption:
+        """For scoring."""
+        return Caption(
+            generated=self.generated, expected=self.expected, concept_true=self.concept_true, concept_predicted=self.concept_predicted
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generations:
+    """All captions of one experiment."""
+
+    folders: list[Path]
+    """One a training seed."""
+    facts: list[dict[str, Any]]
+    """``generate.json`` of each."""
+    arms: list[str]
+    items: list[int]
+    """Item numbers, ascending; position q is item q of the arrays."""
+    records: dict[tuple[int, str, int], Record]
+    """By (training seed, arm, position)."""
+    stimulus_Q: np.ndarray
+    subject_Q: np.ndarray
+    image_Q: list[str]
+
+    @property
+    def num_images(self) -> int:
+        """Different stimuli."""
+        return len(np.unique(self.stimulus_Q))
+
+    def present(self, arm: str) -> np.ndarray:
+        """bool (Q,): items that the arm captioned."""
+        return np.array([(0, arm, q) in self.records for q in range(len(self.items))])
+
+    def fact(self, name: str) -> Any:
+        """A fact of the first folder, from ``generate.json`` itself or the config in it; None where it is not there."""
+        return _fact(self.facts[0], name)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the EEG is simulated, by ``generate.json`` or else by the study itself."""
+        known = self.fact("simulated")
+        manifest = Path(str(self.fact("study") or "")) / "manifest.json"
+        if known is None and manifest.is_file():
+            known = schema.read_json(manifest).get("preprocessing", {}).get("simulated")
+        return bool(known)
+
+
+def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) -> Generations:
+    """Read and check folders of ``generate``; those of ``MUST_AGREE`` that ``may_differ`` are not held to be equal.
+
+    Raises
+    ------
+    CommandError
+        A file that is missing or broken, a generation that is not done, seeds of different experiments, one model taken for two
+        seeds, an item that means different images.
+    """
+    facts = [_read_facts(folder) for folder in folders]
+    models: dict[str, Path] = {}
+    for folder, own in zip(folders, facts, strict=True):
+        model = own.get("model")
+        if model and model in models:
+            raise CommandError(
+                f"generations: {folder} and {models[model]} are captions of one and the same model, expected a training seed each"
+            )
+        models[str(model)] = folder
+    for name in (name for name in MUST_AGREE if name not in may_differ):
+        for folder, other in zip(folders, facts, strict=True):
+            if _fact(other, name) != _fact(facts[0], name):
+                raise CommandError(f"generations: {folder} and {folders[0]} differ in {name}: not seeds of one experiment")
+    by_seed = [_read_records(folder) for folder in folders]
+    items = sorted({item for found in by_seed for _, item in found})
+    position = {item: q for q, item in enumerate(items)}
+    known: dict[int, Record] = {}
+    records: dict[tuple[int, str, int], Record] = {}
+    for s, found in enumerate(by_seed):
+        for (arm, item), record in found.items():
+            first = known.setdefault(item, record)
+            if (record.stimulus, record.subject, record.expected) != (first.stimulus, first.subject, first.expected):
+                raise CommandError(
+                    f"{folders[s] / GENERATIONS}: item {item} is stimulus {record.stimulus!r} of subject {record.subject!r} in arm {arm}, "
+                    f"elsewhere {first.stimulus!r} of {first.subject!r} or with other references: these are not the same items"
+                )
+            records[s, arm, position[item]] = record
+    keys = [{(arm, q) for s, arm, q in records if s == seed} for seed in range(len(folders))]
+    for folder, key in zip(folders, keys, strict=True):
+        if key != keys[0]:
+            arm = sorted(a for a, _ in key ^ keys[0])[0]
+            raise CommandError(f"generations: {folder} and {folders[0]} do not hold the same items of arm {arm}")
+    arms = {arm for _, arm, _ in records}
+    return Generations(
+        folders=list(folders),
+        facts=facts,
+        arms=[*(a for a in ARMS if a in arms), *sorted(arms - set(ARMS))],
+        items=items,
+        records=records,
+        stimulus_Q=np.unique([known[i].stimulus for i in items], return_inverse=True)[1].reshape(-1),
+        subject_Q=np.unique([known[i].subject for i in items], return_inverse=True)[1].reshape(-1),
+        image_Q=[known[i].image for i in items],
+    )
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    for name in (GENERATIONS, FACTS):
+        if not (folder / name).is_file():
+            raise CommandError(f"generations: {folder} holds no {name}: is `generate` done there?")
+    facts = schema.read_json(folder / FACTS)
+    if not isinstance(facts, dict):
+        raise CommandError(f"{folder / FACTS}: not a JSON object")
+    return facts
+
+
+def _fact(facts: dict[str, Any], name: str) -> Any:
+    config = facts.get("config")
+    return facts.get(name, config.get(name) if isinstance(config, dict) else None)
+
+
+def _read_records(folder: Path) -> dict[tuple[str, int], Record]:
+    path = folder / GENERATIONS
+    found: dict[tuple[str, int], Record] = {}
+    with path.open(encoding="utf-8", newline="\n") as file:  # only "\n" ends a line: captions may hold any other separator
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = _record(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
+                raise CommandError(f"{path}: line {number} is not a record of generate ({reason})") from None
+            if (record.arm, record.item) in found:
+                raise CommandError(f"{path}: line {number} captions item {record.item} in arm {record.arm} a second time")
+            found[record.arm, record.item] = record
+    if not found:
+        raise CommandError(f"{path}: holds no generated caption")
+    return found
+
+
+def _record(plain: Any) -> Record:
+    if not isinstance(plain, dict):
+        raise ValueError("not a JSON object")
+    expected = plain["expected"]
+    if not isinstance(expected, list) or not expected:
+        raise ValueError("no list of expected captions")
+    if not isinstance(plain["generated"], str):
+        raise ValueError("generated is no text")
+    if isinstance(plain["item"], bool) or not isinstance(plain["item"], int):
+        raise ValueError("item is no whole number")
+    predicted = plain.get("concept_predicted")
+    predicted = predicted[0] if isinstance(predicted, list) and predicted else predicted
+    return Record(
+        arm=_text(plain["arm"]),
+        item=plain["item"],
+        stimulus=_text(plain["stimulus"]),
+        subject=_text(plain["subject"]),
+        image=_text(plain.get("image") or ""),
+        expected=tuple(_text(line) for line in expected),
+        generated=_text(plain["generated"]),
+        concept_true=_text(plain.get("concept_true") or ""),
+        concept_predicted=_text(predicted or ""),
+    )
+
+
+def _text(value: Any) -> str:
+    # A model may emit half of a surrogate pair, which no file can hold.
+    return str(value).encode("utf-8", "replace").decode("utf-8")

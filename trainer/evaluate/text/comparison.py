@@ -1,0 +1,266 @@
+"""Arms of a text evaluation compared: point values, paired intervals, and the sentences that say what EEG adds.
+
+Every arm captioned the same items. A resample draws images (and subjects, where there are several) with the same draw for
+all arms, training seeds and metrics, and computes each metric from summed statistics, corpus BLEU included. Over training
+seeds values are averaged, image by image; how far the seeds lie apart is told beside, it is not in the interval.
+
+Q: items, E: sets of captions (arm, items), S: training seeds, F: statistics of a metric, N: resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trainer.evaluate.intervals import resample_weights
+from trainer.evaluate.text.metrics import Metric, combine_mean
+
+CONTROLS = ("noise", "shuffled", "caption-prior")
+"""Arms without which no verdict is given."""
+WITH_WORD, WORD_CONTROL = "eeg+concept", "noise+word"
+"""The tested arm whose prompt has a word, and the control without which there is no verdict on it."""
+TESTED = ("eeg", WITH_WORD)
+"""Arms that are compared with every other."""
+PRIOR, UPPER = "caption-prior", "image"
+WORDLESS = ("noise", "shuffled", "shuffled-within-concept")
+"""Arms that lack the word that ``eeg+concept`` is given, unless ``generate`` says that they have one."""
+BLIND = ("noise", "shuffled")
+"""Arms that see nothing of the item: they should say no more than the caption prior does."""
+NAMES = {
+    "noise": "matched noise",
+    "noise+word": "matched noise with its predicted word",
+    "shuffled": "EEG of another image",
+    "shuffled-within-concept": "EEG of another image of the concept",
+    "concept-mean": "the predicted concept's mean embedding",
+    "label-only": "the model trained on predicted labels only",
+    "image": "the image itself",
+    "nearest-caption": "the nearest training caption",
+    "keywords": "an untuned language model given the decoded words",
+    "caption-prior": "the caption prior",
+    "eeg": "EEG alone",
+    "eeg+concept": "EEG with the predicted word",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmScores:
+    """Statistics of one metric for all arms."""
+
+    metric: Metric
+    statistics: Mapping[str, np.ndarray] = field(repr=False)
+    """By arm: float64 (S, Q, F), zero where an item has none."""
+    present: Mapping[str, np.ndarray] = field(repr=False)
+    """By arm: bool (Q,), the items that the arm captioned."""
+
+    def counted(self, arm: str) -> np.ndarray:
+        """bool (Q,): items that the arm has a value of; not every metric is defined for every caption."""
+        defined_Q = self.statistics[arm][..., 1].any(axis=0) if self.metric.combine is combine_mean else True
+        return np.asarray(self.present[arm] & defined_Q)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value with its bootstrap."""
+
+    value: float
+    se: float
+    """Bootstrap standard error."""
+    low: float
+    high: float
+    by_seed: tuple[float, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: NaN becomes null."""
+        spread = float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else float("nan")
+        found: dict[str, Any] = {"value": self.value, "se": self.se, "low": self.low, "high": self.high, "seeds_sd": spread}
+        return {k: _finite(v) for k, v in found.items()} | {"by_seed": [_finite(v) for v in self.by_seed]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything the table and the verdict need; arms and metrics by name."""
+
+    arms: dict[str, dict[str, Estimate]]
+    differences: dict[str, dict[str, dict[str, Estimate]]]
+    """tested arm -> other arm -> metric."""
+    shares: dict[str, dict[str, Estimate]]
+    """tested arm -> metric: (arm - caption prior) / (image - caption prior)."""
+    num_items: dict[str, dict[str, int]]
+    """tested arm -> other arm: items that both captioned."""
+    num_images: dict[str, dict[str, dict[str, int]]]
+    """tested arm -> other arm -> metric: images that both have a value of."""
+    controls: dict[str, dict[str, Estimate]]
+    """control -> metric: control - caption prior. An interval that includes 0 says that the control is one."""
+
+
+def compare(
+    scores: Sequence[ArmScores],
+    *,
+    stimulus_Q: np.ndarray,
+    subject_Q: np.ndarray,
+    num_resamples: int,
+    seed: int,
+    level: float = 0.95,
+    shares: bool = True,
+) -> Comparison:
+    """Values of all arms, and differences of the tested arms to every other, with intervals from the same resamples.
+
+    ``shares``: whether the image arm is an upper bound, of whose distance above the prior an arm can have a share.
+    """
+    arms = list(scores[0].statistics)
+    tested = [arm for arm in TESTED if arm in arms]
+    present = scores[0].present
+    sets: dict[tuple[str, bytes], np.ndarray] = {(arm, present[arm].tobytes()): present[arm] for arm in arms}
+    controls = [arm for arm in BLIND if arm in arms and PRIOR in arms]
+    pairs = {(a, b): present[a] & present[b] for a in tested for b in arms if a != b}
+    pairs |= {(arm, PRIOR): present[arm] & present[PRIOR] for arm in controls}
+    three = {a: present[a] & present[PRIOR] & present[UPPER] for a in tested} if shares and {PRIOR, UPPER} <= set(arms) else {}
+    for (a, b), both_Q in pairs.items():
+        sets |= {(a, both_Q.tobytes()): both_Q, (b, both_Q.tobytes()): both_Q}
+    for a, all_Q in three.items():
+        sets |= {(arm, all_Q.tobytes()): all_Q for arm in (a, PRIOR, UPPER)}
+    row = {key: e for e, key in enumerate(sets)}
+
+    stacked: list[np.ndarray] = []
+    draws: list[list[np.ndarray]] = [[] for _ in scores]
+    for score in scores:  # (Q, E * S * F): one matrix product a metric and block of resamples
+        block_ESQF = np.stack([score.statistics[arm] * both_Q[None, :, None] for (arm, _), both_Q in sets.items()])
+        stacked.append(block_ESQF)
+    resamples = resample_weights(len(stimulus_Q), stimulus_Q=stimulus_Q, subject_Q=subject_Q, num_resamples=num_resamples, seed=seed)
+    for weights_NQ in resamples:
+        weights_NQ = weights_NQ[weights_NQ.any(axis=1)]  # subjects x images may draw no item at all
+        for m, (score, block_ESQF) in enumerate(zip(scores, stacked, strict=True)):
+            num_sets, num_seeds, num_items, num_statistics = block_ESQF.shape
+            sums = weights_NQ @ block_ESQF.transpose(2, 0, 1, 3).reshape(num_items, -1)
+            draws[m].append(score.metric.combine(sums.reshape(-1, num_sets, num_seeds, num_statistics)).mean(axis=2))
+
+    found = Comparison(
+        arms={arm: {} for arm in arms},
+        differences={a: {b: {} for b in arms if b != a} for a in tested},
+        shares={a: {} for a in three},
+        num_items={a: {b: int(pairs[a, b].sum()) for b in arms if b != a} for a in tested},
+        num_images={
+            a: {b: {s.metric.name: len(np.unique(stimulus_Q[s.counted(a) & s.counted(b)])) for s in scores} for b in arms if b != a}
+            for a in tested
+        },
+        controls={arm: {} for arm in controls},
+    )
+    for score, block_ESQF, drawn in zip(scores, stacked, draws, strict=True):
+        name = score.metric.name
+        draws_NE, value_ES = np.concatenate(drawn), score.metric.combine(block_ESQF.sum(axis=2))
+        for arm in arms:
+            e = row[arm, present[arm].tobytes()]
+            found.arms[arm][name] = _estimate(value_ES[e].mean(), draws_NE[:, e], value_ES[e], level)
+        if not score.metric.compared:
+            continue
+        for (a, b), both_Q in pairs.items():
+            i, j = row[a, both_Q.tobytes()], row[b, both_Q.tobytes()]
+            minus_S = value_ES[i] - value_ES[j]
+            estimate = _estimate(minus_S.mean(), draws_NE[:, i] - draws_NE[:, j], minus_S, level)
+            if a in tested:
+                found.differences[a][b][name] = estimate
+            else:
+                found.controls[a][name] = estimate
+        for a, all_Q in three.items():
+            i, p, u = (row[arm, all_Q.tobytes()] for arm in (a, PRIOR, UPPER))
+            whole = _share(value_ES[i].mean(), value_ES[p].mean(), value_ES[u].mean())
+            by_seed_S = _share(value_ES[i], value_ES[p], value_ES[u])
+            found.shares[a][name] = _estimate(whole, _share(draws_NE[:, i], draws_NE[:, p], draws_NE[:, u]), by_seed_S, level)
+    return found
+
+
+def _share(arm: Any, prior: Any, upper: Any) -> Any:
+    # Where the image itself does no better than the prior there is no distance to have a share of.
+    distance = np.asarray(upper - prior, dtype=np.float64)
+    return np.where(distance > 1e-9, (arm - prior) / np.where(distance > 1e-9, distance, 1.0), np.nan)
+
+
+def _estimate(value: Any, draws_N: np.ndarray, by_seed_S: np.ndarray, level: float) -> Estimate:
+    known_N = draws_N[np.isfinite(draws_N)]
+    low, high = np.quantile(known_N, [(1 - level) / 2, (1 + level) / 2]) if len(known_N) else (np.nan, np.nan)
+    error = float(known_N.std(ddof=1)) if len(known_N) > 1 else float("nan")
+    seeds = tuple(float(v) for v in np.atleast_1d(by_seed_S))
+    return Estimate(value=float(value), se=error, low=float(low), high=float(high), by_seed=seeds)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+# ----------------------------------------------------------------------------------------------------------- verdict
+
+
+def missing_controls(arms: Sequence[str]) -> list[str]:
+    """Controls that were not generated."""
+    return [arm for arm in CONTROLS if arm not in arms]
+
+
+def lacks_word_control(arm: str, arms: Collection[str]) -> bool:
+    """Whether no verdict is given on ``arm`` because noise with its own word was not generated."""
+    return arm == WITH_WORD and WORD_CONTROL not in arms
+
+
+def verdicts(
+    comparison: Comparison, metrics: Sequence[Metric], *, simulated: bool = False, images: str = "images", with_words: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """A sentence for each tested arm, other arm and metric; the sentences of one metric stand together.
+
+    Nothing where a control or every tested arm is missing: without them a number does not say what EEG adds. Nothing on EEG with the
+    predicted word where noise with its own word is missing: a word helps whatever it comes with. ``images`` is what was captioned,
+    ``with_words`` names arms whose prompts have words.
+    """
+    found = []
+    if missing_controls(list(comparison.arms)):
+        return []
+    for metric in metrics:
+        for arm, others in comparison.differences.items():
+            if lacks_word_control(arm, comparison.arms):
+                continue
+            for other, by_metric in others.items():
+                estimate = by_metric.get(metric.name)
+                if estimate is None or not np.isfinite([estimate.value, estimate.low, estimate.high]).all() or (arm, other) == TESTED:
+                    continue
+                count = comparison.num_images[arm][other][metric.name]
+                wordless = arm == WITH_WORD and other in WORDLESS and other not in with_words
+                sentence = verdict(metric, arm, other, estimate, f"{count} {images}", simulated=simulated, wordless=wordless)
+                excludes = bool(estimate.low > 0 or estimate.high < 0)
+                found.append({"metric": metric.name, "arm": arm, "other": other, "excludes_zero": excludes, "sentence": sentence})
+        for arm, shares in comparison.shares.items():
+            if lacks_word_control(arm, comparison.arms):
+                continue
+            estimate = shares.get(metric.name)
+            if estimate is not None and np.isfinite(estimate.value) and np.isfinite(estimate.low):
+                reached = f"{_who(arm, simulated)} reaches {estimate.value:.0%} of the image arm's distance above the caption prior"
+                sentence = f"{reached} in {metric.title} (95 % interval {estimate.low:.0%} to {estimate.high:.0%})."
+                found.append({"metric": metric.name, "arm": arm, "other": UPPER, "excludes_zero": None, "sentence": sentence})
+    return found
+
+
+def verdict(
+    metric: Metric, arm: str, other: str, estimate: Estimate, images: str, *, simulated: bool = False, wordless: bool = False
+) -> str:
+    """``EEG adds 0.05 ± 0.02 BLEU-1 over matched noise (95 % interval 0.01 to 0.09, excludes 0; ...).``"""
+    who = _who(arm, simulated)
+    near_zero = 0.0 in (round(estimate.low, 2), round(estimate.high, 2))
+    digits = 3 if 0 < estimate.se < 0.005 or (estimate.se and near_zero) else 2
+    amount = f"{_rounded(abs(estimate.value), digits)} ± {_rounded(estimate.se, digits)} {metric.unit or metric.title}"
+    over = NAMES.get(other, other) + (" (without a word)" if wordless else "")
+    excludes = estimate.low > 0 or estimate.high < 0
+    claim = f"{who} adds {amount} over {over}" if estimate.value >= 0 else f"{who} stays {amount} below {over}"
+    if not excludes:
+        claim = f"{who} is not told apart from {over}: {'+' if estimate.value >= 0 else '−'}{amount}"
+    seeds = f", {len(estimate.by_seed)} training seeds" if len(estimate.by_seed) > 1 else ", one training seed"
+    ends = f"{_rounded(estimate.low, digits)} to {_rounded(estimate.high, digits)}"
+    span = f"95 % interval {ends}, {'excludes' if excludes else 'includes'} 0"
+    return f"{claim} ({span}; {images}{seeds})."
+
+
+def _who(arm: str, simulated: bool) -> str:
+    return ("Simulated EEG" if simulated else "EEG") + ("" if arm == "eeg" else " with the predicted word")
+
+
+def _rounded(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no minus before a zero

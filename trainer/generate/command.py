@@ -1,0 +1,157 @@
+"""``generate``: captions of a part's trials by a text model, for every arm of an evaluation, under the same decoding.
+
+::
+
+    export + study part -> what each arm shows (trainer.generate.arms) -> prefix features and prompts -> batches, dealt to the
+    ranks -> OUTPUT/parts/*.jsonl as they come -> OUTPUT/generations.jsonl, generations.csv, generate.json
+
+Batches are cut by item number, never by rank, and sampling draws by item: the text is the same on any number of ranks. Killed
+and started again, it goes on where it stopped. Every item of the part is captioned, whatever the model got right.
+
+I: items to be captioned.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from data_prep.contract.cli import to_plain
+from trainer.artifacts.generations import ARMS
+from trainer.data.captions import Missing
+from trainer.distributed import collectives
+from trainer.distributed import world as worlds
+from trainer.distributed.world import DeviceName, World
+from trainer.generate.arms import ArmError
+from trainer.generate.captions import Generation
+from trainer.generate.folder import GenerationFolder, print_summary
+from trainer.models.language.decoding import DecodingConfig
+from trainer.models.language.prompt import Style
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Caption a part of a study by a text model, and by its controls."""
+
+    export: str
+    """Text export, or the folder of a run that has one."""
+    output: str
+    """Folder for the captions; one that holds a part of the same generation is continued."""
+    arms: list[str] = field(default_factory=lambda: ["eeg", "noise", "shuffled", "image", "nearest-caption", "caption-prior"])
+    """Arms: eeg, eeg+concept, noise, noise+word, shuffled, shuffled-within-concept, concept-mean, label-only, keywords, nearest-caption,
+    caption-prior, image. Further ones may be added to a folder later."""
+    label_only: str = ""
+    """Text export or run of stage ``label``, trained for as many steps, for the arm label-only."""
+    study: str = ""
+    """Study folder; empty: the one the model was trained on."""
+    split: str = ""
+    """Split; empty: that of training."""
+    part: Literal["train", "validation", "test"] = "test"
+    """Part of the split."""
+    candidates: Literal["train", "part"] = "train"
+    """Concepts that words are predicted from: those of training, or ``part``: those of the part itself, a closed gallery; it is said."""
+    num_words: int = 0
+    """Predicted concepts in prompts with words; 0: as in training, at least one."""
+    style: Style | None = None
+    """Prompt style; null: that of training."""
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    """The same for all arms."""
+    missing_captions: Missing | None = None
+    """Items without a caption to compare with: ``refuse`` them, or ``drop`` them (counted); null: as in training."""
+    seed: int = 0
+    """Of sampling, noise and shuffling."""
+    limit: int = 0
+    """Only this many items, a fixed choice; 0: all."""
+    batch_size: int = 32
+    """Items a forward."""
+    base: str = ""
+    """Another place of the base model; empty: as the export says."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the base and the computation."""
+    device: DeviceName = "auto"
+    """Where it computes."""
+    timeout_seconds: float = 3600.0
+    """Longest wait for the other ranks."""
+
+    def __post_init__(self) -> None:
+        unknown = [arm for arm in self.arms if arm not in ARMS]
+        if unknown or not self.arms:
+            raise ValueError(f"arms: {unknown[0] if unknown else 'empty'}, expected some of {', '.join(ARMS)}")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError("arms: one is named twice, expected each once")
+        if "label-only" in self.arms and not self.label_only:
+            raise ValueError("label_only: empty with the arm label-only, expected the export of a model trained in stage label")
+        for name, least in (("seed", 0), ("limit", 0), ("num_words", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def run(config: GenerateConfig) -> None:
+    """``python -m trainer generate``, or on several ranks ``deepspeed --module trainer generate``."""
+    world = worlds.read_world()
+    device = worlds.choose_device(config.device, world)
+    if world.size > 1:
+        worlds.start_distributed(world, device, config.timeout_seconds)
+    try:
+        generate(config, world, device)
+    finally:
+        if world.size > 1:
+            worlds.stop_distributed()
+
+
+def generate(config: GenerateConfig, world: World, device: torch.device) -> None:
+    """Caption this rank's share of what is not captioned yet; rank 0 writes the whole when all are done."""
+    started, folder = time.monotonic(), GenerationFolder(config.output)
+    generation = Generation(config, device)
+    if world.is_main:
+        folder.begin(generation.request)
+    _wait_for_all(device)
+    folder.check(generation.request)
+    done = {(record["arm"], record["item"]) for record in folder.records()}
+    _wait_for_all(device)  # nobody writes before all have read
+    if world.is_main:
+        folder.reopen()
+    left_out: dict[str, str] = {}
+    writer = f"{world.rank}-of-{world.size}"
+    with Progress(console=Console(stderr=True), transient=True, disable=not world.is_main) as progress:
+        for arm in config.arms:
+            todo = batches(generation.items, config.batch_size, done, arm, world)
+            bar = progress.add_task(arm, total=len(todo))
+            if all((arm, item) in done for item in generation.items.tolist()):
+                continue
+            try:
+                speaker = generation.speaker(arm)
+            except ArmError as error:
+                left_out[arm] = str(error)
+                continue
+            for rows in todo:
+                texts = speaker.say(rows, generation.items[rows], config)
+                folder.append(arm, writer, generation.records(arm, speaker, rows, texts))
+                progress.advance(bar)
+            if world.is_main:
+                folder.publish()  # what other ranks still write of this arm comes with the next one
+    _wait_for_all(device)  # all parts are on disk
+    if world.is_main:
+        facts = {"config": to_plain(config), **generation.facts, "left_out": left_out, "seconds": round(time.monotonic() - started, 1)}
+        records = folder.finish(facts)
+        said = [*generation.notes, *(f"arm {arm} is left out: {why}" for arm, why in left_out.items())]
+        print_summary(records, folder.path, said)
+
+
+def batches(items: np.ndarray, batch_size: int, done: set[tuple[str, int]], arm: str, world: World) -> list[np.ndarray]:
+    """This rank's batches, as rows of ``items``, without those that are done: batch b is rank ``b mod world.size``'s."""
+    cut = [np.arange(first, min(first + batch_size, len(items))) for first in range(0, len(items), batch_size)]
+    return [rows for rows in cut[world.rank :: world.size] if any((arm, item) not in done for item in items[rows].tolist())]
+
+
+def _wait_for_all(device: torch.device) -> None:
+    collectives.gather_ids(torch.zeros(1, dtype=torch.int64, device=device))

@@ -1,0 +1,80 @@
+"""Registering a text model: adapter, projector and encoder inside, the base by reference or, where asked, inside as well."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError, from_plain
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.text import ENCODER, load_text, read_text_config
+from trainer.callbacks.mlflow import MlflowConfig
+from trainer.evaluate.embeddings import open_part
+from trainer.models.language.base import BaseConfig, resolve_base
+from trainer.serve.register import REGISTERED, Package, RegisterConfig, example, register_package, requirements
+from trainer.training.run_folder import RunFolder
+
+_MORE_REQUIREMENTS = ("transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "gguf", "sentencepiece")
+MAX_NEW_TOKENS = 48
+
+
+def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowConfig, training_run_id: str, export: Path) -> None:
+    """Register a text export, write ``RUN/registered.json``, print the model's URI.
+
+    Raises
+    ------
+    CommandError
+        The export's own base is not where it says, or is another one; the tracking server does not take the model.
+    """
+    facts = read_text_config(export)
+    load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
+    encoder = load_encoder(export / ENCODER)
+    loader = open_part(encoder, config.study or facts["data"]["study"], config.split or facts["split"], config.part)
+    trial, params = example(loader)
+    with tempfile.TemporaryDirectory() as temporary:
+        artifacts = {"export": export}
+        if config.bundle_base:
+            source = Path(resolve_base(from_plain(BaseConfig, facts["base_config"])))
+            if not source.is_dir():
+                raise CommandError(f"bundle_base: {facts['base']['name']} is no local folder: train from one to bundle it")
+            artifacts["base"] = Path(shutil.copytree(source, Path(temporary) / "base"))
+        package = Package(
+            python_model="text_model.py",
+            artifacts=artifacts,
+            signature=_signature(trial.shape),
+            input_example=(trial, params | {"seed": 0, "max_new_tokens": MAX_NEW_TOKENS}),
+            requirements=requirements() + requirements(_MORE_REQUIREMENTS),
+            tags={name: facts.get(name) for name in ("step", "git_revision", "fingerprint", "split", "split_hash")}
+            | {"base": facts["base"]["name"], "stage": facts["stage"]["name"]},
+        )
+        registered = register_package(config, folder, tracking, training_run_id, package)
+    schema.write_json(folder.path / REGISTERED, registered)
+    Console(soft_wrap=True).print(
+        f"{registered['model_uri']}: version {registered['version']}, base {facts['base']['name']}"
+        f"{' inside' if config.bundle_base else ' by reference'}, in {registered['tracking_uri']}",
+        highlight=False,
+    )
+
+
+def _signature(shape: tuple[int, ...]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape[1:]))]),
+        outputs=Schema([ColSpec(DataType.string, "caption")]),
+        params=ParamSchema(
+            [
+                ParamSpec("subject", DataType.string, ""),
+                ParamSpec("session", DataType.string, ""),
+                ParamSpec("seed", DataType.long, 0),
+                ParamSpec("max_new_tokens", DataType.long, MAX_NEW_TOKENS),
+            ]
+        ),
+    )

@@ -1,0 +1,142 @@
+"""``init_from``: a run that begins with the weights of an earlier one.
+
+The encoder is taken whole or not at all: another montage or architecture is refused. Heads are taken where their shapes fit
+and their outputs still mean the same; what is not taken begins anew, and both are listed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from torch import Tensor, nn
+
+from data_prep.contract.cli import CommandError, from_plain, to_plain
+from trainer.artifacts.encoder import find_export, lineage, load_encoder
+from trainer.data.loader import Loader
+from trainer.evaluate.embeddings import check_held_out
+from trainer.models.contrastive import ContrastiveModelConfig
+from trainer.models.encoders import EncoderConfig
+
+
+class InitialWeights:
+    """Weights of an earlier run or export, checked against a new run's data.
+
+    Parameters
+    ----------
+    path
+        Export, run folder, or text export (whose encoder is taken).
+    loader
+        The new run's training part.
+    config
+        The new run's model.
+
+    Raises
+    ------
+    CommandError
+        One sentence naming both sides: another montage, rate, window, unit or architecture, or an encoder that has learnt
+        from trials which the new run's split holds out.
+    """
+
+    def __init__(self, path: str, loader: Loader, config: ContrastiveModelConfig) -> None:
+        self.path = find_export(path)
+        self.loader, self.model_config = loader, config
+        self.encoder = load_encoder(self.path)
+        self.weights = self.encoder.model.state_dict()
+        self._check_signal()
+        self._check_architecture()
+        check_held_out(self.encoder.config, loader.index, loader.config.split, f"init_from: {self.path}", "weights that have")
+
+    @property
+    def lineage(self) -> list[dict[str, Any]]:
+        """Data that the weights come from, oldest first."""
+        return lineage(self.encoder.config)
+
+    def compare(self, model: nn.Module) -> dict[str, Any]:
+        """What ``model`` takes (parts, with their number of weights) and what begins anew (parts, with the reason)."""
+        taken, new = {}, {}
+        for part, weights in _by_part(model.state_dict()).items():
+            reason = self._differs(part, weights)
+            if part == "encoder" and reason:
+                raise CommandError(f"init_from: {self.path} and this run's model.encoder differ in their layers: {reason}")
+            if reason:
+                new[part] = reason
+            else:
+                taken[part] = sum(value.numel() for value in weights.values())
+        return {"path": str(self.path), "step": self.encoder.config.get("step"), "taken": taken, "new": new}
+
+    def copy_into(self, model: nn.Module) -> None:
+        """Put the weights into ``model``, which keeps its own where :meth:`compare` says new."""
+        taken = self.compare(model)["taken"]
+        model.load_state_dict({name: value for name, value in self.weights.items() if _part(name) in taken}, strict=False)
+
+    def _check_signal(self) -> None:
+        theirs, loader = self.encoder.signal, self.loader
+        names = loader.index.signal["ch_names"] if loader.transform is not None else loader.ch_names
+        here = {"channels": list(names), "n_times": loader.n_times, "sfreq": loader.sfreq, "unit": loader.index.signal["unit"]}
+        there = {"channels": list(theirs["ch_names"]), **{name: theirs[name] for name in ("n_times", "sfreq", "unit")}}
+        here["n_chans"], there["n_chans"] = loader.n_chans, self.encoder.config["build"]["n_chans"]
+        for name, value in here.items():
+            if there[name] != value:
+                found = f"{self.path} was trained on {name} {_short(there[name])}"
+                raise CommandError(f"init_from: {found}, this run's data have {_short(value)}: expected the same")
+
+    def _check_architecture(self) -> None:
+        saved = from_plain(ContrastiveModelConfig, self.encoder.config["model"])  # fields newer than the export get their defaults
+        theirs, ours = (to_plain(config.encoder, EncoderConfig) for config in (saved, self.model_config))
+        fields: list[str] = []
+        if theirs["class_path"] == ours["class_path"]:
+            fields = [f for f, value in theirs["init_args"].items() if f != "dropout" and value != ours["init_args"][f]]
+            if not fields:
+                return
+        raise CommandError(
+            f"init_from: {self.path} is a {_describe(theirs, fields)}, this run's model.encoder a {_describe(ours, fields)}: "
+            "expected the same architecture"
+        )
+
+    def _differs(self, part: str, weights: dict[str, Tensor]) -> str | None:
+        """Why a part of the new model cannot begin with these weights; None: it can."""
+        there = {name: value for name, value in self.weights.items() if _part(name) == part}
+        if not there:
+            return "not there"
+        for name in sorted(there.keys() | weights.keys()):
+            shapes = [tuple(side[name].shape) if name in side else None for side in (there, weights)]
+            if shapes[0] != shapes[1]:
+                return f"{name} is {shapes[0] or 'absent'} there and {shapes[1] or 'absent'} here"
+        config, manifest = self.encoder.config, self.loader.index.manifest
+        facts = manifest["embeddings"][self.loader.config.embedding]
+        if part == "concept_head" and config["concepts"] != list(manifest["tables"]["concepts"]):
+            return "other concepts"
+        if part == "subjects" and config["subjects"] != list(manifest["tables"]["subjects"]):
+            return "other subjects"
+        if part == "image_head" and any(config["embedding"].get(key) != facts.get(key) for key in ("model", "layer", "weights_sha256")):
+            return f"other image embeddings: {config['embedding'].get('model')} there, {facts.get('model')} here"
+        return None
+
+
+def sentence(facts: dict[str, Any]) -> str:
+    """What :meth:`InitialWeights.compare` found, for people."""
+    taken = ", ".join(f"{part} ({count:,} weights)" for part, count in sorted(facts["taken"].items(), key=lambda item: -item[1]))
+    new = ", ".join(f"{part} ({reason})" for part, reason in facts["new"].items())
+    return f"init_from {facts['path']}: takes {taken}; new: {new or 'nothing'}"
+
+
+def _by_part(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in weights.items():
+        parts[_part(name)][name] = value
+    return dict(parts)
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _describe(plain: dict[str, Any], fields: list[str]) -> str:
+    values = ", ".join(f"{field} {plain['init_args'][field]}" for field in fields)
+    return plain["class_path"].rpartition(".")[2] + (f" with {values}" if values else "")
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

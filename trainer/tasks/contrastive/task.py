@@ -1,0 +1,304 @@
+"""Aligning EEG with image embeddings: the task that the loop trains, and its config.
+
+A step's path: loader slices -> :func:`trainer.data.batch.prepare` on the device -> augmentation -> model ->
+gather over ranks -> losses of this rank's rows against all columns.
+
+B: rows of this rank, P: dimension of the common space, Q: validation queries, S: validation stimuli.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from trainer import metrics
+from trainer.artifacts.encoder import known_subjects, write_export
+from trainer.callbacks.mlflow import MlflowConfig, git_revision
+from trainer.data.augment import AugmentConfig, augment
+from trainer.data.batch import Batch, HostBatch
+from trainer.data.index import StudyIndex
+from trainer.data.loader import DataConfig, Loader
+from trainer.data.prefetch import Prefetched
+from trainer.distributed import collectives
+from trainer.distributed.deepspeed_config import ZeroConfig
+from trainer.distributed.precision import Precision, autocast
+from trainer.distributed.world import World
+from trainer.losses import LossConfig, contrastive_terms
+from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig, ContrastiveOutput
+from trainer.tasks.base import BaseTask
+from trainer.tasks.contrastive.initial_weights import InitialWeights, sentence
+from trainer.tasks.keep import training_loader
+from trainer.training.checkpoint import CheckpointConfig
+from trainer.training.optimizer import OptimizerConfig
+from trainer.training.state import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """Train an EEG encoder against frozen image embeddings."""
+
+    run: str
+    """Run folder, made if missing; one that holds a run needs ``resume``."""
+    data: DataConfig
+    """Study, split, embedding and selection."""
+    train: TrainConfig
+    """Length, batch, device, validation, reproducibility."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of training batches."""
+    model: ContrastiveModelConfig = field(default_factory=ContrastiveModelConfig)
+    """Encoder and heads."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW and its schedule."""
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    """DeepSpeed ZeRO."""
+    deepspeed_overrides: dict[str, Any] = field(default_factory=dict)
+    """Further keys of DeepSpeed's own config, for experts; keys that fields above decide are refused."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to save, what to keep."""
+    resume: str = ""
+    """Empty: a new run; ``latest``: continue the run folder's last checkpoint; ``auto``: the same, or a new run where there is none;
+    otherwise the path of a checkpoint or of another run folder."""
+    init_from: str = ""
+    """An earlier run or export whose weights a new run begins with: the encoder, and heads where shapes and meaning fit. Empty:
+    random weights. A resumed run has its checkpoint's and does not look here."""
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
+    """Tracking."""
+    tensorboard: bool = False
+    """Also write scalars for TensorBoard into the run folder."""
+
+    def __post_init__(self) -> None:
+        if self.train.accumulation != 1:
+            raise ValueError(
+                f"train.accumulation: {self.train.accumulation}, expected 1: accumulated contrastive gradients are not those of the whole "
+                "batch"
+            )
+
+    def build_task(self, world: World, device: torch.device) -> ContrastiveTask:
+        """The task on this rank."""
+        return ContrastiveTask(self, world, device)
+
+
+class ContrastiveTask(BaseTask):
+    """See :class:`trainer.training.loop.Task`."""
+
+    def __init__(self, config: ContrastiveConfig, world: World, device: torch.device) -> None:
+        super().__init__()
+        self.config, self.world, self.device = config, world, device
+        self.index = StudyIndex.open(Path(config.data.study))
+        self.split = self.index.split(config.data.split)
+        self.loader, kept = training_loader(self.index, config.data, config.train.seed, device)
+        self.num_items = self.loader.num_items
+        self.class_level = self.index.manifest["stimulus_level"] == "class"
+        self.validation: Loader | None = None
+        self.score_name: str | None = None
+        self.names_concepts = False
+        if self.split["parts"]["validation"]:
+            self.validation = Loader(self.index, config.data.unfiltered(), "validation", seed=config.train.seed)
+            self.names_concepts = self._can_name_concepts(self.validation)
+            self.score_name = "concept_accuracy" if self.names_concepts else "mrr"
+            if self.class_level:
+                self.score_name = "balanced_accuracy" if self.names_concepts or len(self.validation.stimuli) != 2 else "auc"
+        self.trained_S = torch.zeros(self.loader.num_subjects, dtype=torch.bool, device=device)
+        self.trained_S[torch.from_numpy(self.loader.subjects.astype(np.int64))] = True
+        self.study = {
+            "fingerprint": self.index.manifest["fingerprint"],
+            "split_hash": self.split["hash"],
+            "embedding_sha256": self.index.manifest["embeddings"][config.data.embedding]["sha256"],
+        }
+        if kept is not None:
+            self.study["kept_sha256"] = kept.pop("sha256")
+            self.notes.append(("kept", kept))
+            say(world, f"data.select.keep: {kept['kept']} of {kept['of']} training items, by the {kept['by']} of {kept['encoder']}")
+
+    def check_start(self) -> None:
+        """What ``init_from`` would bring into this run's model, if anything."""
+        if self.config.init_from:
+            model = self.build_model()
+            assert isinstance(model, Autocast)
+            facts = InitialWeights(self.config.init_from, self.loader, self.config.model).compare(model.model)
+            self.notes.append(("init", facts))
+            say(self.world, sentence(facts))
+
+    def start(self, model: nn.Module) -> None:
+        """Bring the weights of ``init_from``."""
+        if self.config.init_from:
+            assert isinstance(model, Autocast)
+            initial = InitialWeights(self.config.init_from, self.loader, self.config.model)
+            initial.copy_into(model.model)
+            self.started_from = initial.lineage
+
+    def build_model(self) -> nn.Module:
+        """The contrastive model in the autocast of the run's precision."""
+        model = self.config.model.build(
+            n_chans=self.loader.n_chans,
+            n_times=self.loader.n_times,
+            sfreq=self.loader.sfreq,
+            num_subjects=self.loader.num_subjects,
+            embedding_dim=self.loader.embedding_dim,
+            num_concepts=len(self.index.manifest["tables"]["concepts"]),
+            loss=self.config.loss,
+        )
+        return Autocast(model, self.config.train.precision, self.device)
+
+    def batches(self, start: int) -> Prefetched[HostBatch]:
+        """This rank's slices of the stream."""
+        return self.loader.batches(
+            start,
+            global_batch_size=self.config.train.global_batch_size,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            pin=self.device.type == "cuda",
+        )
+
+    def prepare(self, host: HostBatch, step: int) -> list[Batch]:
+        """On the device, transformed, averaged over repetitions, augmented; one batch, since its rows are each other's negatives."""
+        batch = self.loader.prepare(host, self.device)
+        eeg_BCT = augment(
+            batch.eeg_BCT,
+            batch.item_B,
+            batch.data_pass_B,
+            seed=self.config.train.seed,
+            sfreq=self.loader.sfreq,
+            config=self.config.augment,
+        )
+        return [replace(batch, eeg_BCT=eeg_BCT)]
+
+    def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """Losses of this rank's rows, ``loss`` first, then its terms and the temperature's reciprocal."""
+        out: ContrastiveOutput = model(batch.eeg_BCT, batch.subject_B, batch.target_BE)
+        terms = contrastive_terms(
+            out,
+            batch.stimulus_B,
+            batch.concept_B,
+            self.config.loss,
+            gather_rows=collectives.gather_rows,
+            gather_ids=collectives.gather_ids,
+            rank=self.world.rank,
+        )
+        return terms | {"logit_scale": out.logit_scale.detach().squeeze()}
+
+    def validate(self, model: Any) -> dict[str, float]:
+        """Retrieval among the validation part's own stimuli, or AUC and balanced accuracy in a class-level study.
+
+        Where nothing is contrasted and there is a concept head: how often it names the concept.
+        """
+        score = naming_scores if self.names_concepts else class_scores if self.class_level else retrieval_scores
+        scores = score(self._embed_validation(model))
+        # Rank 0's numbers for all: ranks on other hardware might round differently, and then part ways.
+        values = collectives.gather_ids(torch.tensor([list(scores.values())], device=self.device))[0].tolist()
+        return dict(zip(scores, values, strict=True))
+
+    @torch.no_grad()
+    def _embed_validation(self, model: Any) -> Embedded:
+        """All ranks embed contiguous slices of equal length (ZeRO 3 needs equally many forwards) and gather them.
+
+        A query is a sample, all its repetitions averaged, as in a test; in a class-level study that is a single trial.
+        """
+        assert self.validation is not None
+        num_samples, batch_size = self.validation.num_samples, self.config.train.validation_batch_size
+        share = -(-num_samples // self.world.size)
+        mine = (self.world.rank * share + np.arange(share)) % num_samples
+        parts = []
+        for first in range(0, share, batch_size):
+            batch = self.validation.prepare(self.validation.samples_batch(mine[first : first + batch_size]), self.device)
+            out: ContrastiveOutput = model(batch.eeg_BCT, known_subjects(batch.subject_B, self.trained_S), batch.target_BE)
+            named_B = torch.full_like(batch.concept_B, -1) if out.concept_logits_BK is None else out.concept_logits_BK.argmax(dim=1)
+            parts.append((out.z_eeg_BP, out.z_image_BP, batch.stimulus_B, batch.concept_B, named_B))
+        gathered = [collectives.gather_ids(torch.cat(column))[:num_samples].cpu().numpy() for column in zip(*parts, strict=True)]
+        return Embedded(*gathered)
+
+    def _can_name_concepts(self, validation: Loader) -> bool:
+        loss = self.config.loss
+        if loss.contrastive_weight or not loss.cross_entropy_weight:
+            return False
+        new = np.setdiff1d(validation.concepts, self.loader.concepts)
+        if not len(new):
+            return True
+        first = self.index.manifest["tables"]["concepts"][int(new[0])]
+        message = (
+            f"{len(new)} of {len(validation.concepts)} validation concepts were never trained (first {first!r}): no concept head can name "
+            "them, so the run is scored by the rank of the image; a closed-set split validates on trained concepts"
+        )
+        self.notes.append(("note", {"message": message}))
+        say(self.world, message)
+        return False
+
+    def export(self, weights: dict[str, Tensor], output: Path, step: int) -> None:
+        """Write the encoder with all that is needed to apply it to a trial."""
+        lineage = {"started_from": self.started_from} if self.started_from else {}
+        write_export(
+            output,
+            weights={name.removeprefix("model."): value for name, value in weights.items()},
+            model=self.config.model,
+            loss=self.config.loss,
+            loader=self.loader,
+            facts={"step": step, "git_revision": git_revision(), "split": self.config.data.split, **self.study} | lineage,
+        )
+
+
+class Autocast(nn.Module):
+    """A model in the autocast of a precision; it must be inside what DeepSpeed wraps, whose engine switches off one around it."""
+
+    def __init__(self, model: ContrastiveModel, precision: Precision, device: torch.device) -> None:
+        super().__init__()
+        self.model, self.precision, self.device_type = model, precision, device
+
+    def forward(self, *arguments: Tensor) -> ContrastiveOutput:
+        """As the model's."""
+        with autocast(self.precision, self.device_type):
+            return self.model(*arguments)
+
+
+class Embedded(NamedTuple):
+    """A part's embeddings in the common space, in the order of its items."""
+
+    eeg_QP: np.ndarray
+    image_QP: np.ndarray
+    stimulus_Q: np.ndarray
+    concept_Q: np.ndarray
+    named_Q: np.ndarray
+    """Concept that the concept head names; -1 without a head."""
+
+
+def say(world: World, message: str) -> None:
+    """One line for people, from rank 0."""
+    if world.rank == 0:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)
+
+
+def naming_scores(found: Embedded) -> dict[str, float]:
+    """How often the concept head names a trial's concept, over all trials and as the mean over concepts."""
+    return {
+        "concept_accuracy": float((found.named_Q == found.concept_Q).mean()),
+        "balanced_accuracy": metrics.balanced_accuracy(found.named_Q, found.concept_Q),
+    }
+
+
+def retrieval_scores(found: Embedded) -> dict[str, float]:
+    """Each query among the part's own distinct stimuli: top-1, top-5 and mean reciprocal rank, the least noisy of the three."""
+    stimulus_S, first = np.unique(found.stimulus_Q, return_index=True)
+    scores_QS = metrics.cosine_similarity(found.eeg_QP, found.image_QP[first])
+    ranks_Q = metrics.retrieval_ranks(scores_QS, found.stimulus_Q[:, None] == stimulus_S)
+    return {
+        "top1": float(metrics.recall_at(ranks_Q, 1).mean()),
+        "top5": float(metrics.recall_at(ranks_Q, 5).mean()),
+        "mrr": float(metrics.reciprocal_rank(ranks_Q).mean()),
+    }
+
+
+def class_scores(found: Embedded) -> dict[str, float]:
+    """Balanced accuracy of the nearest class and, with two classes, the AUC of the difference of similarities."""
+    concept_S, first = np.unique(found.concept_Q, return_index=True)
+    scores_QS = metrics.cosine_similarity(found.eeg_QP, found.image_QP[first])
+    scores = {"balanced_accuracy": metrics.balanced_accuracy(concept_S[scores_QS.argmax(axis=1)], found.concept_Q)}
+    if len(concept_S) == 2:
+        scores["auc"] = metrics.auc(scores_QS[:, 1] - scores_QS[:, 0], found.concept_Q == concept_S[1])
+    return scores

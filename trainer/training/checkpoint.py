@@ -1,0 +1,310 @@
+"""Checkpoints that are whole or not there: written by all ranks, sealed by rank 0, then pointed to.
+
+``checkpoints/step-NNNNNNNN/`` holds DeepSpeed's files, ``buffers.safetensors`` and, written last, ``manifest.json`` with
+the counters, the world it was written by, and the size and SHA-256 of every file. Only then ``RUN/latest`` moves, by a
+rename; DeepSpeed's own ``latest`` is neither written nor read. All ranks need to see the folder (a shared file system).
+
+Under ZeRO 0 a checkpoint resumes on any number of ranks. Stages 1 to 3 store one part a rank: for another number they are
+converted to DeepSpeed's universal format on the way in, which does not restore buffers (running statistics), hence the
+file of our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError
+from trainer.distributed.world import World
+from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
+from trainer.training.state import TrainState
+
+FORMAT_VERSION = 1
+_LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save and what to keep."""
+
+    every_steps: int = 500
+    """Steps between checkpoints; a new best score, a signal and the end save as well. 0: only those."""
+    keep_last: int = 2
+    """Newest checkpoints to keep; the best one is kept besides."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 0:
+            raise ValueError(f"checkpoint.every_steps: {self.every_steps}, expected 0 or more")
+        if self.keep_last < 1:
+            raise ValueError(f"checkpoint.keep_last: {self.keep_last}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A sealed checkpoint on disk."""
+
+    path: Path
+    zero_stage: int
+    world_size: int
+    state: TrainState
+    files: dict[str, dict[str, Any]]
+    """Name -> ``bytes`` and ``sha256``."""
+    trainable: list[str]
+    """Names of the parameters that were trained."""
+
+
+def on_rank_0(world: World, action: Callable[[], T]) -> T:
+    """Run ``action`` on rank 0 and give its result to all; its failure ends all ranks, and is said once.
+
+    The result must be of plain values: it travels through ``broadcast_object_list``.
+    """
+    if world.size == 1:
+        return action()
+    answer: list[Any] = [None, None]
+    failure: Exception | None = None
+    if world.rank == 0:
+        try:
+            answer[0] = action()
+        except Exception as error:
+            failure, answer[1] = error, str(error) or type(error).__name__
+    dist.broadcast_object_list(answer, src=0)
+    if failure is not None:
+        raise failure
+    if answer[1] is not None:
+        time.sleep(3)  # the launcher ends all ranks when the first one fails: let rank 0 say why before
+        raise SystemExit(1)
+    return answer[0]
+
+
+# ---------------------------------------------------------------------------------------------------------- finding
+
+
+def find(folder: RunFolder, resume: str) -> Path | None:
+    """Folder of the checkpoint to continue from, or None for a new run.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    resume
+        Empty: a new run, refused where one is already; ``latest``: of this folder, refused where there is none; ``auto``:
+        ``latest`` if there is one, else new; otherwise the path of a checkpoint or of another run folder.
+    """
+    if not resume:
+        if folder.holds_a_run():
+            raise CommandError(f"run: {folder.path} already holds a run; continue it with --resume latest, or choose another folder")
+        return None
+    if resume in ("latest", "auto"):
+        latest = folder.pointed("latest")
+        if latest is None and resume == "latest":
+            raise CommandError(f"resume: latest, but {folder.path} has no checkpoint; --resume auto starts anew in that case")
+        return latest
+    path = Path(resume)
+    if not (path / "manifest.json").is_file():
+        path = RunFolder(path).pointed("latest") or path
+    if not (path / "manifest.json").is_file() or not CHECKPOINT_NAME.match(path.name):
+        raise CommandError(
+            f"resume: {resume}: expected a finished checkpoint (step-NNNNNNNN with manifest.json) or a run folder that has one"
+        )
+    return path
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint's manifest."""
+    manifest_file = path / "manifest.json"
+    manifest = schema.read_json(manifest_file)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise CommandError(f"{manifest_file}: format version {manifest.get('format_version')!r}, expected {FORMAT_VERSION}")
+    state = TrainState.from_plain(manifest["state"])
+    facts = {name: manifest[name] for name in ("zero_stage", "world_size", "files")}
+    return Checkpoint(path=path, state=state, trainable=manifest.get("trainable", []), **facts)
+
+
+def check_checkpoint(found: Checkpoint, *, zero_stage: int) -> None:
+    """Check every file's size and hash, and that the ZeRO stage is the config's."""
+    path, manifest_file = found.path, found.path / "manifest.json"
+    if found.zero_stage != zero_stage:
+        raise CommandError(f"{path}: saved with zero.stage {found.zero_stage}, the config says {zero_stage}: resume with the stage it has")
+    for name, facts in found.files.items():
+        file = path / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != facts["bytes"]:
+            raise CommandError(f"{file}: {'no such file' if size is None else f'{size} bytes'}, expected {facts['bytes']} bytes")
+        if schema.sha256_file(file) != facts["sha256"]:
+            raise CommandError(f"{file}: its SHA-256 is not that of {manifest_file}: altered")
+
+
+# ----------------------------------------------------------------------------------------------------- saving, loading
+
+
+def save(
+    engine: Any, folder: RunFolder, state: TrainState, world: World, *, keep_last: int, best: bool, without_frozen: bool = False
+) -> Path:
+    """Write a checkpoint with all ranks, seal it, move ``latest`` (and ``best``), and delete what need not be kept.
+
+    ``without_frozen`` leaves out frozen parameters, such as a base model's, which every run loads from where it came.
+    """
+    path = folder.checkpoints / f"step-{state.step:08d}"
+    if world.rank == 0 and path.exists():
+        shutil.rmtree(path)  # of a run that was killed while saving, or that was wound back
+    dist.barrier()
+    with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext():
+        engine.save_checkpoint(str(folder.checkpoints), tag=path.name, save_latest=False, exclude_frozen_parameters=without_frozen)
+    dist.barrier()
+    if world.rank == 0:
+        save_file({name: buffer.detach().cpu().contiguous() for name, buffer in _buffers(engine.module)}, path / "buffers.safetensors")
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "zero_stage": engine.zero_optimization_stage(),
+            "world_size": world.size,
+            "state": state.plain(),
+            "trainable": _trainable(engine.module),
+            "files": {
+                file.relative_to(path).as_posix(): {"bytes": file.stat().st_size, "sha256": _synced_hash(file)}
+                for file in sorted(path.rglob("*"))
+                if file.is_file()
+            },
+        }
+        schema.write_json(path / "manifest.json", manifest)
+        schema.fsync_folder(folder.checkpoints)
+        folder.point("latest", path)
+        if best:
+            folder.point("best", path)
+        prune(folder, keep_last)
+    dist.barrier()
+    return path
+
+
+def prune(folder: RunFolder, keep_last: int) -> None:
+    """Delete all but the newest ``keep_last`` checkpoints up to ``latest`` and what ``latest`` and ``best`` point to."""
+    present = sorted(p for p in folder.checkpoints.iterdir() if CHECKPOINT_NAME.match(p.name))
+    latest = folder.pointed("latest")
+    # Steps after `latest` belong to a future that was wound back by --resume PATH.
+    past = [p for p in present if latest is None or p.name <= latest.name]
+    keep = {*past[-keep_last:], latest, folder.pointed("best")}
+    for path in present:
+        if path not in keep:
+            (path / "manifest.json").unlink(missing_ok=True)  # first: half a folder must not look whole
+            shutil.rmtree(path)
+
+
+def convert_to_universal(checkpoint: Checkpoint, folder: RunFolder, timeout_seconds: float) -> str:
+    """Rewrite a checkpoint in DeepSpeed's universal format under ``RUN/universal`` (rank 0 only); returns its path."""
+    output = folder.path / "universal" / checkpoint.path.name
+    shutil.rmtree(output.parent, ignore_errors=True)
+    output.parent.mkdir(parents=True)
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--num_extract_workers", "1"]
+    command += ["--num_merge_workers", "1", "--input_folder", str(checkpoint.path), "--output_folder", str(output)]
+    # A single process of its own: it must not take itself for one of the ranks.
+    environment = {k: v for k, v in os.environ.items() if k not in _LAUNCHER_VARIABLES}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise CommandError(f"{checkpoint.path}: could not be converted from {checkpoint.world_size} ranks to another number: {last}")
+    return str(output)
+
+
+def load(engine: Any, checkpoint: Checkpoint, universal: str | None, *, without_frozen: bool = False) -> None:
+    """Restore weights, optimizer and buffers into a fresh engine (made with ``load_universal`` if ``universal`` is given).
+
+    ``without_frozen``: the checkpoint holds trainable parameters only, the engine's frozen ones stay as they are.
+    """
+    source = Path(universal) if universal else checkpoint.path
+    if without_frozen and (missing := sorted({*_trainable(engine.module)} - {*checkpoint.trainable})):
+        # Loading without strictness would leave them as they are in silence.
+        raise CommandError(f"{checkpoint.path}: has no weights for {len(missing)} parameters that this run trains (first {missing[0]})")
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+    loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name, load_module_strict=not without_frozen)
+    if loaded is None:
+        raise CommandError(f"{source}: DeepSpeed found no checkpoint in it")
+    if universal:
+        _separate_groups(engine.optimizer, settings)
+    saved = load_file(checkpoint.path / "buffers.safetensors")
+    for name, buffer in _buffers(engine.module):
+        buffer.copy_(saved[name])
+
+
+def _separate_groups(optimizer: Any, settings: list[dict[str, Any]]) -> None:
+    """Undo what ZeRO 3's universal loading does to optimisers with several groups: it gives all groups the first one's weight decay, and
+    all states one and the same step tensor, which AdamW then counts up once a state instead of once a step."""
+    for group, before in zip(optimizer.param_groups, settings, strict=True):
+        group.update(before)
+    for state in optimizer.optimizer.state.values():
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].clone()
+
+
+def full_weights(engine: Any, *, trainable_only: bool = False) -> dict[str, Tensor] | None:
+    """All parameters and buffers as float32 on the CPU of rank 0, None on other ranks; a collective under ZeRO 3.
+
+    ``trainable_only`` leaves out frozen parameters.
+    """
+    if engine.zero_optimization_stage() == 3:
+        # In the dtype of the parameters, whatever its name says.
+        gathered = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=trainable_only)
+        weights = gathered if dist.get_rank() == 0 else None
+    else:
+        weights = engine.module.state_dict() if dist.get_rank() == 0 else None
+    if weights is None:
+        return None
+    if trainable_only:
+        kept = _kept_names(engine.module)
+        weights = {name: value for name, value in weights.items() if name in kept}
+    return {k: v.detach().to("cpu", torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.items()}
+
+
+def _kept_names(module: nn.Module) -> set[str]:
+    """Trainable parameters and persistent buffers: what a run that leaves out frozen parameters keeps."""
+    return {*_trainable(module)} | {name for name, _ in _buffers(module)}
+
+
+@contextlib.contextmanager
+def _only(names: set[str], module: nn.Module) -> Iterator[None]:
+    """Context in which ``module.state_dict()`` has these names only. Quantised layers put scales and tables beside their weights, which
+    leaving out frozen parameters by name would not leave out."""
+
+    def drop(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
+        for name in [name for name in state if name not in names]:
+            del state[name]
+
+    handle = module.register_state_dict_post_hook(drop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _trainable(module: nn.Module) -> list[str]:
+    return sorted(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
+def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    found = []
+    for prefix, part in module.named_modules():
+        own = [(name, buffer) for name, buffer in part.named_buffers(recurse=False) if name not in part._non_persistent_buffers_set]
+        found += [(f"{prefix}.{name}" if prefix else name, buffer) for name, buffer in own]
+    return found
+
+
+def _synced_hash(file: Path) -> str:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return schema.sha256_file(file)

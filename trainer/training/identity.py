@@ -1,0 +1,68 @@
+"""What makes two runs the same experiment: a checkpoint continues only under the identity it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError, to_plain
+
+IDENTITY_FIELDS = ("data", "augment", "model", "loss", "optimizer")
+"""Parts of a training config that belong to its identity whole; of ``train``, only the batch size and the seed do.
+
+World size, micro-batch, precision, number of steps, ZeRO, logging, tracking and paths may change between resumes.
+"""
+TRAIN_FIELDS = ("global_batch_size", "seed")
+
+
+def make_identity(config: Any, study: Mapping[str, Any]) -> dict[str, Any]:
+    """Identity of a run.
+
+    Parameters
+    ----------
+    config
+        A task's config with the fields of :data:`IDENTITY_FIELDS` and ``train``.
+    study
+        Facts of the opened study: ``fingerprint``, ``split_hash``, ``embedding_sha256``. The study's path is not part of it.
+    """
+    plain = to_plain(config)
+    identity = {name: plain[name] for name in getattr(config, "identity_fields", IDENTITY_FIELDS)}
+    identity["data"] = {k: v for k, v in identity["data"].items() if k != "study"} | dict(study)
+    # Which trials an encoder kept is among the study's facts; where its folder lies is no part of the experiment.
+    if select := plain["data"].get("select"):
+        unnamed = {"keep", "keep_encoder"} if select["keep"] == "all" else {"keep_encoder"}
+        identity["data"]["select"] = {k: v for k, v in select.items() if k not in unnamed}
+    identity["train"] = {name: plain["train"][name] for name in TRAIN_FIELDS}
+    return identity
+
+
+def check_identity(path: Path, found: Mapping[str, Any]) -> None:
+    """Compare with a saved ``identity.json``.
+
+    Raises
+    ------
+    CommandError
+        One sentence naming the first field that differs and both values.
+    """
+    saved, current = flat(schema.read_json(path)), flat(found)
+    for field in sorted(saved.keys() | current.keys()):
+        before, after = saved.get(field, "nothing"), current.get(field, "nothing")
+        if before != after:
+            raise CommandError(f"{path}: {field} was {_short(before)} when this run began and is {_short(after)} now: not the same run")
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    joined: dict[str, Any] = {}
+    for key, item in value.items():
+        joined |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return joined
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

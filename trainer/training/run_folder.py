@@ -1,0 +1,107 @@
+"""The run folder: config, identity, event and metric lines, heartbeats, and the marker that alone means success.
+
+::
+
+    RUN/  config.yaml  identity.json  events.jsonl  metrics.jsonl  heartbeat/RANK
+          checkpoints/step-NNNNNNNN/  latest  best  export/  reports/  completed.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from data_prep.contract import schema
+from data_prep.contract.cli import CommandError
+
+CHECKPOINT_NAME = re.compile(r"step-\d{8}\Z")
+HEARTBEAT_SECONDS = 5.0
+
+
+class RunFolder:
+    """Paths and small files of one run. Only rank 0 writes, except heartbeats."""
+
+    def __init__(self, path: str | Path, *, rank: int = 0) -> None:
+        self.path = Path(path)
+        self.rank = rank
+        self._last_heartbeat = -HEARTBEAT_SECONDS
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Folder of the exported encoder: the best so far, or the last where nothing is validated."""
+        return self.path / "export"
+
+    @property
+    def completed(self) -> Path:
+        """The only proof of success."""
+        return self.path / "completed.json"
+
+    def holds_a_run(self) -> bool:
+        """Whether a training run has been started here."""
+        return (self.path / "identity.json").is_file()
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Append a noteworthy event (``start``, ``resume``, ``checkpoint``, ``best``, ``fault``, ``stop``, ``end``) to ``events.jsonl``."""
+        self._append("events.jsonl", {"time": now(), "event": kind, **facts})
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Append one line of numbers to ``metrics.jsonl``."""
+        self._append("metrics.jsonl", {"step": step, **values})
+
+    def items(self, step: int, items: list[int]) -> None:
+        """Append the item numbers of a step to ``items.jsonl``."""
+        self._append("items.jsonl", {"step": step, "items": items})
+
+    def heartbeat(self, step: int) -> None:
+        """Let a supervisor see that this rank is alive: every few seconds, by every rank."""
+        if time.monotonic() - self._last_heartbeat >= HEARTBEAT_SECONDS:
+            self._last_heartbeat = time.monotonic()
+            (self.path / "heartbeat").mkdir(exist_ok=True)
+            (self.path / "heartbeat" / str(self.rank)).write_text(f"{now()} {step}\n")
+
+    def pointed(self, name: str) -> Path | None:
+        """Checkpoint folder that ``latest`` or ``best`` names, or None where the pointer is not there."""
+        pointer = self.path / name
+        if not pointer.is_file():
+            return None
+        target = pointer.read_text().strip()
+        if not CHECKPOINT_NAME.match(target):
+            raise CommandError(f"{pointer}: names {target!r}, expected a checkpoint such as step-00000100")
+        return self.checkpoints / target
+
+    def point(self, name: str, checkpoint: Path) -> None:
+        """Move ``latest`` or ``best`` to a checkpoint, atomically."""
+        schema.write_atomically(self.path / name, f"{checkpoint.name}\n".encode())
+
+    def _append(self, file: str, line: dict[str, Any]) -> None:
+        if self.rank == 0:
+            with (self.path / file).open("ab+") as lines:
+                # A line cut short by a kill must not spoil the next one.
+                torn = lines.tell() > 0 and (lines.seek(-1, os.SEEK_END), lines.read(1))[1] != b"\n"
+                lines.write(b"\n" * torn + json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of a ``.jsonl`` file; one cut short by a kill is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def now() -> str:
+    """Time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
