@@ -26,8 +26,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, parse, to_plain, to_yaml
+from data_prep.contract.cli import parse, to_plain, to_yaml
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json, write_atomically, write_json
 from trainer.artifacts.text import trained_parameters
 from trainer.distributed.child import environment_of_its_own, run_in_group
 from trainer.evaluate.page import document, html_table
@@ -116,8 +117,8 @@ def run(config: CompareBasesConfig) -> None:
         "differences": base_differences.differences(folders, settings, list(METRICS)),
         "notes": notes(config, found),
     }
-    schema.write_json(output / "compare.json", results)
-    schema.write_atomically(output / "compare.html", page(results).encode())
+    write_json(output / "compare.json", results)
+    write_atomically(output / "compare.html", page(results).encode())
     show(results)
 
 
@@ -151,7 +152,7 @@ def train(config: CompareBasesConfig, text: TextConfig) -> None:
     if (folder / "completed.json").is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    schema.write_atomically(path, to_yaml(text).encode())
+    write_atomically(path, to_yaml(text).encode())
     launch(config, ["text", "--config", str(path)], on_cpu=text.train.device == "cpu")
     if not (folder / "completed.json").is_file():
         raise CommandError(f"{folder}: the training ended without completed.json; its messages are above")
@@ -172,10 +173,10 @@ def generate(config: CompareBasesConfig, folder: Path, settings: GenerateConfig)
     output = folder / "generations"
     settings = replace(settings, export=str(folder / "export"), output=str(output))
     done = output / "generate.json"
-    if done.is_file() and schema.read_json(done).get("config") == to_plain(settings):
+    if done.is_file() and read_json(done).get("config") == to_plain(settings):
         return output
     path = folder / "generate.yaml"
-    schema.write_atomically(path, to_yaml(settings).encode())
+    write_atomically(path, to_yaml(settings).encode())
     status = launch(config, ["generate", "--config", str(path)], on_cpu=settings.device == "cpu")
     if status or not done.is_file():
         raise CommandError(f"{output}: the generation failed with status {status}; its messages are above")
@@ -187,15 +188,15 @@ def evaluate(report: Path, generations: Sequence[Path], settings: EvaluateTextCo
     settings = replace(settings, generations=[str(folder) for folder in generations], output=str(report))
     done = report / "text.json"
     made = max((folder / "generate.json").stat().st_mtime for folder in generations)
-    if not done.is_file() or done.stat().st_mtime < made or schema.read_json(done).get("config") != to_plain(settings):
+    if not done.is_file() or done.stat().st_mtime < made or read_json(done).get("config") != to_plain(settings):
         evaluate_text(settings)
-    results = schema.read_json(done)
+    results = read_json(done)
     runs = [folder.parent for folder in generations]
     likelihoods = [_likelihood(folder) for folder in runs]
     speeds = [speed for speed in map(_speed, runs) if speed is not None]
     known = [value for value in likelihoods if value is not None]
     return {
-        "base": schema.read_json(runs[0] / "export" / "config.json")["base"],
+        "base": read_json(runs[0] / "export" / "config.json")["base"],
         "trained_parameters": trained_parameters(runs[0] / "export"),
         "log_likelihood": {"value": float(np.mean(known)) if len(known) == len(runs) else None, "by_seed": likelihoods},
         "eeg": {metric: results["arms"]["eeg"].get(metric) for metric in METRICS},
@@ -312,7 +313,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _likelihood(folder: Path) -> float | None:
     """Of a validation caption, at the step whose weights were exported."""
-    best, name = schema.read_json(folder / "completed.json").get("best_step"), "validation_caption_log_likelihood"
+    best, name = read_json(folder / "completed.json").get("best_step"), "validation_caption_log_likelihood"
     values = [line[name] for line in read_lines(folder / "metrics.jsonl") if name in line and line["step"] == best]
     return values[-1] if values else None
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.contract.cli import CommandError, parse
+from data_prep.contract.cli import parse
+from data_prep.contract.errors import CommandError
 from launch.plan import LaunchConfig, Plan, plan
 from trainer.distributed.child import run_in_group
 

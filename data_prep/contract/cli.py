@@ -23,6 +23,8 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_settings
 
+from data_prep.contract.errors import CommandError, ConfigError
+
 
 def _forget_other_class(parser: Any, previous: Any, value: Any) -> None:
     # jsonargparse keeps fields that two classes share: naming another encoder would silently inherit the first one's dropout.
@@ -56,17 +58,9 @@ class Command:
     help: str
 
 
-class CommandError(Exception):
-    """What a user can mend, said in one sentence; printed as ``error: ...`` without a traceback."""
-
-
 class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ConfigError(_one_line(str(ex) if ex else message))
-
-
-class ConfigError(CommandError):
-    """A config that cannot be: unknown key, wrong type, contradiction. Exit status 2."""
 
 
 def first_sentence(said: object) -> str:

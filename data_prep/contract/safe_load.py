@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
 
 PLAIN_KINDS = "biufcSU"
 """Dtype kinds whose bytes are only data."""

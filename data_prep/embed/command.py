@@ -23,7 +23,9 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.contract import cli, safe_load, schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json, sha256_file, sha256_json
+from data_prep.contract.manifest import read_manifest, write_manifest
 from data_prep.embed import table as embedding_table
 from data_prep.studies.base import StudyFacts
 
@@ -89,7 +91,7 @@ class EfficientNetLite0Config(EmbeddingConfig):
         return table, {
             "model": "efficientnet-lite0",
             "layer": "average pool of the last convolution",
-            "weights_sha256": schema.sha256_file(weights),
+            "weights_sha256": sha256_file(weights),
             "transform": f"RGB, shorter side 256 bicubic, centre crop 224, (x - 127) / 128, {self.precision}",
         }
 
@@ -175,7 +177,7 @@ class OpenClipConfig(EmbeddingConfig):
         return table, {
             "model": name,
             "layer": "image tower's output, not normalised",
-            "weights_sha256": schema.sha256_file(local) if local.is_file() else _state_hash(model),
+            "weights_sha256": sha256_file(local) if local.is_file() else _state_hash(model),
             "transform": " ".join(str(transform).split()),
         }
 
@@ -323,7 +325,7 @@ class ImportedConfig(EmbeddingConfig):
         known = _side_file(files[0]) if len(files) == 1 else None
         if known is not None:
             return check_table(table, where), known
-        digest = hashlib.sha256("".join(schema.sha256_file(file) for file in files).encode()).hexdigest()
+        digest = hashlib.sha256("".join(sha256_file(file) for file in files).encode()).hexdigest()
         return check_table(table, where), {
             "model": self.model,
             "layer": f"imported from {' + '.join(file.name for file in files)}",
@@ -347,7 +349,7 @@ class ImportedConfig(EmbeddingConfig):
             value = tables[key]
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
             raise StudyError(f"{file}: holds no array of numbers, expected features (n, dim)")
-        side = schema.read_json(file.with_suffix(".json")) if file.with_suffix(".json").is_file() else {}
+        side = read_json(file.with_suffix(".json")) if file.with_suffix(".json").is_file() else {}
         if not names and isinstance(side, dict) and isinstance(side.get("names"), list):
             names = [str(name) for name in side["names"]]
         if value.ndim == 3 and value.shape[1] == 1:
@@ -361,11 +363,11 @@ def _side_file(path: Path) -> Provenance | None:
     """What ``NAME.json`` beside ``NAME.npy`` says about its making, so that what was embedded once keeps its provenance."""
     if not path.with_suffix(".json").is_file():
         return None
-    side = schema.read_json(path.with_suffix(".json"))
+    side = read_json(path.with_suffix(".json"))
     entry = side.get("entry") if isinstance(side, dict) else None
     if not isinstance(entry, dict) or "sha256" not in entry:
         return None
-    if entry["sha256"] != schema.sha256_file(path):
+    if entry["sha256"] != sha256_file(path):
         raise StudyError(f"{path}: its SHA-256 is not the one in {path.with_suffix('.json').name}: altered, or of another study")
     return {name: value for name, value in entry.items() if name not in ("sha256", "dim")}
 
@@ -374,7 +376,7 @@ def _read_names(path: Path) -> list[str]:
     if path.suffix == ".npy":
         return [str(name) for name in np.asarray(safe_load.load(path)).ravel().tolist()]
     if path.suffix == ".json":
-        names = schema.read_json(path)
+        names = read_json(path)
         if not isinstance(names, list):
             raise StudyError(f"{path}: not a JSON list of names")
         return [str(name) for name in names]
@@ -454,13 +456,13 @@ def facts_of(manifest: dict[str, Any], image_root: Path | None, patterns: Mappin
 def run(config: EmbedConfig) -> None:
     """Write ``embeddings/NAME.npy`` and ``NAME.json``, then the manifest with its new fingerprint."""
     root = Path(config.study)
-    manifest = schema.read_manifest(root)
+    manifest = read_manifest(root)
     if config.name in manifest["embeddings"]:
         raise StudyError(f"{root}: already has an embedding {config.name!r}: choose another name, studies are never changed in place")
     image_root = Path(config.image_root) if config.image_root else None
     table, provenance = config.embedding.compute(facts_of(manifest, image_root, config.class_images))
     table = embedding_table.check_table(config.name, table, len(manifest["tables"]["stimuli"]))
-    key = schema.sha256_json(cli.to_plain(config.embedding, EmbeddingConfig))
+    key = sha256_json(cli.to_plain(config.embedding, EmbeddingConfig))
     entry = embedding_table.write_table(root, config.name, table, provenance, key=key)
-    schema.write_manifest(root, {**manifest, "embeddings": {**manifest["embeddings"], config.name: entry}})
+    write_manifest(root, {**manifest, "embeddings": {**manifest["embeddings"], config.name: entry}})
     print(f"{root}: embedding {config.name!r} added, {table.shape[0]} stimuli of {table.shape[1]} dimensions")

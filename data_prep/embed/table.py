@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract import schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json, sha256_file, write_atomically, write_json
 
 
 def check_table(name: str, array: np.ndarray, num_stimuli: int) -> np.ndarray:
@@ -44,8 +45,8 @@ def write_table(root: Path, name: str, array: np.ndarray, provenance: Mapping[st
     """
     data = table_bytes(array)
     entry = {"dim": int(array.shape[1]), "sha256": hashlib.sha256(data).hexdigest(), **provenance}
-    schema.write_atomically(root / "embeddings" / f"{name}.npy", data)
-    schema.write_json(root / "embeddings" / f"{name}.json", {"key": key, "entry": entry})
+    write_atomically(root / "embeddings" / f"{name}.npy", data)
+    write_json(root / "embeddings" / f"{name}.json", {"key": key, "entry": entry})
     return entry
 
 
@@ -60,9 +61,9 @@ def read_table(root: Path, name: str, *, key: str) -> tuple[np.ndarray, dict[str
     """The table and its manifest entry, or None if there is none, it was computed from something else, or it was altered."""
     array_file, json_file = root / "embeddings" / f"{name}.npy", root / "embeddings" / f"{name}.json"
     try:
-        recorded = schema.read_json(json_file)
+        recorded = read_json(json_file)
     except StudyError:
         return None
-    if not array_file.is_file() or recorded.get("key") != key or recorded["entry"]["sha256"] != schema.sha256_file(array_file):
+    if not array_file.is_file() or recorded.get("key") != key or recorded["entry"]["sha256"] != sha256_file(array_file):
         return None
     return np.load(array_file, allow_pickle=False), recorded["entry"]

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.contract import schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json
+from data_prep.contract.manifest import assign_parts, read_split
 from data_prep.shards.open import StudyFolder, open_study
 
 
@@ -97,10 +99,10 @@ def _splits(study: StudyFolder) -> Table:
     for path in sorted((study.root / "splits").glob("*.json")):
         if path.name.endswith(".audit.json"):
             continue
-        split = schema.read_split(study.root, study.manifest, path.stem)
-        part = schema.assign_parts(split, study.table)
+        split = read_split(study.root, study.manifest, path.stem)
+        part = assign_parts(split, study.table)
         audited = study.root / "splits" / f"{path.stem}.audit.json"
-        verdict = schema.read_json(audited)["verdict"] if audited.is_file() else "missing"
+        verdict = read_json(audited)["verdict"] if audited.is_file() else "missing"
         fitted = "yes" if (study.root / "transforms" / f"{path.stem}.npz").is_file() else "no"
         counts = [str(int((part == number).sum())) for number in (1, 2, 3)]
         table.add_row(path.stem, split["policy"], *counts, verdict, fitted, split["hash"][:12])

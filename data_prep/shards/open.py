@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract import schema
+from data_prep.contract.manifest import RepetitionTable, read_manifest, read_shard_tables, repetition_table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,7 +23,7 @@ class StudyFolder:
     """All shards' index rows, joined: (n_samples,)."""
     shard: np.ndarray
     """Shard number of every sample."""
-    table: schema.RepetitionTable
+    table: RepetitionTable
     """Every repetition."""
     _tars: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -55,16 +56,16 @@ def open_study(root: str | Path) -> StudyFolder:
 
     Raises
     ------
-    schema.StudyError
+    StudyError
         One sentence naming the file.
     """
     root = Path(root)
-    manifest = schema.read_manifest(root)
-    pairs = [schema.read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
+    manifest = read_manifest(root)
+    pairs = [read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
     return StudyFolder(
         root=root,
         manifest=manifest,
         index=np.concatenate([index for index, _ in pairs]),
         shard=np.repeat(np.arange(len(pairs)), [len(index) for index, _ in pairs]),
-        table=schema.repetition_table([index for index, _ in pairs], [trials for _, trials in pairs]),
+        table=repetition_table([index for index, _ in pairs], [trials for _, trials in pairs]),
     )

@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.contract import schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import sha256_file, write_atomically
+from data_prep.contract.manifest import captioned, read_manifest
 from data_prep.shards import ustar
 
 _HEADER_BYTES = 4096
@@ -38,7 +40,7 @@ class ReindexConfig:
 def run(config: ReindexConfig) -> int:
     """Print what was found; exit status 1 if a table cannot be proved equal."""
     root, console = Path(config.study), Console(stderr=True)
-    manifest = schema.read_manifest(root)
+    manifest = read_manifest(root)
     faults, restored = [], []
     for shard in track(manifest["shards"], "index", console=console, transient=True, disable=not console.is_terminal):
         try:
@@ -75,10 +77,10 @@ def reindex_shard(root: Path, manifest: Mapping[str, Any], shard: Mapping[str, A
                 f"{root / name}.tar: the {kind} table it gives has SHA-256 {found[:12]}…, the manifest says "
                 f"{shard[f'{kind}_sha256'][:12]}…: not the tar that was written"
             )
-        if not path.is_file() or schema.sha256_file(path) != found:
+        if not path.is_file() or sha256_file(path) != found:
             if not write:
                 raise StudyError(f"{path}: missing or damaged, expected the table of {name}.tar")
-            schema.write_atomically(path, data)
+            write_atomically(path, data)
             restored.append(path)
     return restored
 
@@ -91,7 +93,7 @@ def rebuild_tables(tar: Path, manifest: Mapping[str, Any]) -> tuple[np.ndarray, 
     StudyError
         A damaged tar, members missing or out of order, arrays of other shapes, labels that the manifest does not list.
     """
-    captions = schema.captioned(manifest)
+    captions = captioned(manifest)
     suffixes = ["eeg.npy", *(f"{name}.npy" for name in manifest["tar_embeddings"]), *(["txt"] if captions else []), "json"]
     signal, tables = manifest["signal"], manifest["tables"]
     ids = {

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
 
 BLOCK_BYTES = 512
 END = bytes(2 * BLOCK_BYTES)

@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.contract import schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json, sha256_file
+from data_prep.contract.manifest import assign_parts, read_manifest, read_shard_tables, read_split, repetition_table
 from data_prep.shards import reindex
 
 
@@ -36,7 +38,7 @@ def run(config: VerifyConfig) -> int:
         console.print(f"fault: {fault}", highlight=False, soft_wrap=True)
     if faults:
         raise StudyError(f"{root}: {len(faults)} faults, first: {faults[0]}")
-    manifest = schema.read_manifest(root)
+    manifest = read_manifest(root)
     console.print(
         f"{root}: whole, {len(manifest['shards'])} shards, fingerprint {manifest['fingerprint'][:12]}", highlight=False, soft_wrap=True
     )
@@ -51,7 +53,7 @@ def verify(root: Path, console: Console | None = None) -> list[str]:
     StudyError
         The manifest itself is missing, altered or of another schema version: nothing can be checked against it.
     """
-    manifest = schema.read_manifest(root)
+    manifest = read_manifest(root)
     faults: list[str] = []
     for shard in track(
         manifest["shards"],
@@ -71,9 +73,9 @@ def verify(root: Path, console: Console | None = None) -> list[str]:
 
 def _check_shard(root: Path, manifest: Mapping[str, Any], shard: Mapping[str, Any]) -> None:
     name = shard["name"]
-    index, trials = schema.read_shard_tables(root, manifest, shard)
+    index, trials = read_shard_tables(root, manifest, shard)
     tar = root / f"{name}.tar"
-    altered = schema.sha256_file(tar) != shard["tar_sha256"]
+    altered = sha256_file(tar) != shard["tar_sha256"]
     try:
         rebuilt = reindex.rebuild_tables(tar, manifest)
     except StudyError as error:
@@ -85,7 +87,7 @@ def _check_shard(root: Path, manifest: Mapping[str, Any], shard: Mapping[str, An
             row = int((expected != found).argmax()) if len(expected) == len(found) else min(len(expected), len(found))
             raise StudyError(f"{root / name}.{kind}.npy: row {row} does not agree with {name}.tar: it belongs to another tar")
     done = root / f"{name}.done.json"
-    files = schema.read_json(done).get("files", {})
+    files = read_json(done).get("files", {})
     for kind in ("tar", "index", "trials"):
         if files.get(kind, {}).get("sha256") != shard[f"{kind}_sha256"]:
             raise StudyError(f"{done}: its hash of the {kind} is not the manifest's, expected the same")
@@ -98,7 +100,7 @@ def _check_embeddings(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
             path = root / "embeddings" / f"{schema.check_embedding_name(name)}.npy"
             if not path.is_file():
                 raise StudyError(f"{path}: no such file")
-            if schema.sha256_file(path) != facts["sha256"]:
+            if sha256_file(path) != facts["sha256"]:
                 raise StudyError(f"{path}: SHA-256 is not the {facts['sha256'][:12]}… of the manifest: altered")
             table = np.load(path, mmap_mode="r", allow_pickle=False)
             if table.shape != (num_stimuli, facts["dim"]) or table.dtype != np.float32:
@@ -110,23 +112,23 @@ def _check_embeddings(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
 def _check_splits(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     names = [path.stem for path in sorted((root / "splits").glob("*.json")) if not path.name.endswith(".audit.json")]
     try:
-        pairs = [schema.read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
-        table = schema.repetition_table([index for index, _ in pairs], [trials for _, trials in pairs])
+        pairs = [read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
+        table = repetition_table([index for index, _ in pairs], [trials for _, trials in pairs])
     except StudyError:
         return  # said of the shard already
     for name in names:
         try:
-            split = schema.read_split(root, manifest, name)
-            schema.assign_parts(split, table)
+            split = read_split(root, manifest, name)
+            assign_parts(split, table)
             audited = root / "splits" / f"{name}.audit.json"
-            if not audited.is_file() or schema.read_json(audited).get("split_hash") != split["hash"]:
+            if not audited.is_file() or read_json(audited).get("split_hash") != split["hash"]:
                 raise StudyError(f"{audited}: missing or of another split: run `python -m data_prep audit`")
         except (StudyError, KeyError) as error:
             yield str(error)
 
 
 def _check_transforms(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
-    hashes = {schema.read_json(path).get("hash") for path in (root / "splits").glob("*.json") if not path.name.endswith(".audit.json")}
+    hashes = {read_json(path).get("hash") for path in (root / "splits").glob("*.json") if not path.name.endswith(".audit.json")}
     for path in sorted((root / "transforms").glob("*.npz")):
         try:
             with np.load(path, allow_pickle=False) as arrays:

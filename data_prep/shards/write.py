@@ -26,7 +26,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_prep.contract import cli, schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import canonical_json, fsync_folder, read_json, sha256_file, sha256_json, write_atomically, write_json
+from data_prep.contract.manifest import read_manifest, rows_hash, write_manifest
 from data_prep.embed import table as embedding_table
 from data_prep.embed.command import EmbeddingConfig
 from data_prep.shards import ustar
@@ -136,7 +138,7 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
     _refuse_other_plan(root, plan)
     tables, entries = _embeddings(config, source, root, keys, console)
     # An embedding lost and computed again on another machine may differ in its last bits; then no finished shard holds it.
-    plan_hash = schema.sha256_json([plan, {name: entry["sha256"] for name, entry in entries.items()}])
+    plan_hash = sha256_json([plan, {name: entry["sha256"] for name, entry in entries.items()}])
     job = _Job(
         root=root,
         source=source,
@@ -173,17 +175,17 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
         "quality": {"trials": sum(quality.values()), "railed_trials": quality["railed"], "by_label": dict(sorted(quality.items()))},
         "code_version": importlib.metadata.version("eeg-vision-stack") if _installed() else "0.1.0",
     }
-    schema.write_atomically(root / "config.yaml", cli.to_yaml(config).encode())
+    write_atomically(root / "config.yaml", cli.to_yaml(config).encode())
     written = _manifest_with_later_embeddings(root, manifest)
-    schema.write_manifest(root, written)
-    return schema.read_manifest(root)
+    write_manifest(root, written)
+    return read_manifest(root)
 
 
 def _manifest_with_later_embeddings(root: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     # `embed` may have added tables after sharding; running `shard` once more must not forget them.
     with contextlib.suppress(StudyError):
-        before = schema.read_manifest(root)
-        if schema.rows_hash(before) == schema.rows_hash(manifest):
+        before = read_manifest(root)
+        if rows_hash(before) == rows_hash(manifest):
             return {**manifest, "embeddings": {**before["embeddings"], **manifest["embeddings"]}}
     return manifest
 
@@ -230,14 +232,14 @@ def _plan(config: ShardConfig, source: Source, embedding_keys: Mapping[str, str]
     samples = [{name: getattr(sample, name) for name in SamplePlan.__dataclass_fields__} for sample in source.samples]
     return {
         "schema": str(schema.SCHEMA_VERSION),
-        "facts": schema.sha256_json([facts.stimulus_level, _signal(facts, ""), _tables(facts), facts.captions, facts.preprocessing]),
+        "facts": sha256_json([facts.stimulus_level, _signal(facts, ""), _tables(facts), facts.captions, facts.preprocessing]),
         "source files": source.source_hash,
-        "reader": schema.sha256_json(cli.to_plain(config.reader, ReaderConfig)),
+        "reader": sha256_json(cli.to_plain(config.reader, ReaderConfig)),
         "eeg_dtype": config.eeg_dtype,
         "samples_per_shard": str(config.samples_per_shard),
         "captions": str(config.captions),
-        "embeddings": schema.sha256_json(list(embedding_keys.items())),
-        "samples": schema.sha256_json(samples),
+        "embeddings": sha256_json(list(embedding_keys.items())),
+        "samples": sha256_json(samples),
     }
 
 
@@ -245,7 +247,7 @@ def _refuse_other_plan(root: Path, plan: dict[str, str]) -> None:
     path = root / "plan.json"
     finished = [*sorted(root.glob("*.done.json")), *root.glob("manifest.json")]
     if path.is_file() and finished:
-        other = schema.read_json(path)
+        other = read_json(path)
         differing = [name for name in plan if not isinstance(other, dict) or other.get(name) != plan[name]]
         if differing:
             raise StudyError(
@@ -253,7 +255,7 @@ def _refuse_other_plan(root: Path, plan: dict[str, str]) -> None:
             )
     elif foreign := [*finished, *([] if path.is_file() else sorted(root.glob("*.tar")))]:
         raise StudyError(f"{root}: holds {foreign[0].name} but no plan.json: expected an empty folder or shards of the same plan")
-    schema.write_json(path, plan)
+    write_json(path, plan)
 
 
 # ------------------------------------------------------------------------------------------------------- embeddings
@@ -266,8 +268,8 @@ def _embedding_key(embedding: EmbeddingConfig, source: Source) -> str:
     images += [path for _, paths in sorted((facts.class_images or {}).items()) for path in paths]
     sizes = [[path.name, path.stat().st_size if path.is_file() else None] for path in images]
     config = cli.to_plain(embedding, EmbeddingConfig)
-    imported = [schema.sha256_file(Path(v)) for v in config["init_args"].values() if isinstance(v, str) and Path(v).is_file()]
-    return schema.sha256_json([config, imported, _tables(facts)["stimuli"], facts.concepts, sizes])
+    imported = [sha256_file(Path(v)) for v in config["init_args"].values() if isinstance(v, str) and Path(v).is_file()]
+    return sha256_json([config, imported, _tables(facts)["stimuli"], facts.concepts, sizes])
 
 
 def _embeddings(
@@ -293,10 +295,10 @@ def _finished(root: Path, number: int, plan_hash: str) -> dict[str, Any] | None:
     name = schema.shard_name(number)
     if not (root / f"{name}.done.json").is_file():
         return None
-    done = schema.read_json(root / f"{name}.done.json")
+    done = read_json(root / f"{name}.done.json")
     for kind in KINDS:
         path, facts = _shard_file(root, name, kind), done["files"][kind]
-        if not path.is_file() or path.stat().st_size != facts["bytes"] or schema.sha256_file(path) != facts["sha256"]:
+        if not path.is_file() or path.stat().st_size != facts["bytes"] or sha256_file(path) != facts["sha256"]:
             return None
     return done if done["plan_hash"] == plan_hash else None
 
@@ -345,11 +347,11 @@ def _write_shard(job: _Job, number: int, samples: range) -> dict[str, Any]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    schema.fsync_folder(job.root)
+    fsync_folder(job.root)
     files = {"tar": {"bytes": size, "sha256": digest.hexdigest()}}
     for kind, table in (("index", index), ("trials", np.array(trials, schema.TRIALS_DTYPE))):
         data = ustar.npy_bytes(table)
-        schema.write_atomically(_shard_file(job.root, name, kind), data)
+        write_atomically(_shard_file(job.root, name, kind), data)
         files[kind] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     done = {
         "plan_hash": job.plan_hash,
@@ -358,7 +360,7 @@ def _write_shard(job: _Job, number: int, samples: range) -> dict[str, Any]:
         "files": files,
         "quality": dict(sorted(quality.items())),
     }
-    schema.write_json(job.root / f"{name}.done.json", done)
+    write_json(job.root / f"{name}.done.json", done)
     return done
 
 
@@ -372,7 +374,7 @@ def _members(job: _Job, i: int) -> Iterator[tuple[str, str, bytes, bytes]]:
     if job.captions:
         lines = (facts.captions or [])[plan.stimulus]
         yield "txt", "txt", b"", "\n".join(" ".join(line.split()) for line in lines).encode()
-    yield "json", "json", b"", schema.canonical_json(describe(plan, facts))
+    yield "json", "json", b"", canonical_json(describe(plan, facts))
 
 
 def describe(plan: SamplePlan, facts: StudyFacts) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.contract import cli, closed_form, schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import sha256_json, write_json
 from data_prep.embed import table as embedding_table
 from data_prep.embed.command import EfficientNetLite0Config, EmbeddingConfig
 from data_prep.simulate import ceiling, forward, images
@@ -131,14 +132,14 @@ def run(config: SimulateConfig) -> None:
     lap("render")
     table_NE, provenance = config.embedding.compute(facts)
     names = [stimulus["image"] for stimulus in facts.stimuli]
-    key = schema.sha256_json([cli.to_plain(config.embedding, EmbeddingConfig), names])
+    key = sha256_json([cli.to_plain(config.embedding, EmbeddingConfig), names])
     entry = embedding_table.write_table(root, config.embedding_name, table_NE, provenance, key=key)
     # The names of the rows let an importer check the alignment.
-    schema.write_json(root / "embeddings" / f"{config.embedding_name}.json", {"key": key, "entry": entry, "names": names})
+    write_json(root / "embeddings" / f"{config.embedding_name}.json", {"key": key, "entry": entry, "names": names})
     lap("embed")
     results = write_eeg(config, root, table_NE)
     lap("eeg_and_baselines")
-    schema.write_json(root / "ceiling.json", results)
+    write_json(root / "ceiling.json", results)
     _print(root, results, seconds)
 
 
@@ -175,8 +176,8 @@ def write_images(config: SimulateConfig, root: Path) -> StudyFacts:
         metadata[f"{prefix}_img_concepts"] = [path.parent.name for path in paths]
         metadata[f"{prefix}_img_files"] = [path.name for path in paths]
     _write_dict(root / "image_metadata.npy", metadata, plain_pickle=False)
-    schema.write_json(root / "attributes.json", images.attributes())
-    schema.write_json(root / "captions.json", {job[0]: lines for job, lines in zip(jobs, captions, strict=True)})
+    write_json(root / "attributes.json", images.attributes())
+    write_json(root / "captions.json", {job[0]: lines for job, lines in zip(jobs, captions, strict=True)})
     return StudyFacts(
         stimulus_level="image", unit="microvolts", sfreq=config.sfreq, tmin=TMIN_SECONDS, n_times=config.n_times,
         ch_names=list(forward.MONTAGES[config.montage]), subjects=_labels(config), stimuli=stimuli,
@@ -226,7 +227,7 @@ def write_eeg(config: SimulateConfig, root: Path, table_NE: np.ndarray) -> dict[
             _write_dict(root / f"sub-{label}" / f"preprocessed_eeg_{part}.npy", content, plain_pickle=config.montage == 63)
         signal_NCT = np.tensordot(test_drive_NK, person.response_KCT, 1) + person.evoked_CT
         by_subject[label] = _what_is_possible(config, signal_NCT, noise, train_NRCT, test_NRCT, train_NE, test_NE, number)
-    schema.write_json(root / "study.json", {
+    write_json(root / "study.json", {
         "simulated": True, "unit": "microvolts", "seed": config.seed,
         "config": {k: v for k, v in cli.to_plain(config).items() if k != "output"},
         "positions": dict(zip(forward.MONTAGES[config.montage], positions, strict=True)),

@@ -17,6 +17,9 @@ import numpy as np
 from rich.console import Console
 
 from data_prep.contract import schema
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import write_json
+from data_prep.contract.manifest import assign_parts, read_split
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 
@@ -52,7 +55,7 @@ class AuditConfig:
 def run(config: AuditConfig) -> int:
     """Write and print the audit; exit status 1 if it is unsound."""
     study = open_study(config.study)
-    report = write_audit(study, schema.read_split(study.root, study.manifest, config.split))
+    report = write_audit(study, read_split(study.root, study.manifest, config.split))
     console = Console()
     console.print(f"{config.split}: [bold]{report['verdict']}[/]: {report['claim']}", highlight=False, soft_wrap=True)
     for finding in report["findings"]:
@@ -63,13 +66,13 @@ def run(config: AuditConfig) -> int:
 def write_audit(study: StudyFolder, split: dict[str, Any]) -> dict[str, Any]:
     """Audit a split and write ``splits/NAME.audit.json``; returns what was written."""
     report = audit(study, split)
-    schema.write_json(study.root / "splits" / f"{split['name']}.audit.json", report)
+    write_json(study.root / "splits" / f"{split['name']}.audit.json", report)
     return report
 
 
 def audit(study: StudyFolder, split: dict[str, Any]) -> dict[str, Any]:
     """The audit of a split: ``verdict, claim, findings[{level, kind, message, ...}], parts``."""
-    part = schema.assign_parts(split, study.table)
+    part = assign_parts(split, study.table)
     findings: list[dict[str, Any]] = []
     _overlaps(study, split, part, findings)
     _blocks(study, part, findings)
@@ -237,7 +240,7 @@ def _whitened(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any
     group = int(study.table.subject[rows[0]]), int(study.table.session[rows[0]])
     try:
         sigma_CC = transforms.noise_covariance(study, np.where(part == 3, 1, 0), group)
-    except schema.StudyError:
+    except StudyError:
         return
     std_C = np.sqrt(np.diag(sigma_CC))
     correlation_CC = sigma_CC / np.outer(std_C, std_C)

@@ -1,6 +1,6 @@
 """Train, validation and test as views of one study: ``python -m data_prep split``.
 
-A split says which repetitions are in which part by clauses over ids (:func:`schema.assign_parts`); no trial is copied. The
+A split says which repetitions are in which part by clauses over ids (:func:`assign_parts`); no trial is copied. The
 validation part repeats the test's claim inside the training data, so that a model is never chosen on easier ground than it
 is tested on:
 
@@ -28,7 +28,9 @@ import numpy as np
 from rich.console import Console
 
 from data_prep.contract import cli, schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json, write_json
+from data_prep.contract.manifest import assign_parts, rows_hash, split_hash
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import audit, transforms
 
@@ -146,11 +148,11 @@ def write_split(
     split = make_split(config, name, study)
     path = study.root / "splits" / f"{name}.json"
     if path.is_file() and not config.overwrite:
-        before = schema.read_json(path)
+        before = read_json(path)
         if before.get("hash") != split["hash"]:
             raise StudyError(f"{path}: a different split of this name is there: choose another name, or set overwrite: true")
     arrays = None if config.transform == "none" else transforms.fit_transform(study, split, config.transform, console)
-    schema.write_json(path, split)
+    write_json(path, split)
     if arrays is not None:
         transforms.write_transform(study.root, name, arrays)
     return split, audit.write_audit(study, split)
@@ -175,11 +177,11 @@ def make_split(config: SplitConfig, name: str, study: StudyFolder) -> dict[str, 
         "policy": config.policy,
         "options": options,
         "fingerprint": study.manifest["fingerprint"],
-        "rows_hash": schema.rows_hash(study.manifest),
+        "rows_hash": rows_hash(study.manifest),
         "parts": parts,
     }
-    split["hash"] = schema.split_hash(split)
-    schema.assign_parts(split, study.table)  # refuses empty and overlapping parts
+    split["hash"] = split_hash(split)
+    assign_parts(split, study.table)  # refuses empty and overlapping parts
     return split
 
 

@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.contract import schema, signals
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import write_atomically
+from data_prep.contract.manifest import assign_parts
 from data_prep.shards.open import StudyFolder
 
 KINDS = ("none", "zscore", "mvnn")
@@ -47,7 +49,7 @@ def fit_transform(study: StudyFolder, split: dict[str, Any], kind: str, console:
         A (subject, session) of validation or test has no training trials, or no stimulus was repeated.
     """
     assert kind in ("zscore", "mvnn"), kind
-    part = schema.assign_parts(split, study.table)
+    part = assign_parts(split, study.table)
     groups = _groups(study, split, part)
     fitted = {}
     for number, group in enumerate(groups):
@@ -173,5 +175,5 @@ def write_transform(root: Path, name: str, arrays: dict[str, np.ndarray]) -> Pat
             member = io.BytesIO()
             np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{key}.npy"), member.getvalue())
-    schema.write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
     return path

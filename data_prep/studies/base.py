@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_prep.contract.files import canonical_json, sha256_file
+from data_prep.contract.errors import StudyError
 from data_prep.contract import cli, schema
 
 
@@ -147,7 +149,7 @@ class ReaderConfig:
 
         Raises
         ------
-        schema.StudyError
+        StudyError
             One sentence naming the file, what was found and what was expected.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how to open a study")
@@ -155,5 +157,5 @@ class ReaderConfig:
 
 def hash_files(files: Iterable[Path], root: Path) -> str:
     """Hash of relative names and contents of source files, independent of their order and of where they lie."""
-    entries = {file.relative_to(root).as_posix(): schema.sha256_file(file) for file in files}
-    return hashlib.sha256(schema.canonical_json(entries)).hexdigest()
+    entries = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
+    return hashlib.sha256(canonical_json(entries)).hexdigest()

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.contract.files import read_json
 from data_prep.contract import schema
 from data_prep.embed.command import image_key
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
 
 Missing = Literal["refuse", "allow"]
 """What to do with stimuli without captions."""
@@ -27,7 +28,7 @@ def read_captions(path: Path, stimuli: Sequence[dict[str, Any]], missing: Missin
     StudyError
         One sentence: the file, and the stimulus without caption or the entry that is not text.
     """
-    value = schema.read_json(path)
+    value = read_json(path)
     if isinstance(value, list):
         if len(value) != len(stimuli):
             raise StudyError(

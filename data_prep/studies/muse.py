@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.contract import schema, signals
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_files
 
 log = logging.getLogger(__name__)

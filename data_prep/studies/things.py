@@ -26,11 +26,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_prep.contract.files import read_json
 from data_prep.contract import safe_load, schema
 from data_prep.studies import trials
 from data_prep.studies.captions import read_captions
 from data_prep.embed.command import inside
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_files
 from data_prep.studies.trials import TrialsConfig
 
@@ -154,7 +155,7 @@ class ThingsSource:
         path = self.root / "study.json"
         if not path.is_file():
             return {}
-        side = schema.read_json(path)
+        side = read_json(path)
         if not isinstance(side, dict) or side.get("unit", "zscore") not in schema.UNITS:
             raise StudyError(f"{path}: expected an object whose unit is one of {schema.UNITS}")
         self._files.append(path)
@@ -217,7 +218,7 @@ class ThingsSource:
             facts["simulated"] = side
             ceiling = self.root / "ceiling.json"
             if ceiling.is_file():
-                facts["ceiling"] = schema.read_json(ceiling)
+                facts["ceiling"] = read_json(ceiling)
         else:
             facts["note"] = "published files look whitened with training and test covariance together: see the audit"
         return facts

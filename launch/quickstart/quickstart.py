@@ -15,8 +15,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json, write_json
 from launch.quickstart.steps import Step, python, run_steps
 
 Metrics = dict[str, float | None]
@@ -97,7 +97,7 @@ def run(config: QuickstartConfig) -> int:
     started = time.monotonic()
     run_steps(steps(config), console)
     summary = summarise(config, seconds=time.monotonic() - started)
-    schema.write_json(Path(config.runs) / "summary.json", summary)
+    write_json(Path(config.runs) / "summary.json", summary)
     console.print(
         f"{config.study} study ({'simulated' if summary['simulated'] else 'real'} EEG), {summary['seconds']:.0f} s", highlight=False
     )
@@ -111,8 +111,8 @@ def run(config: QuickstartConfig) -> int:
 def summarise(config: QuickstartConfig, *, seconds: float) -> dict[str, Any]:
     """The quickstart's result for a machine to read; null where a value does not apply."""
     run = config.run
-    results = schema.read_json(run / "reports" / "retrieval.json")
-    registered = schema.read_json(run / "registered.json")
+    results = read_json(run / "reports" / "retrieval.json")
+    registered = read_json(run / "registered.json")
     return {
         "study": config.study,
         "simulated": bool(results.get("simulated", False)),

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.contract import schema
+from data_prep.contract.files import read_json, write_json
 from launch.quickstart.steps import Step, python, run_steps
 
 ARMS = ("eeg", "noise", "shuffled", "image", "nearest-caption", "caption-prior")
@@ -94,7 +94,7 @@ def run(config: QuickstartTextConfig) -> int:
     started = time.monotonic()
     run_steps(steps(config), console)
     summary = summarise(Path(config.runs) / "text", seconds=time.monotonic() - started)
-    schema.write_json(Path(config.runs) / "summary_text.json", summary)
+    write_json(Path(config.runs) / "summary_text.json", summary)
     console.print(f"simulated study, EEG to text, {summary['seconds']:.0f} s", highlight=False)
     console.print(summary_table(summary))
     for line in summary["verdicts"]:
@@ -105,8 +105,8 @@ def run(config: QuickstartTextConfig) -> int:
 
 def summarise(run: Path, *, seconds: float) -> dict[str, Any]:
     """The result for a machine to read: attribute accuracy and BLEU-1 by arm, and the sentences of the evaluation."""
-    results = schema.read_json(run / "reports" / "text.json")
-    registered = schema.read_json(run / "registered.json")
+    results = read_json(run / "reports" / "text.json")
+    registered = read_json(run / "registered.json")
     scores = {
         arm: {metric: cell[metric]["value"] for metric in ("attribute_accuracy", "bleu_1") if metric in cell}
         for arm, cell in results["arms"].items()

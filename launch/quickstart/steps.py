@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ import torch
 import webdataset
 
 from data_prep.contract import schema
+from data_prep.contract.files import write_json
+from data_prep.contract.manifest import rows_hash, split_hash
 from data_prep.embed.command import EmbeddingConfig
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts
@@ -103,8 +105,8 @@ def write_random_study(root: Path, num_samples: int, samples_per_shard: int) -> 
             samples_per_shard=samples_per_shard,
         )
     )
-    split = {"name": "all", "rows_hash": schema.rows_hash(manifest), "parts": {"train": [{"subject": [0]}], "validation": [], "test": []}}
-    schema.write_json(root / "splits" / "all.json", {**split, "hash": schema.split_hash(split)})
+    split = {"name": "all", "rows_hash": rows_hash(manifest), "parts": {"train": [{"subject": [0]}], "validation": [], "test": []}}
+    write_json(root / "splits" / "all.json", {**split, "hash": split_hash(split)})
     return root
 
 

@@ -35,7 +35,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import stats
 
-from data_prep.contract import schema
+from data_prep.contract.files import write_json
 from data_prep.embed.command import EfficientNetLite0Config, EmbeddingConfig, ImportedConfig
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.splits.split import SplitConfig, write_split
@@ -307,7 +307,7 @@ def run(folder: Path) -> list[dict[str, Any]]:
     all_aucs = np.array([auc(*scores[job.held_out[0]]) for job, scores in zip(final + shuffled, found, strict=True)])
     model = all_aucs[: len(final)].reshape(len(recordings), len(SEEDS))
     control = all_aucs[len(final) :]
-    schema.write_json(folder / "n170.json", {"chosen": chosen, "inner": inner, "model": model.tolist(), "lda": lda.tolist()})
+    write_json(folder / "n170.json", {"chosen": chosen, "inner": inner, "model": model.tolist(), "lda": lda.tolist()})
     for t in tests:
         seeds = ", ".join(f"{value:.3f}" for value in model[t])
         print(f"{recordings[t]}: {chosen[t]}: AUC {seeds}; LDA {lda[t]:.3f}, automatic shrinkage {automatic[t]:.3f}")

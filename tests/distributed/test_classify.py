@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.contract import schema
+from data_prep.contract.files import read_json
 from data_prep.splits.split import SplitConfig, write_split
 from tests.distributed.training import by_step, events, train
 from tests.helpers.tiny_study import write_tiny_study
@@ -44,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_classifier_learns_and_its_weights_are_picked_by_concepts_named(home: Path, tmp_path: Path) -> None:
-    completed = schema.read_json(home / "first" / "completed.json")
+    completed = read_json(home / "first" / "completed.json")
     scores = by_step(home / "first", "metrics.jsonl", "validation_concept_accuracy")
     assert completed["score_name"] == "concept_accuracy"
     assert completed["best_score"] == max(scores.values()) > 0.4  # chance among 5 shown concepts: 0.2
@@ -74,7 +74,7 @@ def test_a_run_begins_with_the_classifier_keeps_what_it_names_and_resumes_withou
     # What a resumed run continues is its checkpoint: the folder of init_from may be gone.
     gone = ("--resume", "latest", "--init_from", str(home / "gone"))
     output = train(run, *gone, "--train.steps", "15", *contrast, ranks=1, config=home / "config.yaml")
-    assert schema.read_json(run / "completed.json")["step"] == 15, output
+    assert read_json(run / "completed.json")["step"] == 15, output
     assert len(events(run, "init")) == 1
     assert load_encoder(run / "export").config["started_from"] == lineage
 

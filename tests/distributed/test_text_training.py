@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.contract import schema
+from data_prep.contract.files import read_json
 from tests.distributed import text_worker
 from tests.distributed.launcher import launch
 from tests.distributed.training import by_step, events
@@ -88,7 +88,7 @@ def test_reloaded_on_one_rank_it_says_the_same(home: Path, results: dict[str, An
 
 def test_a_whole_run_leaves_what_the_run_folder_promises(home: Path) -> None:
     run = home / "whole"
-    completed = schema.read_json(run / "completed.json")
+    completed = read_json(run / "completed.json")
     assert (completed["reason"], completed["step"], completed["score_name"]) == ("finished", STEPS, "log_likelihood")
     assert {p.name for p in run.iterdir()} >= {"config.yaml", "identity.json", "metrics.jsonl", "latest", "best", "export", "heartbeat"}
     assert [event["event"] for event in events(run, "start")] == ["start"]
@@ -120,4 +120,4 @@ def test_runs_that_died_on_2_ranks_go_on_with_1_and_end_on_2(home: Path) -> None
         assert by_step(run, "items.jsonl", "items") == by_step(whole, "items.jsonl", "items")
         assert by_step(run, "metrics.jsonl", "loss") == pytest.approx(by_step(whole, "metrics.jsonl", "loss"), rel=1e-5), f"ZeRO-{stage}"
         for score in ("best_score", "best_step"):
-            assert schema.read_json(run / "completed.json")[score] == pytest.approx(schema.read_json(whole / "completed.json")[score])
+            assert read_json(run / "completed.json")[score] == pytest.approx(read_json(whole / "completed.json")[score])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.contract import schema
 from data_prep.contract.cli import main
+from data_prep.contract.files import read_json
 from tests.distributed.training import by_step, events, last_step, make_study, saved_step, train, training, wait_for, write_split
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
@@ -37,7 +37,7 @@ def whole(home: Path) -> Path:
 
 
 def test_a_whole_run_leaves_what_the_run_folder_promises(whole: Path) -> None:
-    completed = schema.read_json(whole / "completed.json")
+    completed = read_json(whole / "completed.json")
     assert completed["reason"] == "finished"
     assert (completed["step"], completed["samples_seen"]) == (STEPS, 8 * STEPS)
     assert {p.name for p in whole.iterdir()} >= {"config.yaml", "identity.json", "latest", "best", "export", "tensorboard"}
@@ -99,7 +99,7 @@ def assert_same_run(run: Path, whole: Path) -> None:
     assert by_step(run, "items.jsonl", "items") == by_step(whole, "items.jsonl", "items")
     assert by_step(run, "metrics.jsonl", "loss") == pytest.approx(by_step(whole, "metrics.jsonl", "loss"), rel=1e-5)
     for score in ("best_score", "best_step"):
-        assert schema.read_json(run / "completed.json")[score] == pytest.approx(schema.read_json(whole / "completed.json")[score])
+        assert read_json(run / "completed.json")[score] == pytest.approx(read_json(whole / "completed.json")[score])
 
 
 # ------------------------------------------------------------------------------------------- in this process, on one rank
@@ -166,7 +166,7 @@ def test_mlflow_knows_the_run_and_a_resumed_run_continues_it(home: Path) -> None
     arguments = ("--mlflow.enabled", "true", "--mlflow.experiment", "tiny", "--train.validate_every_steps", "3")
     assert contrastive(home, "tracked", *arguments, "--train.steps", "3") == 0
     assert contrastive(home, "tracked", *arguments, "--train.steps", "6", "--resume", "latest") == 0
-    completed = schema.read_json(home / "tracked" / "completed.json")
+    completed = read_json(home / "tracked" / "completed.json")
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     (found,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     assert found.info.run_id == completed["tracking_run_id"]
@@ -176,7 +176,7 @@ def test_mlflow_knows_the_run_and_a_resumed_run_continues_it(home: Path) -> None
     assert found.data.metrics["validation/mrr"] > 0
     assert found.data.tags["git_revision"]
     (used,) = found.inputs.dataset_inputs
-    identity = schema.read_json(home / "tracked" / "identity.json")["data"]
+    identity = read_json(home / "tracked" / "identity.json")["data"]
     assert used.dataset.digest == identity["fingerprint"][:36]
     assert {tag.key: tag.value for tag in used.tags}["split_hash"] == identity["split_hash"]
     artifacts = {item.path for item in client.list_artifacts(found.info.run_id)} | {
@@ -197,7 +197,7 @@ def test_early_stopping_ends_a_run_that_gets_no_better(home: Path) -> None:
         "2",
     )
     assert contrastive(home, "stale", *arguments) == 0
-    completed = schema.read_json(home / "stale" / "completed.json")
+    completed = read_json(home / "stale" / "completed.json")
     assert (completed["reason"], completed["step"], completed["best_step"]) == ("early stopping", 6, 2)
 
 

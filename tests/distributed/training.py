@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.contract import schema
+from data_prep.contract.files import write_json
+from data_prep.contract.manifest import read_manifest, rows_hash, split_hash
 from tests.distributed.launcher import ROOT, free_port
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.training.run_folder import RunFolder, read_lines
@@ -42,11 +44,11 @@ def make_study(folder: Path) -> Path:
 
 def write_split(root: Path, name: str, **clauses: dict[str, list[int]]) -> None:
     """A split of one clause a part, as ``data_prep split`` writes it."""
-    manifest = schema.read_manifest(root)
+    manifest = read_manifest(root)
     parts = {part: [clauses[part]] if part in clauses else [] for part in schema.PARTS}
     split: dict[str, Any] = {"format_version": 1, "name": name, "policy": "test", "options": {}, "parts": parts}
-    split |= {"fingerprint": manifest["fingerprint"], "rows_hash": schema.rows_hash(manifest)}
-    schema.write_json(root / "splits" / f"{name}.json", split | {"hash": schema.split_hash(split)})
+    split |= {"fingerprint": manifest["fingerprint"], "rows_hash": rows_hash(manifest)}
+    write_json(root / "splits" / f"{name}.json", split | {"hash": split_hash(split)})
 
 
 @contextlib.contextmanager

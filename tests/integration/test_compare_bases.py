@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from data_prep.contract import schema
+from data_prep.contract.files import read_json
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_text import write_tiny_text
 
@@ -54,7 +54,7 @@ def test_two_bases_one_table(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
     assert "log-likelihood" in result.stdout
     assert "one training seed" in result.stdout
-    found = schema.read_json(tmp_path / "compared" / "compare.json")
+    found = read_json(tmp_path / "compared" / "compare.json")
     assert list(found["bases"]) == ["one", "two"]
     assert {d["metric"] for d in found["differences"]} == {"bleu_1", "rouge_l"}
     assert all(base["log_likelihood"]["value"] < 0 for base in found["bases"].values())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.contract import schema
+from data_prep.contract.files import read_json
 from data_prep.studies.muse import MuseReaderConfig
 from tests.distributed.launcher import ROOT, free_port
 from tests.helpers.shared_data import shared_data
@@ -48,7 +48,7 @@ def quickstart(folder: Path, data: Path) -> str:
 
 
 def test_real_recordings_become_a_registered_model(home: Path) -> None:
-    summary = schema.read_json(home / "runs/quickstart/summary.json")
+    summary = read_json(home / "runs/quickstart/summary.json")
     assert summary["study"] == "muse"
     assert summary["simulated"] is False
     assert summary["model_uri"] == "models:/eeg-retrieval@candidate"
@@ -57,7 +57,7 @@ def test_real_recordings_become_a_registered_model(home: Path) -> None:
     assert summary["auc"] > 0.6
     assert summary["lda_auc"] > 0.6
     assert (home / summary["report"]).read_text().startswith("<!doctype html>")
-    assert schema.read_json(home / "studies/muse/splits/recording.audit.json")["verdict"] == "sound"
+    assert read_json(home / "studies/muse/splits/recording.audit.json")["verdict"] == "sound"
 
 
 def test_run_again_it_repeats_nothing(home: Path) -> None:

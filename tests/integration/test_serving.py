@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.contract import schema
+from data_prep.contract.files import read_json, write_json
 from tests.distributed.launcher import ROOT, free_port
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
@@ -51,7 +51,7 @@ def make_run(folder: Path, **study: Any) -> Path:
     built = model.build(**sizes, embedding_dim=loader.embedding_dim, num_concepts=concepts, loss=LossConfig())
     facts = {"step": 0, "git_revision": "unknown", "split": "tiny", "split_hash": loader.split_hash, "fingerprint": loader.fingerprint}
     write_export(folder / "runs" / "one" / "export", weights=built.state_dict(), model=model, loss=LossConfig(), loader=loader, facts=facts)
-    schema.write_json(folder / "runs" / "one" / "completed.json", {"step": 0, "tracking_run_id": ""})
+    write_json(folder / "runs" / "one" / "completed.json", {"step": 0, "tracking_run_id": ""})
     return folder / "runs" / "one"
 
 
@@ -103,7 +103,7 @@ def test_a_real_trial_over_http_gives_the_ranking_computed_here(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     folder = make_run(tmp_path)
     run(RegisterConfig(run=str(folder), name="tiny-retrieval", top_k=TOP_K))
-    registered = schema.read_json(folder / "registered.json")
+    registered = read_json(folder / "registered.json")
     assert registered["model_uri"] == "models:/tiny-retrieval@candidate"
     assert registered["version"] == "1"
     assert registered["tracking_uri"] == f"sqlite:///{folder.parent / 'mlflow.db'}"
@@ -149,10 +149,10 @@ def test_registering_again_adds_a_version_and_moves_the_alias(tmp_path: Path) ->
     (tmp_path / "other").mkdir()
     config = RegisterConfig(run=str(folder), name="classes", tracking_uri=store)
     run(config)
-    first = schema.read_json(folder / "registered.json")
-    schema.write_json(folder / "completed.json", {"step": 0, "tracking_run_id": first["run_id"]})
+    first = read_json(folder / "registered.json")
+    write_json(folder / "completed.json", {"step": 0, "tracking_run_id": first["run_id"]})
     run(config)
-    second = schema.read_json(folder / "registered.json")
+    second = read_json(folder / "registered.json")
     assert (first["version"], second["version"]) == ("1", "2")
     assert second["run_id"] == first["run_id"]
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_text import write_tiny_text
 from tests.integration.test_serving import free_port, post, serving
@@ -39,7 +39,7 @@ def test_a_registered_text_model_says_over_http_what_it_says_here(tmp_path: Path
     monkeypatch.chdir(tmp_path)
     folder = train(tmp_path)
     run(RegisterConfig(run=str(folder), name="tiny-text", part="validation", bundle_base=True))
-    registered = schema.read_json(folder / "registered.json")
+    registered = read_json(folder / "registered.json")
     assert registered["model_uri"] == "models:/tiny-text@candidate"
 
     decoder = load_text(folder)
@@ -60,7 +60,7 @@ def test_a_registered_text_model_says_over_http_what_it_says_here(tmp_path: Path
         assert status == 400, "a trial with a channel too few is the client's mistake"
 
     run(RegisterConfig(run=str(folder), name="tiny-text", part="validation", export=str(moved_back(tmp_path))))
-    assert schema.read_json(folder / "registered.json")["version"] == "2", "by reference this time"
+    assert read_json(folder / "registered.json")["version"] == "2", "by reference this time"
     os.rename(tmp_path / "base", tmp_path / "elsewhere")
     assert in_a_fresh_process(tmp_path, trials_BCT, subject, base=tmp_path / "elsewhere") == (0, expected)
     other = write_tiny_llm(tmp_path / "other", seed=5)
@@ -94,7 +94,7 @@ params = {{"subject": {subject!r}, "max_new_tokens": {TOKENS}}}
 print(json.dumps([found["caption"] for found in model.predict(np.load("trials.npy"), params=params)]))
 """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
-    environment |= {"MLFLOW_TRACKING_URI": schema.read_json(home / "run" / "registered.json")["tracking_uri"]}
+    environment |= {"MLFLOW_TRACKING_URI": read_json(home / "run" / "registered.json")["tracking_uri"]}
     environment |= {"EEG_TEXT_BASE": str(base)} if base else {}
     argv = [sys.executable, "-c", program]
     result = subprocess.run(argv, cwd=home, env=environment, check=False, timeout=150, capture_output=True, text=True)

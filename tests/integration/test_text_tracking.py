@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.contract import schema
+from data_prep.contract.files import write_json
 from tests.helpers import generations as made
 from trainer.callbacks.mlflow import training_run
 from trainer.evaluate.text.command import EvaluateTextConfig, run
@@ -26,7 +26,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     client.set_terminated(run_id, "FINISHED")
     folder = home / "one"
     (folder / "export").mkdir(parents=True)
-    schema.write_json(folder / "completed.json", {"step": 3, "tracking_run_id": run_id})
+    write_json(folder / "completed.json", {"step": 3, "tracking_run_id": run_id})
     (folder / "config.yaml").write_text(yaml.safe_dump({"run": "one", "mlflow": {"experiment": "text"}}))
     return folder, run_id
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_logged_is_said_and_costs_nothing(
     rows = made.records(5)
     lost = tmp_path / "lost"
     (lost / "export").mkdir(parents=True)
-    schema.write_json(lost / "completed.json", {"tracking_run_id": "0" * 32})
+    write_json(lost / "completed.json", {"tracking_run_id": "0" * 32})
     for exported, message in ((str(tmp_path), "belongs to no run that was tracked"), (str(lost / "export"), "mlflow.db is not there")):
         run(evaluation(tmp_path, made.write(tmp_path / "g", rows, export=exported)))
         said = capsys.readouterr().out

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, to_yaml
+from data_prep.contract.cli import to_yaml
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import write_json
 from launch.compare_bases import check_same, train
 from tests.helpers.generations import ATTRIBUTES, records, write
 from tests.helpers.tiny_text import tiny_config
@@ -38,7 +39,7 @@ def folders(home: Path, num_seeds: int, num_items: int = 80) -> dict[str, list[P
 
 
 def test_what_differs_is_told_from_what_does_not(tmp_path: Path) -> None:
-    schema.write_json(tmp_path / "attributes.json", ATTRIBUTES)
+    write_json(tmp_path / "attributes.json", ATTRIBUTES)
     settings = EvaluateTextConfig(
         generations=["x"],
         output=str(tmp_path / "report"),
@@ -99,7 +100,7 @@ def test_a_completed_run_of_another_config_is_refused(tmp_path: Path) -> None:
     text = from_plain(TextConfig, plain)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(to_yaml(text))
-    schema.write_json(tmp_path / "run" / "completed.json", {"step": 12})
+    write_json(tmp_path / "run" / "completed.json", {"step": 12})
     train(None, from_plain(TextConfig, plain | {"mlflow": {"enabled": True}}))  # type: ignore[arg-type]  # nothing is launched
     check_same(tmp_path / "run" / "config.yaml", text)
     with pytest.raises(CommandError, match=r"was trained with adapter\.r 4, now it is 8: choose another folder"):

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.contract.cli import CommandError, parse
+from data_prep.contract.cli import parse
+from data_prep.contract.errors import CommandError
 from tests.helpers.tiny_llm import ARCHITECTURES, CHAT_TEMPLATE, write_tiny_llm
 from trainer.models.language import base as base_llm
 from trainer.models.language import gguf as gguf_conversion

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.data.captions import StudyCaptions
 from trainer.data.index import StudyIndex

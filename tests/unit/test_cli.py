@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from data_prep.contract import cli
+from data_prep.contract.errors import ConfigError
 
 
 @cli.polymorphic
@@ -98,7 +99,7 @@ def test_a_subclass_is_chosen_by_name_and_survives_saving(yaml_file: str) -> Non
     ],
 )
 def test_a_bad_value_is_one_line_naming_the_field(yaml_file: str, arguments: list[str], says: str) -> None:
-    with pytest.raises(cli.ConfigError) as error:
+    with pytest.raises(ConfigError) as error:
         cli.parse(Config, ["--config", yaml_file, *arguments])
     assert says in str(error.value)
     assert "\n" not in str(error.value)
@@ -107,12 +108,12 @@ def test_a_bad_value_is_one_line_naming_the_field(yaml_file: str, arguments: lis
 def test_an_unknown_key_in_yaml_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "typo.yaml"
     path.write_text("study: here\noptin: {lr: 1}\n")
-    with pytest.raises(cli.ConfigError, match="optin"):
+    with pytest.raises(ConfigError, match="optin"):
         cli.parse(Config, ["--config", str(path)])
 
 
 def test_a_missing_config_file_is_an_error() -> None:
-    with pytest.raises(cli.ConfigError, match=r"nowhere\.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         cli.parse(Config, ["--config", "nowhere.yaml"])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 from trainer.models.concepts import FILE, ConceptTable, as_words
 
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, parse
+from data_prep.contract.cli import parse
 from data_prep.contract.closed_form import fit_ridge
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json, write_json
+from data_prep.contract.manifest import split_hash
 from data_prep.splits.split import SplitConfig, write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
@@ -153,7 +155,7 @@ def test_concepts_never_trained_are_left_out_in_a_sentence(home: Path, tmp_path:
     mixed = index.split("closed-set") | {"name": "mixed"}
     trained = [s for s in mixed["parts"]["train"][0]["stimulus"] if index.manifest["tables"]["stimuli"][s]["concept"] != 0]
     mixed["parts"] = {"train": [{"stimulus": trained}], "validation": [], "test": [{"stimulus": held_out}]}
-    schema.write_json(study / "splits" / "mixed.json", mixed | {"hash": schema.split_hash(mixed)})
+    write_json(study / "splits" / "mixed.json", mixed | {"hash": split_hash(mixed)})
     write_classifier(study, "mixed", tmp_path / "export")
     assert evaluate("--export", tmp_path / "export", "--output", tmp_path / "reports") == 0
     found = results(tmp_path / "reports")
@@ -313,7 +315,7 @@ def test_an_export_is_found_in_a_run_and_in_a_text_export(home: Path, tmp_path: 
     write_classifier(home / "study", "closed-set", tmp_path / "run" / "export")
     assert find_export(tmp_path / "run") == tmp_path / "run" / "export"
     write_classifier(home / "study", "closed-set", tmp_path / "text" / "export" / "encoder")
-    schema.write_json(tmp_path / "text" / "export" / "config.json", {"kind": "text"})
+    write_json(tmp_path / "text" / "export" / "config.json", {"kind": "text"})
     assert find_export(tmp_path / "text") == tmp_path / "text" / "export" / "encoder"
 
 
@@ -370,7 +372,7 @@ def test_validation_and_test_parts_never_take_the_choice(home: Path, capsys: pyt
     # An encoder that was trained so is scored on all trials.
     chosen.export(chosen.build_model().model.state_dict(), home / "chosen", 0)
     assert load_encoder(home / "chosen").data_config().select.keep == "all"
-    assert schema.read_json(home / "chosen" / "config.json")["data"]["select"]["keep"] == "correctly_classified"
+    assert read_json(home / "chosen" / "config.json")["data"]["select"]["keep"] == "correctly_classified"
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name.startswith(("evaluate", "generate", "export-embeddings"))])

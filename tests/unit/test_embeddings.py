@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from data_prep.contract import schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import sha256_file
+from data_prep.contract.manifest import read_manifest, rows_hash, write_manifest
 from data_prep.embed.command import EfficientNetLite0Config, EmbedConfig, ImportedConfig, OpenClipConfig, lite0_transform, run
 from data_prep.studies.base import StudyFacts
 from tests.helpers.shared_data import shared_data
@@ -111,7 +113,7 @@ def test_openclip_from_a_weights_file_uses_the_inference_transform(images, tmp_p
     with torch.inference_mode(), Image.open(images / FOLDERS[3]) as image:
         expected = model.eval().encode_image(transform(image)[None])[0].numpy()
     np.testing.assert_allclose(table[3], expected, rtol=1e-3, atol=1e-4)
-    assert provenance["weights_sha256"] == schema.sha256_file(tmp_path / "weights.pt")
+    assert provenance["weights_sha256"] == sha256_file(tmp_path / "weights.pt")
 
 
 def test_openclip_without_weights_is_refused():
@@ -198,7 +200,7 @@ def test_an_altered_table_with_a_recorded_hash_is_refused(tmp_path, features):
     (tmp_path / "features.json").write_text(json.dumps({"entry": entry}))
     with pytest.raises(StudyError, match="altered"):
         ImportedConfig(path=str(tmp_path / "features.npy")).compute(facts_for(None))
-    entry["sha256"] = schema.sha256_file(tmp_path / "features.npy")
+    entry["sha256"] = sha256_file(tmp_path / "features.npy")
     (tmp_path / "features.json").write_text(json.dumps({"entry": entry, "names": list(FOLDERS)}))
     assert ImportedConfig(path=str(tmp_path / "features.npy")).compute(facts_for(None))[1]["model"] == "m"
 
@@ -229,13 +231,13 @@ def test_embed_adds_a_table_to_a_study_and_leaves_its_rows(tmp_path, features):
     tables = {k: getattr(facts, k) for k in ("subjects", "stimuli", "concepts", "sessions", "recordings")}
     study = tmp_path / "study"
     manifest = {"schema_version": schema.SCHEMA_VERSION, "stimulus_level": "image", "signal": signal, "tables": tables}
-    schema.write_manifest(study, {**manifest, "shards": [], "embeddings": {}, "tar_embeddings": [], "captions": False})
-    before = schema.read_manifest(study)
+    write_manifest(study, {**manifest, "shards": [], "embeddings": {}, "tar_embeddings": [], "captions": False})
+    before = read_manifest(study)
     run(EmbedConfig(study=str(study), name="mine", embedding=ImportedConfig(path=str(tmp_path / "features.npy"))))
-    after = schema.read_manifest(study)
+    after = read_manifest(study)
     assert after["fingerprint"] != before["fingerprint"]
-    assert schema.rows_hash(after) == schema.rows_hash(before)
-    assert after["embeddings"]["mine"]["sha256"] == schema.sha256_file(study / "embeddings" / "mine.npy")
+    assert rows_hash(after) == rows_hash(before)
+    assert after["embeddings"]["mine"]["sha256"] == sha256_file(study / "embeddings" / "mine.npy")
     np.testing.assert_array_equal(np.load(study / "embeddings" / "mine.npy"), features)
     with pytest.raises(StudyError, match="already has an embedding 'mine'"):
         run(EmbedConfig(study=str(study), name="mine", embedding=ImportedConfig(path=str(tmp_path / "features.npy"))))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_prep.contract import cli
+from data_prep.contract.errors import ConfigError
 from trainer import losses
 from trainer.distributed import collectives
 from trainer.losses import LossConfig
@@ -227,7 +228,7 @@ def test_configs_from_the_command_line() -> None:
         (["--loss.positives", "image"], "positives"),
         (["--model.encoder", "CnnTransformer", "--model.encoder.d_model", "30"], "d_model: 30"),
     ]:
-        with pytest.raises(cli.ConfigError, match=message):
+        with pytest.raises(ConfigError, match=message):
             cli.parse(_Command, arguments)
 
 

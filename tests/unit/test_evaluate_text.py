@@ -13,7 +13,8 @@ from PIL import Image
 from sacrebleu.metrics import BLEU
 
 from data_prep.contract import cli
-from data_prep.contract.cli import CommandError, parse
+from data_prep.contract.cli import parse
+from data_prep.contract.errors import CommandError
 from tests.helpers import generations as made
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.generations import read_generations

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json, write_json
+from data_prep.contract.manifest import read_manifest, read_split
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.artifacts.encoder import ExportConfig, load_encoder, run, write_export
@@ -27,7 +28,7 @@ ENCODER = TSConv(num_filters=3, kernel_samples=3, pool_samples=4, stride_samples
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_tiny_study(tmp_path_factory.mktemp("export") / "study", n_stimuli=12, n_test=4, n_subjects=3)
     write_split(root, "tiny", train={"stimulus": list(range(8)), "subject": [0, 1]}, test={"stimulus": [8, 9, 10, 11]})
-    manifest = schema.read_manifest(root)
+    manifest = read_manifest(root)
     random = np.random.RandomState(0)
     (root / "transforms").mkdir()
     np.savez(
@@ -36,7 +37,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         session=np.tile([0, 1], 3),
         matrix=random.standard_normal((6, 4, 4)).astype(np.float32),
         mean=random.standard_normal((6, 4)).astype(np.float32),
-        split_hash=np.array(schema.read_split(root, manifest, "tiny")["hash"]),
+        split_hash=np.array(read_split(root, manifest, "tiny")["hash"]),
         kind=np.array("mvnn"),
     )
     return root
@@ -135,7 +136,7 @@ def test_broken_exports_are_refused_naming_the_file(study: Path, tmp_path: Path)
     (output / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(CommandError, match=r"model\.safetensors: not the weights"):
         load_encoder(output)
-    config = schema.read_json(output / "config.json")
-    schema.write_json(output / "config.json", config | {"format_version": 99})
+    config = read_json(output / "config.json")
+    write_json(output / "config.json", config | {"format_version": 99})
     with pytest.raises(CommandError, match="format version 99, expected 1"):
         load_encoder(output)

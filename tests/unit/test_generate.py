@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from data_prep.contract.cli import CommandError, from_plain
+from data_prep.contract.cli import from_plain
+from data_prep.contract.errors import CommandError
 from tests.distributed.training import write_split
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_study import write_tiny_study

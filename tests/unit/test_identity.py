@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import sha256_file, write_json
 from trainer.data.augment import AugmentConfig
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
@@ -38,7 +38,7 @@ class Config:
 
 
 def saved(tmp_path: Path, config: Config) -> Path:
-    schema.write_json(tmp_path / "identity.json", make_identity(config, STUDY))
+    write_json(tmp_path / "identity.json", make_identity(config, STUDY))
     return tmp_path / "identity.json"
 
 
@@ -104,9 +104,9 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
         "zero_stage": 1,
         "world_size": 2,
         "state": TrainState(step=step, samples_seen=step * 8, best_score=0.5).plain(),
-        "files": {"weights.pt": {"bytes": 7, "sha256": schema.sha256_file(path / "weights.pt")}},
+        "files": {"weights.pt": {"bytes": 7, "sha256": sha256_file(path / "weights.pt")}},
     }
-    schema.write_json(path / "manifest.json", manifest)
+    write_json(path / "manifest.json", manifest)
     return path
 
 
@@ -118,7 +118,7 @@ def test_which_checkpoint_a_run_continues_from(tmp_path: Path) -> None:
         checkpoint.find(folder, "latest")
     path = write_checkpoint(folder, 3)
     folder.point("latest", path)
-    schema.write_json(folder.path / "identity.json", {})
+    write_json(folder.path / "identity.json", {})
     assert [checkpoint.find(folder, resume) for resume in ("latest", "auto", str(path), str(folder.path))] == [path] * 4
     with pytest.raises(CommandError, match="already holds a run; continue it with --resume latest"):
         checkpoint.find(folder, "")

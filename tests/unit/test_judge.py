@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 from trainer.evaluate.text import judge
 from trainer.evaluate.text.judge import JudgeConfig, parse_score, score_judge
 from trainer.evaluate.text.metrics import Caption

@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.contract import schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json, write_json
+from data_prep.contract.manifest import read_manifest, rows_hash, split_hash
 from data_prep.splits import split as splits
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.data.batch import normalise_trials
@@ -30,9 +32,9 @@ SEED = 5
 
 
 def write_split(root: Path, name: str, parts: dict) -> dict:
-    split = {"name": name, "rows_hash": schema.rows_hash(schema.read_manifest(root)), "parts": {p: parts.get(p, []) for p in schema.PARTS}}
-    split["hash"] = schema.split_hash(split)
-    schema.write_json(root / "splits" / f"{name}.json", split)
+    split = {"name": name, "rows_hash": rows_hash(read_manifest(root)), "parts": {p: parts.get(p, []) for p in schema.PARTS}}
+    split["hash"] = split_hash(split)
+    write_json(root / "splits" / f"{name}.json", split)
     return split
 
 
@@ -72,7 +74,7 @@ def test_a_batch_holds_the_trials_ids_and_embeddings_that_were_written(study, wr
     assert (train.num_items, train.num_samples, train.num_repetitions) == (16, 16, 2 * (6 * 3 + 2 * 2))
     batch = train.prepare(train.batch(0, 16), "cpu")
     gallery = np.load(study / "embeddings" / "tiny.npy")
-    manifest = schema.read_manifest(study)
+    manifest = read_manifest(study)
     assert sorted(batch.item_B.tolist()) == list(range(16))
     for i in range(16):
         facts, eeg = written[int(batch.sample_B[i])]
@@ -206,7 +208,7 @@ def write_transform(study: Path, name: str, subjects: list[int], split_hash: str
 
 
 def test_transform_is_applied_to_each_repetition_by_subject_and_session(study, written):
-    arrays = write_transform(study, "white", [0, 1], schema.read_json(study / "splits" / "images.json")["hash"])
+    arrays = write_transform(study, "white", [0, 1], read_json(study / "splits" / "images.json")["hash"])
     part = loader(study, transform="white", select={"channels": ["AF8", "TP9"]}, normalise="channel_demean")
     assert part.transform is not None
     assert part.transform.kind == "mvnn"
@@ -237,7 +239,7 @@ def test_the_split_command_s_parts_and_transform_are_what_training_gets(copy):
 
 
 def test_a_transform_that_does_not_fit_is_refused(study):
-    split_hash = schema.read_json(study / "splits" / "images.json")["hash"]
+    split_hash = read_json(study / "splits" / "images.json")["hash"]
     write_transform(study, "one", [0], split_hash)
     with pytest.raises(StudyError, match="'one' has nothing for subject 02 in session 01"):
         loader(study, transform="one")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_prep.contract import cli
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
 from data_prep.studies.base import ReaderConfig
 from data_prep.studies.muse import MuseReaderConfig
 from tests.helpers.shared_data import shared_data

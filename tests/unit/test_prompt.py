@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 from tests.helpers.tiny_llm import write_tiny_llm
 from trainer.models.language.base import BaseConfig, load_tokenizer
 from trainer.models.language.prompt import STYLES, PromptConfig, Prompter

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_prep.contract import safe_load
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
 
 CONTENT = {"preprocessed_eeg_data": np.arange(24.0).reshape(2, 3, 4), "ch_names": ["Pz", "Oz"], "times": np.linspace(0, 1, 4)}
 

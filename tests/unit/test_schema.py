@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from data_prep.contract import schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import canonical_json, write_json
+from data_prep.contract.manifest import (
+    RepetitionTable,
+    assign_parts,
+    fingerprint,
+    read_manifest,
+    read_shard_tables,
+    repetition_table,
+    rows_hash,
+)
 from tests.helpers.tiny_study import write_tiny_study
 
 
@@ -18,10 +28,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_study(tmp_path_factory.mktemp("studies") / "tiny", vary_reps=True)
 
 
-def table_of(root: Path) -> schema.RepetitionTable:
-    manifest = schema.read_manifest(root)
-    pairs = [schema.read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
-    return schema.repetition_table([i for i, _ in pairs], [t for _, t in pairs])
+def table_of(root: Path) -> RepetitionTable:
+    manifest = read_manifest(root)
+    pairs = [read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
+    return repetition_table([i for i, _ in pairs], [t for _, t in pairs])
 
 
 def test_keys_have_no_dots_and_refuse_separators() -> None:
@@ -49,32 +59,32 @@ def test_index_columns_follow_the_members() -> None:
 
 def test_a_failed_atomic_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "f.json"
-    schema.write_json(file, {"a": 1})
+    write_json(file, {"a": 1})
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        schema.write_json(file, {"a": 2})
+        write_json(file, {"a": 2})
     assert json.loads(file.read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["f.json"]
 
 
 def test_json_is_canonical_and_refuses_nan() -> None:
-    assert schema.canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
+    assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
     with pytest.raises(ValueError, match="JSON compliant"):
-        schema.canonical_json(float("nan"))
+        canonical_json(float("nan"))
 
 
 def test_fingerprint_is_of_content_only(study: Path) -> None:
-    manifest = schema.read_manifest(study)
-    assert schema.fingerprint({**manifest, "code_version": "9", "quality": {}, "preprocessing": {}}) == manifest["fingerprint"]
+    manifest = read_manifest(study)
+    assert fingerprint({**manifest, "code_version": "9", "quality": {}, "preprocessing": {}}) == manifest["fingerprint"]
     more = {**manifest, "embeddings": {**manifest["embeddings"], "other": {"sha256": "0"}}}
-    assert schema.fingerprint(more) != manifest["fingerprint"]
-    assert schema.rows_hash(more) == schema.rows_hash(manifest)
+    assert fingerprint(more) != manifest["fingerprint"]
+    assert rows_hash(more) == rows_hash(manifest)
     renamed = {**manifest, "tables": {**manifest["tables"], "subjects": ["01", "03"]}}
-    assert schema.fingerprint(renamed) != manifest["fingerprint"]
+    assert fingerprint(renamed) != manifest["fingerprint"]
 
 
 def test_repetition_table_counts_through_the_study(study: Path) -> None:
@@ -95,7 +105,7 @@ def test_clauses_mean_any_of_all(study: Path) -> None:
         "validation": [],
         "test": [{"row": [len(table) - 1]}],
     }
-    part = schema.assign_parts({"name": "x", "parts": parts}, table)
+    part = assign_parts({"name": "x", "parts": parts}, table)
     expected = ((table.subject == 0) & (table.stimulus < 2)) | ((table.subject == 1) & (table.repetition == 0))
     assert np.array_equal(part == 1, expected)
     assert np.flatnonzero(part == 3).tolist() == [len(table) - 1]
@@ -113,20 +123,20 @@ def test_clauses_mean_any_of_all(study: Path) -> None:
 )
 def test_contradictory_parts_are_refused(study: Path, parts: dict, message: str) -> None:
     with pytest.raises(StudyError, match=message):
-        schema.assign_parts({"name": "x", "parts": parts}, table_of(study))
+        assign_parts({"name": "x", "parts": parts}, table_of(study))
 
 
 def test_an_unfinished_or_altered_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"no manifest\.json"):
-        schema.read_manifest(tmp_path)
+        read_manifest(tmp_path)
     root = write_tiny_study(tmp_path / "s", n_stimuli=6, n_test=2, n_subjects=1)
     text = (root / "manifest.json").read_text()
     (root / "manifest.json").write_text(text.replace("microvolts", "zscore"))
     with pytest.raises(StudyError, match="altered"):
-        schema.read_manifest(root)
+        read_manifest(root)
     (root / "manifest.json").write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
     with pytest.raises(StudyError, match="schema version 2, expected 1"):
-        schema.read_manifest(root)
+        read_manifest(root)
     (root / "manifest.json").write_text(text[: len(text) // 2])
     with pytest.raises(StudyError, match="not valid JSON"):
-        schema.read_manifest(root)
+        read_manifest(root)

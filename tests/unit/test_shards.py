@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
-from data_prep.contract import cli, schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract import cli
+from data_prep.contract.errors import StudyError
+from data_prep.contract.manifest import read_manifest, read_shard_tables
 from data_prep.shards import write as shards
 from data_prep.shards.verify import verify
 from data_prep.shards.write import ShardConfig, write_study
@@ -60,11 +61,11 @@ def test_stock_webdataset_reads_the_tars_back(study: Path) -> None:
 
 def test_stimuli_without_captions_are_counted_and_have_an_empty_member(tmp_path: Path) -> None:
     study = write_tiny_study(tmp_path / "study", n_stimuli=6, n_test=2, n_subjects=1, uncaptioned=(1, 4))
-    manifest = schema.read_manifest(study)
+    manifest = read_manifest(study)
     assert (manifest["captions"], manifest["captions_missing"]) == (True, 2)
     lengths = {}
     for shard in manifest["shards"]:
-        index, _ = schema.read_shard_tables(study, manifest, shard)
+        index, _ = read_shard_tables(study, manifest, shard)
         tar = (study / f"{shard['name']}.tar").read_bytes()
         for row in index:
             text = tar[int(row["txt_offset"]) : int(row["txt_offset"]) + int(row["txt_bytes"])].decode()
@@ -74,10 +75,10 @@ def test_stimuli_without_captions_are_counted_and_have_an_empty_member(tmp_path:
 
 
 def test_index_offsets_point_at_the_arrays(study: Path) -> None:
-    manifest, source = schema.read_manifest(study), TinySource(TinyReader(vary_reps=True))
+    manifest, source = read_manifest(study), TinySource(TinyReader(vary_reps=True))
     number = 0
     for shard in manifest["shards"]:
-        index, _ = schema.read_shard_tables(study, manifest, shard)
+        index, _ = read_shard_tables(study, manifest, shard)
         tar = (study / f"{shard['name']}.tar").read_bytes()
         for row in index:
             eeg = np.frombuffer(tar, "<f2", int(row["eeg_bytes"]) // 2, int(row["eeg_offset"]))
@@ -102,7 +103,7 @@ def test_tars_are_plain_ustar_without_names_or_times(study: Path) -> None:
 
 
 def test_the_manifest_tells_the_facts(study: Path) -> None:
-    manifest = schema.read_manifest(study)
+    manifest = read_manifest(study)
     assert manifest["signal"] == {
         "unit": "microvolts",
         "sfreq": 100.0,
@@ -121,14 +122,14 @@ def test_the_manifest_tells_the_facts(study: Path) -> None:
 
 def test_railed_trials_are_counted(tmp_path: Path) -> None:
     root = write_tiny_study(tmp_path / "s", stimulus_level="class")
-    quality = schema.read_manifest(root)["quality"]
+    quality = read_manifest(root)["quality"]
     assert quality == {"trials": 48, "railed_trials": 6, "by_label": {"good": 42, "railed": 6}}
 
 
 def test_float32_on_request(tmp_path: Path) -> None:
     root = write_tiny_study(tmp_path / "s", eeg_dtype="float32", n_subjects=1)
-    manifest = schema.read_manifest(root)
-    index, _ = schema.read_shard_tables(root, manifest, manifest["shards"][0])
+    manifest = read_manifest(root)
+    index, _ = read_shard_tables(root, manifest, manifest["shards"][0])
     eeg = np.fromfile(root / "000000.tar", "<f4", int(index[0]["eeg_bytes"]) // 4, offset=int(index[0]["eeg_offset"]))
     assert np.array_equal(eeg, TinySource(TinyReader(n_subjects=1)).eeg(0).ravel())
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data_prep.contract import cli, safe_load
-from data_prep.contract.cli import CommandError
 from data_prep.contract.closed_form import top_k
-from data_prep.contract.schema import read_json
+from data_prep.contract.errors import CommandError, ConfigError
+from data_prep.contract.files import read_json
 from data_prep.simulate import ceiling, forward, images
 from data_prep.simulate.study import SimulateConfig, run
 from tests.helpers.simulation import small_config, small_study
@@ -64,7 +64,7 @@ def test_impossible_configs_are_refused(tmp_path, changes, message):
 
 
 def test_another_drive_is_refused_in_a_line():
-    with pytest.raises(cli.ConfigError, match="drive"):
+    with pytest.raises(ConfigError, match="drive"):
         cli.parse(SimulateConfig, ["--output", "x", "--drive", "realistic"])
 
 

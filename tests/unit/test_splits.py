@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from data_prep.contract import schema
-from data_prep.contract.schema import StudyError
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json
+from data_prep.contract.manifest import assign_parts, read_split
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 from data_prep.splits.audit import audit
@@ -40,7 +42,7 @@ def classes(folders: dict[str, Path]) -> StudyFolder:
 def parts(study: StudyFolder, field: str, **fields: Any) -> list[set[int]]:
     """Ids of ``field`` in train, validation and test."""
     split = make_split(SplitConfig(study=str(study.root), **fields), "x", study)
-    part = schema.assign_parts(split, study.table)
+    part = assign_parts(split, study.table)
     return [set(study.table.column(field)[part == number].tolist()) for number in (1, 2, 3)]
 
 
@@ -98,11 +100,11 @@ def test_folds_test_every_recording_once(folders: dict[str, Path]) -> None:
     run(SplitConfig(study=str(study.root), policy="recording", name="loro", folds=True, subjects=["01"]))
     seen = []
     for number in range(4):
-        split = schema.read_split(study.root, study.manifest, f"loro-{number:02d}")
-        part = schema.assign_parts(split, study.table)
+        split = read_split(study.root, study.manifest, f"loro-{number:02d}")
+        part = assign_parts(split, study.table)
         seen += np.unique(study.table.recording[part == 3]).tolist()
         assert set(study.table.subject[part > 0].tolist()) == {0}
-        assert schema.read_json(study.root / "splits" / f"loro-{number:02d}.audit.json")["verdict"] == "sound"
+        assert read_json(study.root / "splits" / f"loro-{number:02d}.audit.json")["verdict"] == "sound"
     assert seen == [0, 1, 2, 3]
 
 
@@ -234,7 +236,7 @@ def test_mvnn_whitens_the_noise_within_stimuli(image: StudyFolder) -> None:
     assert str(arrays["split_hash"]) == split["hash"]
     assert str(arrays["kind"]) == "mvnn"
     assert list(zip(arrays["subject"].tolist(), arrays["session"].tolist(), strict=True)) == [(s, k) for s in range(4) for k in range(2)]
-    part = schema.assign_parts(split, image.table)
+    part = assign_parts(split, image.table)
     sigma = transforms.noise_covariance(image, part, (2, 1))
     white = arrays["matrix"][5] @ sigma @ arrays["matrix"][5].T
     assert np.allclose(white, np.eye(4), atol=1e-5)
@@ -249,7 +251,7 @@ def test_mvnn_of_classes_takes_the_class_mean_out(classes: StudyFolder) -> None:
 
 def test_zscore_gives_unit_channels(classes: StudyFolder) -> None:
     split, _ = write_split(SplitConfig(study=str(classes.root), policy="recording", name="scaled", transform="zscore"))
-    arrays, part = load(classes, "scaled"), schema.assign_parts(split, classes.table)
+    arrays, part = load(classes, "scaled"), assign_parts(split, classes.table)
     rows = np.flatnonzero((part == 1) & (classes.table.subject == 1))
     eeg = np.concatenate([classes.eeg(i) for i in classes.table.sample[rows]]).astype(np.float64)
     y = arrays["matrix"][1] @ (eeg - arrays["mean"][1][:, None])
@@ -262,7 +264,7 @@ def test_a_transform_reads_training_trials_only(image: StudyFolder, monkeypatch:
     read, eeg = set(), StudyFolder.eeg
     monkeypatch.setattr(StudyFolder, "eeg", lambda self, sample: (read.add(int(sample)), eeg(self, sample))[1])
     transforms.fit_transform(image, split, "mvnn")
-    assert read == set(image.table.sample[schema.assign_parts(split, image.table) == 1].tolist())
+    assert read == set(image.table.sample[assign_parts(split, image.table) == 1].tolist())
 
 
 def test_a_session_without_training_trials_is_refused(image: StudyFolder) -> None:
@@ -297,6 +299,6 @@ def test_real_recordings_from_csv_to_audited_folds(tmp_path: Path) -> None:
     write_study(ShardConfig(reader=reader, output=str(tmp_path / "muse")))
     run(SplitConfig(study=str(tmp_path / "muse"), policy="recording", folds=True, transform="mvnn"))
     assert verify(tmp_path / "muse") == []
-    reports = [schema.read_json(path) for path in sorted((tmp_path / "muse" / "splits").glob("*.audit.json"))]
+    reports = [read_json(path) for path in sorted((tmp_path / "muse" / "splits").glob("*.audit.json"))]
     assert [report["verdict"] for report in reports] == ["sound"] * 6
     assert sum(report["parts"]["test"]["trials"] for report in reports) == len(open_study(tmp_path / "muse").table)

@@ -17,7 +17,7 @@ from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 from trainer.evaluate.text import metrics as text_metrics
 from trainer.evaluate.text import models as text_models
 from trainer.evaluate.text import wordnet

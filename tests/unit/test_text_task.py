@@ -12,8 +12,10 @@ import pytest
 import torch
 import yaml
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, ConfigError, from_plain, main, parse
+from data_prep.contract.cli import from_plain, main, parse
+from data_prep.contract.errors import CommandError, ConfigError
+from data_prep.contract.files import read_json
+from data_prep.contract.manifest import read_manifest, write_manifest
 from tests.distributed.training import by_step, events, write_split
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_study import write_tiny_study
@@ -245,10 +247,10 @@ def with_other_embedding(home: Path) -> Path:
     root = home / "other-embedding"
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(home / "study", root)
-    manifest = schema.read_manifest(root)
+    manifest = read_manifest(root)
     shutil.copyfile(root / "embeddings" / "tiny.npy", root / "embeddings" / "other.npy")
     manifest["embeddings"]["other"] = manifest["embeddings"]["tiny"] | {"model": "other"}
-    schema.write_manifest(root, manifest)
+    write_manifest(root, manifest)
     write_split(root, "tiny", train={"stimulus": list(range(14))}, validation={"stimulus": [14, 15]})
     return root
 
@@ -314,7 +316,7 @@ def test_the_second_stage_begins_where_the_first_ended(home: Path, staged: tuple
     image, eeg = staged
     (facts,) = events(eeg, "init")
     assert (facts["stage"], facts["taken"], facts["new"]) == ("image", ["adapter", "projector"], [])
-    completed = schema.read_json(image / "completed.json")
+    completed = read_json(image / "completed.json")
     assert completed["score_name"] == "image_log_likelihood"
     before = by_step(image, "metrics.jsonl", "validation_log_likelihood")[3]
     fresh = task_of(home, stage__name="eeg", init_from=str(image))

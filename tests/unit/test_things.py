@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_prep.contract import safe_load
-from data_prep.contract.schema import StudyError, read_json
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json
 from data_prep.studies.things import BareArrays, ThingsReaderConfig
 from data_prep.studies.trials import TrialsConfig
 from tests.helpers.simulation import small_study

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from data_prep.__main__ import COMMANDS
-from data_prep.contract import schema
 from data_prep.contract.cli import main
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json, sha256_file, write_json
+from data_prep.contract.manifest import read_manifest, write_manifest
 from data_prep.shards import reindex, ustar
 from data_prep.shards.verify import verify
 from data_prep.splits.split import SplitConfig, write_split
@@ -80,9 +82,9 @@ def test_an_index_that_lies_consistently_is_still_found(study: Path) -> None:
     index = np.load(path)
     index["tiny_offset"][2] += 2
     path.write_bytes(ustar.npy_bytes(index))
-    manifest = schema.read_manifest(study)
-    manifest["shards"][0]["index_sha256"] = schema.sha256_file(path)
-    schema.write_manifest(study, manifest)
+    manifest = read_manifest(study)
+    manifest["shards"][0]["index_sha256"] = sha256_file(path)
+    write_manifest(study, manifest)
     faults = verify(study)
     assert "row 2 does not agree with 000000.tar" in faults[0]
 
@@ -115,9 +117,9 @@ def test_a_missing_file_is_named(study: Path, file: str, words: str) -> None:
 
 def test_altered_embeddings_and_splits_are_found(study: Path) -> None:
     flip(study / "embeddings" / "tiny.npy", 200)
-    split = schema.read_json(study / "splits" / "zero-shot.json")
+    split = read_json(study / "splits" / "zero-shot.json")
     split["parts"]["test"][0]["stimulus"].pop()
-    schema.write_json(study / "splits" / "zero-shot.json", split)
+    write_json(study / "splits" / "zero-shot.json", split)
     faults = verify(study)
     assert "tiny.npy" in faults[0]
     assert "zero-shot.json" in faults[1]
@@ -130,8 +132,8 @@ def test_a_tar_that_is_not_of_the_study_is_found(study: Path) -> None:
 
 
 def test_another_schema_version_is_one_sentence(study: Path, capsys: pytest.CaptureFixture) -> None:
-    manifest = {**schema.read_manifest(study), "schema_version": 99}
-    schema.write_manifest(study, manifest)
+    manifest = {**read_manifest(study), "schema_version": 99}
+    write_manifest(study, manifest)
     assert command("verify", "--study", str(study)) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("shard the study again with this version")
 
@@ -148,9 +150,9 @@ def test_index_restores_lost_and_damaged_tables(study: Path, pristine: Path) -> 
 
 
 def test_index_refuses_a_tar_that_was_not_written(study: Path) -> None:
-    manifest = schema.read_manifest(study)
+    manifest = read_manifest(study)
     shutil.copy(study / "000000.tar", study / "000001.tar")
-    with pytest.raises(schema.StudyError, match="not the tar that was written"):
+    with pytest.raises(StudyError, match="not the tar that was written"):
         reindex.reindex_shard(study, manifest, manifest["shards"][1], write=True)
 
 
@@ -163,7 +165,7 @@ def test_tables_of_a_class_study_are_rebuilt(tmp_path: Path) -> None:
 def test_inspect_shows_the_study(study: Path, capsys: pytest.CaptureFixture) -> None:
     assert command("inspect", "--study", str(study), "--sample", "3") == 0
     out = capsys.readouterr().out
-    for word in ("TP9 AF7 AF8 TP10", "zero-shot", "tiny", schema.read_manifest(study)["fingerprint"], "train/0003"):
+    for word in ("TP9 AF7 AF8 TP10", "zero-shot", "tiny", read_manifest(study)["fingerprint"], "train/0003"):
         assert word in out
     assert command("inspect", "--study", str(study), "--sample", "24") == 1
     assert "expected 0 to 23" in capsys.readouterr().err

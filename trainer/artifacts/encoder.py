@@ -27,8 +27,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, from_plain, to_plain
+from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json, write_json
 from trainer.data.batch import Batch, Transform, normalise_trials
 from trainer.data.loader import DataConfig, Loader
 from trainer.losses import LossConfig
@@ -114,7 +115,7 @@ def write_export(
                 mean=fitted.mean_KI.numpy(),
                 kind=np.array(fitted.kind),
             )
-    schema.write_json(output / CONFIG, config)
+    write_json(output / CONFIG, config)
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
@@ -307,11 +308,11 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
 
     Raises
     ------
-    CommandError, schema.StudyError
+    CommandError, StudyError
         One sentence naming the file.
     """
     folder, device = Path(path), torch.device(device)
-    config = schema.read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     version = config.get("format_version") if isinstance(config, dict) else None
     if version != FORMAT_VERSION:
         raise CommandError(f"{folder / CONFIG}: format version {version!r}, expected {FORMAT_VERSION}")

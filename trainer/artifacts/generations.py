@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json
 from trainer.evaluate.text.metrics import Caption
 
 GENERATIONS, FACTS = "generations.jsonl", "generate.json"
@@ -88,7 +88,7 @@ class Generations:
         known = self.fact("simulated")
         manifest = Path(str(self.fact("study") or "")) / "manifest.json"
         if known is None and manifest.is_file():
-            known = schema.read_json(manifest).get("preprocessing", {}).get("simulated")
+            known = read_json(manifest).get("preprocessing", {}).get("simulated")
         return bool(known)
 
 
@@ -150,7 +150,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     for name in (GENERATIONS, FACTS):
         if not (folder / name).is_file():
             raise CommandError(f"generations: {folder} holds no {name}: is `generate` done there?")
-    facts = schema.read_json(folder / FACTS)
+    facts = read_json(folder / FACTS)
     if not isinstance(facts, dict):
         raise CommandError(f"{folder / FACTS}: not a JSON object")
     return facts

@@ -26,8 +26,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, from_plain, to_plain
+from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json, sha256_file, write_atomically, write_json
 from trainer.artifacts.encoder import CONFIG, ORIGIN, Encoder, lineage, load_encoder
 from trainer.models.concepts import ConceptTable
 from trainer.models.language import base as base_llm
@@ -97,25 +98,25 @@ def write_text_export(
         changed = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
         whole = load_file(encoder / WEIGHTS)
         _save({name: changed.get(name, value) for name, value in whole.items()}, output / ENCODER / WEIGHTS)
-        own = schema.read_json(encoder / CONFIG)
+        own = read_json(encoder / CONFIG)
         # It has now seen this run's training trials as well.
-        schema.write_json(output / ENCODER / CONFIG, own | {"started_from": [*own.get("started_from", []), facts]})
+        write_json(output / ENCODER / CONFIG, own | {"started_from": [*own.get("started_from", []), facts]})
     if concepts is not None:
         concepts.write(output)
-    own = schema.read_json(output / ENCODER / CONFIG)
+    own = read_json(output / ENCODER / CONFIG)
     names = ("signal", "build", "embedding", "embedding_dim", "stimulus_level", "subjects", "trained_subjects", "trained_concepts")
     config = {
         "format_version": FORMAT_VERSION,
         "kind": KIND,
         **config,
         "tune_encoder": tuned,
-        "encoder": {"sha256": schema.sha256_file(output / ENCODER / WEIGHTS), **{name: own.get(name) for name in names}},
+        "encoder": {"sha256": sha256_file(output / ENCODER / WEIGHTS), **{name: own.get(name) for name in names}},
         "num_prefix": model.num_prefix,
         "reads_images": model.image_token is None or any(name.startswith("image_token.") for name in projector),
         "embedding_rms": parts.embedding_rms,
         "concepts": None if concepts is None else list(concepts.names),
     }
-    schema.write_json(output / CONFIG, config)
+    write_json(output / CONFIG, config)
 
 
 def _save(weights: dict[str, Tensor], file: Path) -> None:
@@ -133,7 +134,7 @@ def _write_adapter(folder: Path, llm: Any, weights: dict[str, Tensor]) -> None:
     _save(found, folder / "adapter_model.safetensors")
     plain = {**llm.peft_config[name].to_dict(), "inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
-    schema.write_atomically(folder / "adapter_config.json", (json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n").encode())
+    write_atomically(folder / "adapter_config.json", (json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n").encode())
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
@@ -156,7 +157,7 @@ def find_text_export(path: str | Path) -> Path:
 
 def read_text_config(path: Path) -> dict[str, Any]:
     """``config.json`` of a text export, checked for its format."""
-    config = schema.read_json(path / CONFIG)
+    config = read_json(path / CONFIG)
     if not isinstance(config, dict) or config.get("kind") != KIND:
         raise CommandError(f"{path / CONFIG}: not a text export (an encoder's?): expected the export of a text run")
     if config.get("format_version") != FORMAT_VERSION:
@@ -279,7 +280,7 @@ def load_text(
 
     Raises
     ------
-    CommandError, schema.StudyError
+    CommandError, StudyError
         One sentence: not a text export, files missing, another base than the adapter's.
     """
     folder, device = find_text_export(path), torch.device(device)

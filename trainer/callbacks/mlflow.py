@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import yaml
 from rich.console import Console
 
-from data_prep.contract import schema
 from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.files import read_json
 from trainer.callbacks.base import Callback
 from trainer.training.identity import flat
 from trainer.training.run_folder import RunFolder
@@ -200,7 +200,7 @@ def training_run(exported: str | Path | None) -> tuple[str, MlflowConfig, Path] 
     for folder in (Path(exported), Path(exported).parent) if exported else ():
         completed = folder / "completed.json"
         if completed.is_file():
-            run_id = schema.read_json(completed).get("tracking_run_id")
+            run_id = read_json(completed).get("tracking_run_id")
             config = folder / "config.yaml"
             plain = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
             tracking = from_plain(MlflowConfig, (plain or {}).get("mlflow") or {})

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 from trainer.data.index import StudyIndex
 
 Missing = Literal["refuse", "drop"]

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract import schema
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import sha256_file
+from data_prep.contract.manifest import RepetitionTable, assign_parts, read_manifest, read_shard_tables, read_split, repetition_table
 
 _SPARE_FILES = 256
 """Files that the process needs beside the mapped tars (sockets, logs, libraries)."""
@@ -27,16 +30,16 @@ class StudyIndex:
     root : Path
         The study's folder.
     manifest : dict
-        As :func:`schema.read_manifest` gives it.
+        As :func:`read_manifest` gives it.
     signal : dict
         ``manifest["signal"]``: unit, sfreq, tmin, n_times, n_chans, ch_names, positions, dtype.
     samples : np.ndarray
         All shards' index rows, joined, with a last column ``shard`` (int32): (n_samples,).
-    table : schema.RepetitionTable
+    table : RepetitionTable
         Every repetition of the study, in shard order.
     """
 
-    def __init__(self, root: Path, manifest: dict[str, Any], samples: np.ndarray, table: schema.RepetitionTable) -> None:
+    def __init__(self, root: Path, manifest: dict[str, Any], samples: np.ndarray, table: RepetitionTable) -> None:
         self.root = root
         self.manifest = manifest
         self.signal: dict[str, Any] = manifest["signal"]
@@ -52,21 +55,21 @@ class StudyIndex:
 
         Raises
         ------
-        schema.StudyError
+        StudyError
             One sentence naming the file, what was found and what was expected.
         """
         root = Path(root)
-        manifest = schema.read_manifest(root)
+        manifest = read_manifest(root)
         shards = manifest["shards"]
         if not shards:
-            raise schema.StudyError(f"{root / 'manifest.json'}: lists no shards, expected at least one")
+            raise StudyError(f"{root / 'manifest.json'}: lists no shards, expected at least one")
         _allow_open_files(len(shards) + _SPARE_FILES, root)
-        tables = [schema.read_shard_tables(root, manifest, shard) for shard in shards]
+        tables = [read_shard_tables(root, manifest, shard) for shard in shards]
         repetition_bytes = repetition_shape_bytes(manifest["signal"])
         for shard, (index, _) in zip(shards, tables, strict=True):
             wrong = np.flatnonzero(index["eeg_bytes"] != index["n_reps"].astype(np.uint64) * np.uint64(repetition_bytes))
             if len(wrong):
-                raise schema.StudyError(
+                raise StudyError(
                     f"{root / shard['name']}.index.npy: row {wrong[0]} has {index['eeg_bytes'][wrong[0]]} bytes of EEG, "
                     f"expected n_reps {index['n_reps'][wrong[0]]} times {repetition_bytes}"
                 )
@@ -75,7 +78,7 @@ class StudyIndex:
         for name in first.names or ():
             samples[name] = np.concatenate([index[name] for index, _ in tables])
         samples["shard"] = np.repeat(np.arange(len(tables)), [len(index) for index, _ in tables])
-        table = schema.repetition_table([index for index, _ in tables], [trials for _, trials in tables])
+        table = repetition_table([index for index, _ in tables], [trials for _, trials in tables])
         return cls(root, manifest, samples, table)
 
     def tar_path(self, shard: int) -> Path:
@@ -91,9 +94,9 @@ class StudyIndex:
                 with path.open("rb") as file:
                     view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             except (OSError, ValueError) as error:
-                raise schema.StudyError(f"{path}: cannot be mapped into memory ({error})") from None
+                raise StudyError(f"{path}: cannot be mapped into memory ({error})") from None
             if len(view) != expected:
-                raise schema.StudyError(f"{path}: {len(view)} bytes, expected {expected}: it changed since the study was opened")
+                raise StudyError(f"{path}: {len(view)} bytes, expected {expected}: it changed since the study was opened")
             self._tars[shard] = view
         return view
 
@@ -103,15 +106,15 @@ class StudyIndex:
             facts = self.manifest["embeddings"].get(schema.check_embedding_name(name))
             if facts is None:
                 have = ", ".join(sorted(self.manifest["embeddings"])) or "none"
-                raise schema.StudyError(f"{self.root}: no embedding {name!r}; this study has {have}")
+                raise StudyError(f"{self.root}: no embedding {name!r}; this study has {have}")
             path = self.root / "embeddings" / f"{name}.npy"
-            found = schema.sha256_file(path) if path.is_file() else "no such file"
+            found = sha256_file(path) if path.is_file() else "no such file"
             if found != facts["sha256"]:
-                raise schema.StudyError(f"{path}: SHA-256 {found[:12]}, the manifest says {facts['sha256'][:12]}: altered or missing")
+                raise StudyError(f"{path}: SHA-256 {found[:12]}, the manifest says {facts['sha256'][:12]}: altered or missing")
             array = np.load(path, allow_pickle=False)
             expected = (len(self.manifest["tables"]["stimuli"]), facts["dim"])
             if array.shape != expected or array.dtype.kind != "f":
-                raise schema.StudyError(f"{path}: {array.dtype} {array.shape}, expected float32 {expected}")
+                raise StudyError(f"{path}: {array.dtype} {array.shape}, expected float32 {expected}")
             self._embeddings[name] = np.ascontiguousarray(array, np.float32)
         return self._embeddings[name]
 
@@ -130,8 +133,8 @@ class StudyIndex:
 
     def _split(self, name: str) -> tuple[dict[str, Any], np.ndarray]:
         if name not in self._splits:
-            split = schema.read_split(self.root, self.manifest, name)
-            self._splits[name] = (split, schema.assign_parts(split, self.table))
+            split = read_split(self.root, self.manifest, name)
+            self._splits[name] = (split, assign_parts(split, self.table))
         return self._splits[name]
 
 
@@ -143,7 +146,7 @@ def repetition_shape_bytes(signal: dict[str, Any]) -> int:
 def eeg_dtype(signal: dict[str, Any]) -> np.dtype:
     """Stored dtype of the EEG, little-endian."""
     if signal["dtype"] not in schema.EEG_DTYPES:
-        raise schema.StudyError(f"manifest: signal dtype {signal['dtype']!r}, expected one of {sorted(schema.EEG_DTYPES)}")
+        raise StudyError(f"manifest: signal dtype {signal['dtype']!r}, expected one of {sorted(schema.EEG_DTYPES)}")
     return np.dtype(schema.EEG_DTYPES[signal["dtype"]])
 
 
@@ -153,5 +156,5 @@ def _allow_open_files(wanted: int, root: Path) -> None:
     if soft == resource.RLIM_INFINITY or wanted <= soft:
         return
     if hard != resource.RLIM_INFINITY and wanted > hard:
-        raise schema.StudyError(f"{root}: needs {wanted} open files, this system allows {hard}: use larger shards or raise `ulimit -n`")
+        raise StudyError(f"{root}: needs {wanted} open files, this system allows {hard}: use larger shards or raise `ulimit -n`")
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from data_prep.contract import schema
+from data_prep.contract.errors import StudyError
 from trainer.data import random
 from trainer.data.batch import Batch, HostBatch, Normalise, Transform, prepare
 from trainer.data.index import StudyIndex, eeg_dtype
@@ -119,7 +120,7 @@ class Loader:
 
     Raises
     ------
-    ValueError, schema.StudyError
+    ValueError, StudyError
         One sentence naming the field or file.
     """
 
@@ -270,7 +271,7 @@ class Loader:
         index, config = self.index, self.config
         rows = index.rows(config.split, self.part)
         if not len(rows):
-            raise schema.StudyError(f"split {config.split!r} of {index.root} has no part {self.part!r}")
+            raise StudyError(f"split {config.split!r} of {index.root} has no part {self.part!r}")
         rows = select_rows(config.select, index.table, index.manifest["tables"], rows, thin=self.part == "train")
         if not len(rows):
             raise ValueError(f"data.select leaves no trials in part {self.part!r} of split {config.split!r}")
@@ -294,7 +295,7 @@ class Loader:
         self._group = lookup[subject, session]
         missing = np.flatnonzero(self._group < 0)
         if len(missing):
-            raise schema.StudyError(
+            raise StudyError(
                 f"transform {self.config.transform!r} has nothing for subject {tables['subjects'][subject[missing[0]]]} in session "
                 f"{tables['sessions'][session[missing[0]]]}, which part {self.part!r} of split {self.config.split!r} holds: "
                 "it is fitted on training rows only"
@@ -401,7 +402,7 @@ class Loader:
                 view[position : position + length] = tars[shard][offset : offset + length]
                 position += length
         except ValueError:
-            raise schema.StudyError(f"{self.index.tar_path(shard)}: a sample lies beyond its end: truncated or altered") from None
+            raise StudyError(f"{self.index.tar_path(shard)}: a sample lies beyond its end: truncated or altered") from None
         eeg = target.view(self._dtype).reshape(int(repetitions.sum()), *self._shape)
         selected = eeg[:, :, self._times] if self._channels is None else eeg[:, self._channels, self._times]
         return torch.from_numpy(np.ascontiguousarray(selected))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep.contract import schema
+from data_prep.contract.manifest import RepetitionTable
 from trainer.data import random
 
 _FRACTION = random.word("fraction of items")
@@ -83,7 +83,7 @@ def select_times(select: SelectConfig, signal: dict[str, Any]) -> slice:
     return slice(first, last + 1)
 
 
-def select_rows(select: SelectConfig, table: schema.RepetitionTable, tables: dict[str, Any], rows: np.ndarray, *, thin: bool) -> np.ndarray:
+def select_rows(select: SelectConfig, table: RepetitionTable, tables: dict[str, Any], rows: np.ndarray, *, thin: bool) -> np.ndarray:
     """Repetitions of ``rows`` (ascending row numbers of ``table``) that are selected; ``thin`` in the training part."""
     for field in ("subjects", "concepts"):
         names = getattr(select, field)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError, StudyError
+from data_prep.contract.files import write_atomically
 from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
@@ -70,7 +70,7 @@ def run(config: ExportEmbeddingsConfig) -> None:
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    schema.write_atomically(Path(config.output), buffer.getvalue())
+    write_atomically(Path(config.output), buffer.getvalue())
     Console(soft_wrap=True).print(f"{config.output}: {len(arrays['eeg'])} rows of {config.part}, {arrays['eeg'].shape[1]} dimensions")
 
 
@@ -113,7 +113,7 @@ def open_part(encoder: Encoder, study: str | None, split: str | None, part: str)
 
     Raises
     ------
-    CommandError, schema.StudyError
+    CommandError, StudyError
         Another montage, rate, window or unit; a part without trials.
     """
     changes = {name: value for name, value in (("study", study), ("split", split)) if value}
@@ -184,7 +184,7 @@ def seen_trials(config: dict[str, Any], index: StudyIndex, split: str, parts: Se
             continue
         try:
             seen = np.intersect1d(index.rows(origin["split"], "train"), held_out)
-        except schema.StudyError:
+        except StudyError:
             continue
         if len(seen):
             counts[origin["split"]] = len(seen)

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.contract import schema
+from data_prep.contract.files import write_atomically, write_json
 
 COLUMNS = {
     "retrieval": ("recall@1", "recall@5", "recall@10", "mean_rank", "median_rank", "mrr", "map", "ndcg@1", "ndcg@5", "ndcg@10"),
@@ -30,8 +30,8 @@ def write(folder: Path, results: dict[str, Any]) -> None:
     """``retrieval.json`` and ``retrieval.html`` in ``folder``, each under its final name only when whole."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = {name: value for name, value in results.items() if name != "per_query"}
-    schema.write_json(folder / "retrieval.json", _plain(plain))
-    schema.write_atomically(folder / "retrieval.html", page(results).encode())
+    write_json(folder / "retrieval.json", _plain(plain))
+    write_atomically(folder / "retrieval.html", page(results).encode())
 
 
 def print_results(results: dict[str, Any]) -> None:

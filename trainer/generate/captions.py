@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, from_plain, to_plain
+from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import sha256_file, sha256_json
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.text import TextDecoder, find_text_export, load_text, planned, stages
 from trainer.data import random
@@ -357,7 +358,7 @@ def open_text_part(decoder: TextDecoder, export: Path, config: GenerateConfig) -
 
     Raises
     ------
-    CommandError, schema.StudyError
+    CommandError, StudyError
         A study that does not fit the encoder; a part without trials, or with trials that the encoder or the model has learnt from.
     """
     changes = {name: value for name, value in (("study", config.study), ("split", config.split)) if value}
@@ -378,4 +379,4 @@ def trained_on(config: Mapping[str, Any]) -> list[str]:
 def digest(export: Path) -> str:
     """Identity of a text export: a hash over all of its files."""
     files = sorted(path for path in export.rglob("*") if path.is_file())
-    return schema.sha256_json({path.relative_to(export).as_posix(): schema.sha256_file(path) for path in files})
+    return sha256_json({path.relative_to(export).as_posix(): sha256_file(path) for path in files})

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json, write_atomically, write_json
 from trainer.artifacts.generations import ARMS, FACTS, GENERATIONS
 from trainer.training.run_folder import read_lines
 
@@ -46,9 +46,9 @@ class GenerationFolder:
     def begin(self, request: Mapping[str, Any]) -> None:
         """Write down what the captions depend on, where a generation was begun here what is new in it; by one rank."""
         (self.path / PARTS).mkdir(parents=True, exist_ok=True)
-        before = schema.read_json(self.path / REQUEST) if (self.path / REQUEST).is_file() else {}
+        before = read_json(self.path / REQUEST) if (self.path / REQUEST).is_file() else {}
         if not before or (LABEL_ONLY in request and LABEL_ONLY not in before):
-            schema.write_json(self.path / REQUEST, {**request, **before})
+            write_json(self.path / REQUEST, {**request, **before})
 
     def check(self, request: Mapping[str, Any]) -> None:
         """Refuse to add captions to a folder whose captions came about otherwise.
@@ -58,7 +58,7 @@ class GenerationFolder:
         CommandError
             Naming the first thing that differs, with both sides.
         """
-        before, now = _flat(schema.read_json(self.path / REQUEST)), _flat(request)
+        before, now = _flat(read_json(self.path / REQUEST)), _flat(request)
         for name in sorted(before.keys() | now.keys()):
             if name == LABEL_ONLY and name not in now:
                 continue  # another model, of an arm that is not asked for now
@@ -94,18 +94,18 @@ class GenerationFolder:
     def publish(self) -> list[dict[str, Any]]:
         """Write all captions that there are in one order, as JSON lines and as a table; returns the records. By one rank."""
         records = self.records()
-        schema.write_atomically(self.path / GENERATIONS, b"".join(_line(record) for record in records))
-        schema.write_atomically(self.path / TABLE, as_csv(records).encode("utf-8", "replace"))
+        write_atomically(self.path / GENERATIONS, b"".join(_line(record) for record in records))
+        write_atomically(self.path / TABLE, as_csv(records).encode("utf-8", "replace"))
         return records
 
     def finish(self, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Publish, then write ``facts`` with the notes and reasons of earlier calls; returns the records. By one rank."""
         records = self.publish()
-        before = schema.read_json(self.path / PARTS / FACTS) if (self.path / PARTS / FACTS).is_file() else {}
+        before = read_json(self.path / PARTS / FACTS) if (self.path / PARTS / FACTS).is_file() else {}
         counts = {arm: count for arm in ARMS if (count := sum(record["arm"] == arm for record in records))}
         left_out = {arm: why for arm, why in {**before.get("left_out", {}), **facts["left_out"]}.items() if arm not in counts}
         notes = list(dict.fromkeys([*before.get("notes", []), *facts["notes"]]))
-        schema.write_json(self.path / FACTS, {**facts, "left_out": left_out, "notes": notes, "records": counts})
+        write_json(self.path / FACTS, {**facts, "left_out": left_out, "notes": notes, "records": counts})
         (self.path / PARTS / FACTS).unlink(missing_ok=True)
         return records
 

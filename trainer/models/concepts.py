@@ -19,8 +19,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import write_atomically
 from trainer.artifacts.encoder import Encoder
 from trainer.data.loader import Loader
 
@@ -81,7 +81,7 @@ class ConceptTable:
         """Write ``concepts.npz``."""
         buffer = io.BytesIO()
         np.savez(buffer, names=np.array(self.names), image=self.image_CP)
-        schema.write_atomically(folder / FILE, buffer.getvalue())
+        write_atomically(folder / FILE, buffer.getvalue())
 
     @classmethod
     def read(cls, folder: Path) -> ConceptTable:

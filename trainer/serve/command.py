@@ -20,8 +20,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json
 from trainer.callbacks.mlflow import check_tracking_uri
 from trainer.distributed.child import run_in_group
 from trainer.serve.register import REGISTERED
@@ -87,7 +87,7 @@ def _model(config: ServeConfig) -> tuple[str, str]:
     path = Path(config.run) / REGISTERED
     if not path.is_file():
         raise CommandError(f"run: {config.run} is not registered (no {REGISTERED}): run `python -m trainer register` first")
-    registered = schema.read_json(path)
+    registered = read_json(path)
     return registered["model_uri"], config.tracking_uri or registered["tracking_uri"]
 
 

@@ -27,8 +27,9 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, from_plain
+from data_prep.contract.cli import from_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json, write_atomically, write_json
 from trainer.artifacts.encoder import CONFIG, Encoder, load_encoder
 from trainer.callbacks.mlflow import MlflowConfig, check_tracking_uri
 from trainer.data.loader import Loader
@@ -93,8 +94,8 @@ class Gallery:
         buffer = io.BytesIO()
         np.savez(buffer, embedding=self.embedding_GP, stimulus=np.array(self.stimuli), concept=np.array(self.concepts))
         folder.mkdir(parents=True, exist_ok=True)
-        schema.write_atomically(folder / "gallery.npz", buffer.getvalue())
-        schema.write_json(folder / "gallery.json", facts)
+        write_atomically(folder / "gallery.npz", buffer.getvalue())
+        write_json(folder / "gallery.json", facts)
 
 
 def run(config: RegisterConfig) -> None:
@@ -106,7 +107,7 @@ def run(config: RegisterConfig) -> None:
     export = Path(config.export) if config.export else folder.export
     if not (export / CONFIG).is_file():
         raise CommandError(f"{export}: holds no exported model (no {CONFIG})")
-    if schema.read_json(export / CONFIG).get("kind") == "text":
+    if read_json(export / CONFIG).get("kind") == "text":
         from trainer.serve.register_text import register_text
 
         register_text(config, folder, tracking, training_run_id, export)
@@ -129,7 +130,7 @@ def run(config: RegisterConfig) -> None:
             tags={name: facts[name] for name in ("step", "git_revision", "fingerprint", "split", "split_hash", "part")},
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
-    schema.write_json(folder.path / REGISTERED, registered)
+    write_json(folder.path / REGISTERED, registered)
     Console(soft_wrap=True).print(
         f"{registered['model_uri']}: version {registered['version']}, gallery of {len(gallery.stimuli)}, in {registered['tracking_uri']}",
         highlight=False,
@@ -196,7 +197,7 @@ def _read_run(folder: RunFolder) -> tuple[str, MlflowConfig]:
     config = folder.path / "config.yaml"
     if not folder.completed.is_file():
         raise CommandError(f"run: {folder.path} is not a completed run (no {folder.completed.name})")
-    run_id = schema.read_json(folder.completed).get("tracking_run_id") or ""
+    run_id = read_json(folder.completed).get("tracking_run_id") or ""
     try:
         plain = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     except yaml.YAMLError as error:

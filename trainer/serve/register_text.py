@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, from_plain
+from data_prep.contract.cli import from_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import write_json
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.text import ENCODER, load_text, read_text_config
 from trainer.callbacks.mlflow import MlflowConfig
@@ -54,7 +55,7 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
             | {"base": facts["base"]["name"], "stage": facts["stage"]["name"]},
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
-    schema.write_json(folder.path / REGISTERED, registered)
+    write_json(folder.path / REGISTERED, registered)
     Console(soft_wrap=True).print(
         f"{registered['model_uri']}: version {registered['version']}, base {facts['base']['name']}"
         f"{' inside' if config.bundle_base else ' by reference'}, in {registered['tracking_uri']}",

@@ -18,7 +18,7 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 from trainer.artifacts.text import load_text
 from trainer.models.language.decoding import DecodingConfig
 

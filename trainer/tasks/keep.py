@@ -36,7 +36,7 @@ def training_loader(
 
     Raises
     ------
-    CommandError, ValueError, schema.StudyError
+    CommandError, ValueError, StudyError
         The encoder does not fit the study, has learnt from this split's validation or test trials, or is never right.
     """
     if config.select.keep == "all":

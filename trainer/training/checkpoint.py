@@ -27,8 +27,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import fsync_folder, read_json, sha256_file, write_json
 from trainer.distributed.world import World
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
 from trainer.training.state import TrainState
@@ -127,7 +127,7 @@ def find(folder: RunFolder, resume: str) -> Path | None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint's manifest."""
     manifest_file = path / "manifest.json"
-    manifest = schema.read_json(manifest_file)
+    manifest = read_json(manifest_file)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise CommandError(f"{manifest_file}: format version {manifest.get('format_version')!r}, expected {FORMAT_VERSION}")
     state = TrainState.from_plain(manifest["state"])
@@ -145,7 +145,7 @@ def check_checkpoint(found: Checkpoint, *, zero_stage: int) -> None:
         size = file.stat().st_size if file.is_file() else None
         if size != facts["bytes"]:
             raise CommandError(f"{file}: {'no such file' if size is None else f'{size} bytes'}, expected {facts['bytes']} bytes")
-        if schema.sha256_file(file) != facts["sha256"]:
+        if sha256_file(file) != facts["sha256"]:
             raise CommandError(f"{file}: its SHA-256 is not that of {manifest_file}: altered")
 
 
@@ -180,8 +180,8 @@ def save(
                 if file.is_file()
             },
         }
-        schema.write_json(path / "manifest.json", manifest)
-        schema.fsync_folder(folder.checkpoints)
+        write_json(path / "manifest.json", manifest)
+        fsync_folder(folder.checkpoints)
         folder.point("latest", path)
         if best:
             folder.point("best", path)
@@ -307,4 +307,4 @@ def _synced_hash(file: Path) -> str:
         os.fsync(handle)
     finally:
         os.close(handle)
-    return schema.sha256_file(file)
+    return sha256_file(file)

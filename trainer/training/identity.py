@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, to_plain
+from data_prep.contract.cli import to_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json
 
 IDENTITY_FIELDS = ("data", "augment", "model", "loss", "optimizer")
 """Parts of a training config that belong to its identity whole; of ``train``, only the batch size and the seed do.
@@ -46,7 +47,7 @@ def check_identity(path: Path, found: Mapping[str, Any]) -> None:
     CommandError
         One sentence naming the first field that differs and both values.
     """
-    saved, current = flat(schema.read_json(path)), flat(found)
+    saved, current = flat(read_json(path)), flat(found)
     for field in sorted(saved.keys() | current.keys()):
         before, after = saved.get(field, "nothing"), current.get(field, "nothing")
         if before != after:

@@ -25,8 +25,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, to_yaml
+from data_prep.contract.cli import to_yaml
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import write_atomically, write_json
 from trainer.callbacks.base import Callback
 from trainer.callbacks.checkpoints import Checkpoints
 from trainer.callbacks.early_stopping import EarlyStopping
@@ -403,7 +404,7 @@ def _run(config: Any, world: World, device: torch.device, micro_batch_size: int)
     if world.rank == 0:
         facts = {"step": loop.state.step, "samples_seen": loop.state.samples_seen, "reason": reason}
         facts |= {"best_score": loop.state.best_score, "best_step": loop.state.best_step, "score_name": task.score_name}
-        schema.write_json(folder.completed, facts | {"tracking_run_id": loop.state.tracking_run_id})
+        write_json(folder.completed, facts | {"tracking_run_id": loop.state.tracking_run_id})
     dist.barrier()
     return 0
 
@@ -431,8 +432,8 @@ def _claim(config: Any, task: Task, folder: RunFolder, world: World) -> tuple[st
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.checkpoints.mkdir(exist_ok=True)
     folder.completed.unlink(missing_ok=True)
-    schema.write_atomically(folder.path / "config.yaml", to_yaml(config).encode())
-    schema.write_json(folder.path / "identity.json", this)
+    write_atomically(folder.path / "config.yaml", to_yaml(config).encode())
+    write_json(folder.path / "identity.json", this)
     folder.event("start" if found is None else "resume", world_size=world.size, checkpoint=str(found) if found else None)
     for kind, facts in task.notes:
         folder.event(kind, **facts)

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import write_atomically
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8}\Z")
 HEARTBEAT_SECONDS = 5.0
@@ -81,7 +81,7 @@ class RunFolder:
 
     def point(self, name: str, checkpoint: Path) -> None:
         """Move ``latest`` or ``best`` to a checkpoint, atomically."""
-        schema.write_atomically(self.path / name, f"{checkpoint.name}\n".encode())
+        write_atomically(self.path / name, f"{checkpoint.name}\n".encode())
 
     def _append(self, file: str, line: dict[str, Any]) -> None:
         if self.rank == 0:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
-from data_prep.contract.cli import CommandError, to_plain
+from data_prep.contract.cli import to_plain
+from data_prep.contract.errors import CommandError
 from trainer import metrics
 from trainer.artifacts.concept_scores import score_concepts, trained_concepts
 from trainer.artifacts.encoder import load_encoder
@@ -76,7 +77,7 @@ def evaluate_concepts(config: EvaluateClassesConfig) -> dict[str, Any]:
 
     Raises
     ------
-    CommandError, schema.StudyError
+    CommandError, StudyError
         The study does not fit the encoder, or shows no concept that it was trained on.
     """
     encoder = load_encoder(config.export, config.device)

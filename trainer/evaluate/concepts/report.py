@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.contract import schema
+from data_prep.contract.files import write_atomically, write_json
 from trainer.evaluate.page import document, html_figure, html_table
 
 COLUMNS = ("top1", "top5", "balanced_accuracy")
@@ -21,8 +21,8 @@ NUM_CONFUSIONS = 20
 def write(folder: Path, results: dict[str, Any]) -> None:
     """``classes.json`` and ``classes.html`` in ``folder``, each under its final name only when whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    schema.write_json(folder / "classes.json", results)
-    schema.write_atomically(folder / "classes.html", page(results).encode())
+    write_json(folder / "classes.json", results)
+    write_atomically(folder / "classes.html", page(results).encode())
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -22,8 +22,9 @@ import torch
 from rich.console import Console
 from scipy.stats import rankdata
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, to_plain
+from data_prep.contract.cli import to_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.data.loader import Loader
@@ -260,7 +261,7 @@ def study_facts(encoder: Encoder, loader: Loader) -> dict[str, Any]:
         "embedding": manifest["embeddings"][loader.config.embedding].get("model"),
         "step": encoder.config.get("step"),
         "git_revision": encoder.config.get("git_revision"),
-        "audit": schema.read_json(audit).get("verdict") if audit.is_file() else None,
+        "audit": read_json(audit).get("verdict") if audit.is_file() else None,
     }
 
 

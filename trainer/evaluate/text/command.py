@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from data_prep.contract import schema
 from data_prep.contract.cli import to_plain
+from data_prep.contract.files import write_atomically
 from trainer.artifacts.generations import Generations, read_generations
 from trainer.callbacks.mlflow import check_tracking_uri
 from trainer.evaluate.text import comparison, wordnet
@@ -125,7 +125,7 @@ def evaluate(config: EvaluateTextConfig) -> tuple[dict[str, Any], Generations]:
             seed=config.seed,
             shares=_reads_images(generations),
         )
-    schema.write_atomically(Path(config.output) / "sentences.csv", _sentences(keys, generations, scored).encode())
+    write_atomically(Path(config.output) / "sentences.csv", _sentences(keys, generations, scored).encode())
     metrics = [found.metric for found in scored]
     return _results(config, generations, compared, metrics, notes), generations
 

@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 from trainer.evaluate.text.metrics import Caption, Metric, Scored, scored_mean
 
 LOWEST, HIGHEST = 1, 5

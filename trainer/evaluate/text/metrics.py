@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 
 BLEU_ORDERS = (1, 2, 3, 4)
 ROUGES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}

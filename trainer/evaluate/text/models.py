@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 from trainer.evaluate.text.metrics import Caption, Metric, Scored, on_unique, scored_mean
 
 MINILM = "minilm"

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.contract import schema
+from data_prep.contract.files import write_atomically, write_json
 from trainer.artifacts.generations import Generations
 from trainer.evaluate import page as report
 from trainer.evaluate.text import comparison
@@ -44,8 +44,8 @@ def write(folder: Path, results: dict[str, Any], generations: Generations, *, im
     """
     captions = _captions(results, generations, images, num_items)
     folder.mkdir(parents=True, exist_ok=True)
-    schema.write_atomically(folder / "text.html", page(results, captions).encode())
-    schema.write_json(folder / "text.json", results)  # last: the sign that both are there
+    write_atomically(folder / "text.html", page(results, captions).encode())
+    write_json(folder / "text.json", results)  # last: the sign that both are there
 
 
 def print_results(results: dict[str, Any]) -> None:

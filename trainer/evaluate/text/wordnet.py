@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 NEEDED = tuple(f"{kind}.{part}" for kind in ("data", "index") for part in PARTS_OF_SPEECH) + tuple(f"{p}.exc" for p in PARTS_OF_SPEECH)

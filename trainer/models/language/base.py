@@ -22,8 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, first_sentence
+from data_prep.contract.cli import first_sentence
+from data_prep.contract.errors import CommandError, StudyError
+from data_prep.contract.files import read_json
 from trainer.models.language import gguf as gguf_conversion
 from trainer.models.language import kernels
 
@@ -410,7 +411,7 @@ def _weight_files(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
     if (folder / _INDEX).is_file():
-        index = schema.read_json(folder / _INDEX)
+        index = read_json(folder / _INDEX)
         files = [folder / Path(name).name for name in sorted(set(index.get("weight_map", {}).values()))]
     else:
         files = [folder / "model.safetensors"]
@@ -514,7 +515,7 @@ def _said_once(config: BaseConfig) -> Iterator[None]:
     """Errors of transformers, which explain the hub in paragraphs, as one sentence."""
     try:
         yield
-    except (CommandError, schema.StudyError):
+    except (CommandError, StudyError):
         raise
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise CommandError(f"base.name: {config.name} cannot be loaded: {first_sentence(error)}") from None

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from data_prep.contract.cli import CommandError, first_sentence
+from data_prep.contract.cli import first_sentence
+from data_prep.contract.errors import CommandError
 from trainer.distributed.child import environment_of_its_own
 
 _SAMPLED_BLOCKS = 64

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from data_prep.contract.cli import CommandError
+from data_prep.contract.errors import CommandError
 
 Style = Literal["basic", "detailed", "creative"]
 STYLES = {

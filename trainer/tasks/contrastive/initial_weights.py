@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from data_prep.contract.cli import CommandError, from_plain, to_plain
+from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.errors import CommandError
 from trainer.artifacts.encoder import find_export, lineage, load_encoder
 from trainer.data.loader import Loader
 from trainer.evaluate.embeddings import check_held_out

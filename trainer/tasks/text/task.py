@@ -21,7 +21,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from data_prep.contract import schema
-from data_prep.contract.cli import CommandError, to_plain
+from data_prep.contract.cli import to_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import sha256_file
 from trainer.artifacts.encoder import Encoder, find_export, lineage, load_encoder
 from trainer.artifacts.text import TextParts, find_text_export, init_weights, write_text_export
 from trainer.callbacks.mlflow import git_revision
@@ -119,7 +121,7 @@ class TextTask(BaseTask):
         if config.zero.stage == 3 and config.base.quantisation == "none":
             self.partitioned_dtype = base_llm.DTYPES[config.base.dtype]
         self.subject_S = subject_table(self.index.manifest["tables"]["subjects"], self.encoder, device)
-        self.encoder_sha256 = schema.sha256_file(self.encoder_path / "model.safetensors")
+        self.encoder_sha256 = sha256_file(self.encoder_path / "model.safetensors")
         self.study = {
             "fingerprint": self.index.manifest["fingerprint"],
             "split_hash": self.loader.split_hash,
