@@ -5,6 +5,8 @@ Whatever else ends a command is ours to mend, and its traceback is kept; see :fu
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class UserError(ValueError):
     """What a user can mend; the message is one sentence that names the file or field, what was found and what was expected."""
@@ -20,3 +22,17 @@ class ConfigError(CommandError):
 
 class StudyError(UserError):
     """A study on disk contradicts the contract."""
+
+
+_traceback_file: Path | None = None
+
+
+def set_traceback_folder(path: Path | None, rank: int = 0) -> None:
+    """From here on tracebacks of what is ours to mend belong into ``path/errors/rank-N.txt``; None: there is no run folder any more."""
+    global _traceback_file
+    _traceback_file = None if path is None else path / "errors" / f"rank-{rank}.txt"
+
+
+def traceback_file() -> Path | None:
+    """Where this process's traceback belongs (its folder need not be there yet); None: no run folder was set."""
+    return _traceback_file
