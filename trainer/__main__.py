@@ -21,13 +21,13 @@ COMMANDS = {
         help="write a run's best encoder where you like",
     ),
     "evaluate-retrieval": Command(
-        config="trainer.evaluate.retrieval.command:EvaluateConfig",
+        config="trainer.evaluate.retrieval.config:EvaluateRetrievalConfig",
         run="trainer.evaluate.retrieval.command:run",
         help="score an encoder on a split's test part",
     ),
     "evaluate-classes": Command(
-        config="trainer.evaluate.concepts.command:EvaluateClassesConfig",
-        run="trainer.evaluate.concepts.command:run",
+        config="trainer.evaluate.classes.command:EvaluateClassesConfig",
+        run="trainer.evaluate.classes.command:run",
         help="score how an encoder names the concept of each trial",
     ),
     "evaluate-text": Command(

@@ -25,7 +25,7 @@ from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.evaluate.baselines import lda_class_scores
 from trainer.evaluate.part import collect
-from trainer.evaluate.retrieval.classes import class_auc
+from trainer.evaluate.retrieval.class_level import class_auc
 from trainer.evaluate.retrieval.command import chance
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
@@ -357,9 +357,9 @@ def test_chance_of_a_small_gallery() -> None:
 def test_every_config_of_this_folder_is_read() -> None:
     from data_prep.contract.cli import parse
     from trainer.evaluate.embeddings import ExportEmbeddingsConfig
-    from trainer.evaluate.retrieval.command import EvaluateConfig
+    from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
 
     folder = Path(__file__).parents[2] / "configs" / "evaluate"
     for name in ("retrieval", "embeds"):
-        parse(EvaluateConfig, ["--config", str(folder / f"{name}.yaml")])
+        parse(EvaluateRetrievalConfig, ["--config", str(folder / f"{name}.yaml")])
     parse(ExportEmbeddingsConfig, ["--config", str(folder / "export_embeddings.yaml")])

@@ -6,7 +6,7 @@ From an export and a study, or from a file of embeddings, to one table::
     chance by arithmetic, the ceiling where the study is simulated
 
 The gallery is the part's unique stimuli. A class-level study knows no image of a trial: it is scored as classification
-(AUC, balanced accuracy) and never as retrieval; see :mod:`trainer.evaluate.retrieval.classes`.
+(AUC, balanced accuracy) and never as retrieval; see :mod:`trainer.evaluate.retrieval.class_level`.
 
 Q: queries, G: gallery stimuli, P: dimension of the common space.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ from trainer.evaluate import page as report
 from trainer.evaluate.embeddings import open_part, read_embeddings
 from trainer.evaluate.intervals import bootstrap_mean, permutation_p_value
 from trainer.evaluate.part import collect, embed
-from trainer.evaluate.retrieval.classes import evaluate_classes
+from trainer.evaluate.retrieval.class_level import evaluate_class_level
+from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
 
 SUMMARY = {"top1": "recall@1", "top5": "recall@5", "mrr": "mrr", "median_rank": "median_rank"}
 METHOD = (
@@ -42,47 +43,6 @@ METHOD = (
     "cover another gallery or another training seed.",
     "The null permutes stimuli, the same way for every subject; p = (1 + b) / (1 + m). It tests chance, not leakage.",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What to score, against what, and where the report goes."""
-
-    output: str
-    """Folder for ``retrieval.json`` and ``retrieval.html``."""
-    export: str | None = None
-    """Folder of an exported encoder; give this or ``embeds``."""
-    embeds: str | None = None
-    """``.npz`` of embeddings (arrays ``eeg``, ``image`` or ``img``, optional ``ids, subjects, concepts``); no baselines then."""
-    study: str | None = None
-    """Study folder; null: the one the encoder was trained on."""
-    split: str | None = None
-    """Split; null: the one the encoder was trained on."""
-    part: Literal["train", "validation", "test"] = "test"
-    """Part of the split to score."""
-    average: Literal["input", "embedding"] = "input"
-    """Average a stimulus's repetitions as EEG before the encoder, or their embeddings after it."""
-    baselines: bool = True
-    """Fit and score the baselines (ridge and encoding model, or LDA) on the same trials."""
-    expect_sfreq: float | None = None
-    """Sampling rate in Hz that the trials must have; another is refused. null: the file's rate, whatever it is."""
-    num_resamples: int = 2000
-    """Bootstrap resamples behind each interval."""
-    num_permutations: int = 1000
-    """Permutations behind each p-value."""
-    seed: int = 0
-    """Seed of resampling and permutation."""
-    device: str = "cpu"
-    """Where the encoder computes."""
-
-    def __post_init__(self) -> None:
-        if (self.export is None) == (self.embeds is None):
-            raise ValueError(f"export is {self.export!r} and embeds {self.embeds!r}: expected exactly one of them")
-        for name in ("num_resamples", "num_permutations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, expected at least 1")
-        if self.embeds and (self.study or self.split or self.expect_sfreq):
-            raise ValueError("embeds: a file of embeddings has no study, split or sampling rate; leave these fields null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +61,7 @@ class Queries:
         return np.searchsorted(self.stimulus_G, self.stimulus_Q)
 
 
-def run(config: EvaluateConfig) -> None:
+def run(config: EvaluateRetrievalConfig) -> None:
     """Score, print the table, write JSON and HTML."""
     if config.embeds:
         results = evaluate_embeddings(config, Path(config.embeds))
@@ -112,7 +72,7 @@ def run(config: EvaluateConfig) -> None:
             raise CommandError(f"expect_sfreq: {config.expect_sfreq:g} Hz, but {loader.index.root} is sampled at {loader.sfreq:g} Hz")
         train = Loader(loader.index, loader.config, "train", seed=0) if config.baselines else None
         class_level = loader.index.manifest["stimulus_level"] == "class"
-        results = (evaluate_classes if class_level else evaluate_retrieval)(config, encoder, loader, train)
+        results = (evaluate_class_level if class_level else evaluate_retrieval)(config, encoder, loader, train)
         results |= study_facts(encoder, loader)
     results |= {"format_version": 1, "part": config.part, "config": to_plain(config)}
     report.write(Path(config.output), results)
@@ -122,7 +82,7 @@ def run(config: EvaluateConfig) -> None:
 # --------------------------------------------------------------------------------------------------------- retrieval
 
 
-def evaluate_retrieval(config: EvaluateConfig, encoder: Encoder, loader: Loader, train: Loader | None) -> dict[str, Any]:
+def evaluate_retrieval(config: EvaluateRetrievalConfig, encoder: Encoder, loader: Loader, train: Loader | None) -> dict[str, Any]:
     """Arms of an image-level study."""
     part = collect(loader)
     stimulus_G = np.unique(part.stimulus_N)
@@ -158,7 +118,7 @@ def evaluate_retrieval(config: EvaluateConfig, encoder: Encoder, loader: Loader,
     return results
 
 
-def evaluate_embeddings(config: EvaluateConfig, path: Path) -> dict[str, Any]:
+def evaluate_embeddings(config: EvaluateRetrievalConfig, path: Path) -> dict[str, Any]:
     """The model arm alone, from a file of embeddings."""
     pairs = read_embeddings(path)
     stimulus_G, first_G, stimulus_Q = np.unique(pairs.ids_Q, return_index=True, return_inverse=True)
@@ -182,7 +142,7 @@ def evaluate_embeddings(config: EvaluateConfig, path: Path) -> dict[str, Any]:
     return results | {"study": str(path), "simulated": False, "by_subject": {}}
 
 
-def score_arms(config: EvaluateConfig, queries: Queries, scores: dict[str, np.ndarray], one_way: set[str]) -> dict[str, Any]:
+def score_arms(config: EvaluateRetrievalConfig, queries: Queries, scores: dict[str, np.ndarray], one_way: set[str]) -> dict[str, Any]:
     """Metrics with intervals of every arm, both ways (``one_way``: scores that compare within a query only)."""
     relevance_QG = metrics.relevance(queries.stimulus_Q, queries.concept_Q, queries.stimulus_G, queries.concept_G)
     arms: dict[str, Any] = {}
@@ -266,19 +226,19 @@ def study_facts(encoder: Encoder, loader: Loader) -> dict[str, Any]:
 
 
 def _with_intervals(
-    config: EvaluateConfig, values: dict[str, np.ndarray], stimulus_Q: np.ndarray, subject_Q: np.ndarray | None
+    config: EvaluateRetrievalConfig, values: dict[str, np.ndarray], stimulus_Q: np.ndarray, subject_Q: np.ndarray | None
 ) -> dict[str, dict[str, float]]:
     found = {"mean_rank" if name == "rank" else name: _mean(config, v, stimulus_Q, subject_Q) for name, v in values.items()}
     return found | {"median_rank": {"value": float(np.median(values["rank"]))}}
 
 
-def _mean(config: EvaluateConfig, values_Q: np.ndarray, stimulus_Q: np.ndarray, subject_Q: np.ndarray | None) -> dict[str, float]:
+def _mean(config: EvaluateRetrievalConfig, values_Q: np.ndarray, stimulus_Q: np.ndarray, subject_Q: np.ndarray | None) -> dict[str, float]:
     # One seed for every arm and metric: all see the same resamples.
     found = bootstrap_mean(values_Q, stimulus_Q=stimulus_Q, subject_Q=subject_Q, num_resamples=config.num_resamples, seed=config.seed)
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _null(config: EvaluateConfig, scores_QG: np.ndarray, target_Q: np.ndarray) -> dict[str, float]:
+def _null(config: EvaluateRetrievalConfig, scores_QG: np.ndarray, target_Q: np.ndarray) -> dict[str, float]:
     rank_QG = rankdata(-scores_QG, axis=1)
     rows = np.arange(len(target_Q))
     found: dict[str, float] = {}

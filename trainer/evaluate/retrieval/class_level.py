@@ -7,7 +7,7 @@ Q: trials, K: classes, P: dimension of the common space.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from trainer.data.loader import Loader
 from trainer.evaluate import baselines
 from trainer.evaluate.intervals import bootstrap_statistic, permutation_p_value
 from trainer.evaluate.part import collect, embed
-
-if TYPE_CHECKING:
-    from trainer.evaluate.retrieval.command import EvaluateConfig
+from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
 
 METHOD = (
     "Stimuli are known by class only: no image-level retrieval is reported.",
@@ -30,7 +28,7 @@ METHOD = (
 )
 
 
-def evaluate_classes(config: EvaluateConfig, encoder: Encoder, loader: Loader, train: Loader | None) -> dict[str, Any]:
+def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, loader: Loader, train: Loader | None) -> dict[str, Any]:
     """Arms of a class-level study: model, LDA with shrinkage chosen in inner folds over recordings, chance."""
     part = collect(loader)
     tables = loader.index.manifest["tables"]
@@ -74,7 +72,7 @@ def class_auc(scores_QK: np.ndarray, concept_Q: np.ndarray) -> float:
     return float(np.mean([metrics.auc((scores_QK - others)[:, k], concept_Q == k) for k in np.unique(concept_Q)]))
 
 
-def class_metrics(config: EvaluateConfig, scores_QK: np.ndarray, concept_Q: np.ndarray, recording_Q: np.ndarray) -> dict[str, Any]:
+def class_metrics(config: EvaluateRetrievalConfig, scores_QK: np.ndarray, concept_Q: np.ndarray, recording_Q: np.ndarray) -> dict[str, Any]:
     """AUC and balanced accuracy with intervals, and the permutation null of the AUC."""
     predicted_Q = scores_QK.argmax(axis=1)
     groups_Q = recording_Q.astype(np.int64) * (int(concept_Q.max()) + 1) + concept_Q

@@ -28,8 +28,8 @@ from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.data.select import SelectConfig
 from trainer.distributed.world import World
-from trainer.evaluate.concepts.command import EvaluateClassesConfig
-from trainer.evaluate.concepts.report import confusion_figure
+from trainer.evaluate.classes.command import EvaluateClassesConfig
+from trainer.evaluate.classes.report import confusion_figure
 from trainer.evaluate.intervals import bootstrap_class_mean, bootstrap_mean
 from trainer.evaluate.part import collect
 from trainer.losses import LossConfig

@@ -23,7 +23,7 @@ from trainer.artifacts.concept_scores import score_concepts, trained_concepts
 from trainer.artifacts.encoder import load_encoder
 from trainer.data.loader import Loader
 from trainer.evaluate import baselines
-from trainer.evaluate.concepts import report as concept_report
+from trainer.evaluate.classes import report as concept_report
 from trainer.evaluate.embeddings import open_part
 from trainer.evaluate.intervals import Interval, bootstrap_class_mean, bootstrap_mean
 from trainer.evaluate.part import PartArrays, collect
@@ -67,13 +67,13 @@ class EvaluateClassesConfig:
 
 def run(config: EvaluateClassesConfig) -> None:
     """Score, print the table, write JSON and HTML."""
-    results = evaluate_concepts(config)
+    results = evaluate_classes(config)
     concept_report.write(Path(config.output), results)
     concept_report.print_results(results)
 
 
-def evaluate_concepts(config: EvaluateClassesConfig) -> dict[str, Any]:
-    """All that the report says; see :mod:`trainer.evaluate.concepts.report`.
+def evaluate_classes(config: EvaluateClassesConfig) -> dict[str, Any]:
+    """All that the report says; see :mod:`trainer.evaluate.classes.report`.
 
     Raises
     ------
