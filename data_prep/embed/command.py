@@ -25,7 +25,7 @@ import numpy as np
 from data_prep.contract import cli, safe_load, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, sha256_json
-from data_prep.contract.manifest import read_manifest, write_manifest
+from data_prep.contract.manifest import Manifest, Stimulus, read_manifest, write_manifest
 from data_prep.embed import table as embedding_table
 from data_prep.studies.base import StudyFacts
 
@@ -213,19 +213,19 @@ def _embed_stimuli(
     if facts.class_images is not None:
         files = [(concept, Path(file)) for concept in range(len(facts.concepts)) for file in facts.class_images.get(concept, ())]
         have = {concept for concept, _ in files}
-        lacking = sorted({stimulus["concept"] for stimulus in facts.stimuli} - have)
+        lacking = sorted({stimulus.concept for stimulus in facts.stimuli} - have)
         if lacking:
             raise StudyError(f"class {facts.concepts[lacking[0]]!r} has no images: expected at least one image file a class")
         rows_NE = _encode_files([file for _, file in files], encode, transform, batch_size, workers, name)
         rows_NE /= np.linalg.norm(rows_NE, axis=1, keepdims=True)
         concepts_N = np.array([concept for concept, _ in files])
-        return np.stack([rows_NE[concepts_N == stimulus["concept"]].mean(0) for stimulus in facts.stimuli]).astype(np.float32)
+        return np.stack([rows_NE[concepts_N == stimulus.concept].mean(0) for stimulus in facts.stimuli]).astype(np.float32)
     if facts.image_root is None:
         raise StudyError("the study has no images: give image_root, or import an embedding from a file")
-    without = [stimulus["id"] for stimulus in facts.stimuli if not stimulus["image"]]
+    without = [stimulus.id for stimulus in facts.stimuli if not stimulus.image]
     if without:
         raise StudyError(f"stimulus {without[0]!r} has no image ({len(without)} of {len(facts.stimuli)}): import an embedding from a file")
-    paths = [inside(facts.image_root, stimulus["image"]) for stimulus in facts.stimuli]
+    paths = [inside(facts.image_root, stimulus.image or "") for stimulus in facts.stimuli]
     return _encode_files(paths, encode, transform, batch_size, workers, name)
 
 
@@ -319,7 +319,7 @@ class ImportedConfig(EmbeddingConfig):
             for row, (name, stimulus) in enumerate(zip(names or (), facts.stimuli, strict=False)):
                 if not same_image(name, stimulus):
                     raise StudyError(
-                        f"{where}: row {row} is named {name!r}, stimulus {row} is {stimulus['image'] or stimulus['id']!r}: "
+                        f"{where}: row {row} is named {name!r}, stimulus {row} is {stimulus.image or stimulus.id!r}: "
                         "not in the order of image_metadata (use order: names)"
                     )
         known = _side_file(files[0]) if len(files) == 1 else None
@@ -391,9 +391,9 @@ def image_key(name: str) -> tuple[str, ...]:
     return tuple(part for part in parts if part not in (".", "/"))
 
 
-def same_image(name: str, stimulus: dict[str, Any]) -> bool:
+def same_image(name: str, stimulus: Stimulus) -> bool:
     """Whether ``name`` names the stimulus' image; folders are compared as far as both have them."""
-    ours, theirs = image_key(stimulus["image"] or stimulus["id"]), image_key(name)
+    ours, theirs = image_key(stimulus.image or stimulus.id), image_key(name)
     common = min(len(ours), len(theirs))
     return common > 0 and ours[-common:] == theirs[-common:]
 
@@ -404,7 +404,7 @@ def _find_rows(names: Sequence[str], facts: StudyFacts, where: str) -> np.ndarra
         by_stem.setdefault((image_key(name) or ("",))[-1], []).append(row)
     rows = []
     for stimulus in facts.stimuli:
-        label = stimulus["image"] or stimulus["id"]
+        label = stimulus.image or stimulus.id
         found = [row for row in by_stem.get(image_key(label)[-1], ()) if same_image(names[row], stimulus)]
         if len(found) != 1:
             raise StudyError(f"{where}: {len(found) or 'no'} rows are named {label!r}: expected exactly one a stimulus")
@@ -434,21 +434,21 @@ class EmbedConfig:
         schema.check_embedding_name(self.name)
 
 
-def facts_of(manifest: dict[str, Any], image_root: Path | None, patterns: Mapping[str, str] | None) -> StudyFacts:
+def facts_of(manifest: Manifest, image_root: Path | None, patterns: Mapping[str, str] | None) -> StudyFacts:
     """The facts that an embedding needs, from a manifest; see :class:`EmbedConfig`."""
-    signal, tables = manifest["signal"], manifest["tables"]
+    signal, tables = manifest.signal, manifest.tables
     class_images = None
-    if manifest["stimulus_level"] == "class" and image_root is not None:
-        if patterns is None or set(patterns) != set(tables["concepts"]):
-            raise StudyError(f"class_images names {sorted(patterns or {})}, expected a file pattern for each of {tables['concepts']}")
+    if manifest.class_level and image_root is not None:
+        if patterns is None or set(patterns) != set(tables.concepts):
+            raise StudyError(f"class_images names {sorted(patterns or {})}, expected a file pattern for each of {tables.concepts}")
         for name, pattern in patterns.items():
             if pattern.startswith("/") or ".." in Path(pattern).parts:
                 raise StudyError(f"class_images.{name} is {pattern!r}, expected a pattern inside image_root")
-        class_images = {number: sorted(image_root.glob(patterns[name])) for number, name in enumerate(tables["concepts"])}
+        class_images = {number: sorted(image_root.glob(patterns[name])) for number, name in enumerate(tables.concepts)}
     return StudyFacts(
-        stimulus_level=manifest["stimulus_level"], unit=signal["unit"], sfreq=signal["sfreq"], tmin=signal["tmin"],
-        n_times=signal["n_times"], ch_names=signal["ch_names"], subjects=tables["subjects"], stimuli=tables["stimuli"],
-        concepts=tables["concepts"], sessions=tables["sessions"], recordings=tables["recordings"],
+        stimulus_level=manifest.stimulus_level, unit=signal.unit, sfreq=signal.sfreq, tmin=signal.tmin,
+        n_times=signal.n_times, ch_names=signal.ch_names, subjects=tables.subjects, stimuli=tables.stimuli,
+        concepts=tables.concepts, sessions=tables.sessions, recordings=tables.recordings,
         image_root=image_root, class_images=class_images,
     )  # fmt: skip
 
@@ -457,12 +457,12 @@ def run(config: EmbedConfig) -> None:
     """Write ``embeddings/NAME.npy`` and ``NAME.json``, then the manifest with its new fingerprint."""
     root = Path(config.study)
     manifest = read_manifest(root)
-    if config.name in manifest["embeddings"]:
+    if config.name in manifest.embeddings:
         raise StudyError(f"{root}: already has an embedding {config.name!r}: choose another name, studies are never changed in place")
     image_root = Path(config.image_root) if config.image_root else None
     table, provenance = config.embedding.compute(facts_of(manifest, image_root, config.class_images))
-    table = embedding_table.check_table(config.name, table, len(manifest["tables"]["stimuli"]))
+    table = embedding_table.check_table(config.name, table, len(manifest.tables.stimuli))
     key = sha256_json(cli.to_plain(config.embedding, EmbeddingConfig))
     entry = embedding_table.write_table(root, config.name, table, provenance, key=key)
-    write_manifest(root, {**manifest, "embeddings": {**manifest["embeddings"], config.name: entry}})
+    write_manifest(root, manifest.with_embedding(config.name, entry))
     print(f"{root}: embedding {config.name!r} added, {table.shape[0]} stimuli of {table.shape[1]} dimensions")

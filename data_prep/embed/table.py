@@ -16,6 +16,7 @@ import numpy as np
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, write_atomically, write_json
+from data_prep.contract.manifest import Embedding
 
 
 def check_table(name: str, array: np.ndarray, num_stimuli: int) -> np.ndarray:
@@ -31,8 +32,8 @@ def check_table(name: str, array: np.ndarray, num_stimuli: int) -> np.ndarray:
     return array
 
 
-def write_table(root: Path, name: str, array: np.ndarray, provenance: Mapping[str, Any], *, key: str) -> dict[str, Any]:
-    """Write ``embeddings/NAME.npy`` and ``NAME.json``; returns the manifest's entry for it: ``dim``, ``sha256``, provenance.
+def write_table(root: Path, name: str, array: np.ndarray, provenance: Mapping[str, Any], *, key: str) -> Embedding:
+    """Write ``embeddings/NAME.npy`` and ``NAME.json``; returns the manifest's entry for it.
 
     Parameters
     ----------
@@ -44,9 +45,9 @@ def write_table(root: Path, name: str, array: np.ndarray, provenance: Mapping[st
         Hash of what the table was computed from; :func:`read_table` returns it only to who asks with the same key.
     """
     data = table_bytes(array)
-    entry = {"dim": int(array.shape[1]), "sha256": hashlib.sha256(data).hexdigest(), **provenance}
+    entry = Embedding(dim=int(array.shape[1]), sha256=hashlib.sha256(data).hexdigest(), provenance=provenance)
     write_atomically(root / "embeddings" / f"{name}.npy", data)
-    write_json(root / "embeddings" / f"{name}.json", {"key": key, "entry": entry})
+    write_json(root / "embeddings" / f"{name}.json", {"key": key, "entry": entry.plain()})
     return entry
 
 
@@ -57,7 +58,7 @@ def table_bytes(table_NE: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def read_table(root: Path, name: str, *, key: str) -> tuple[np.ndarray, dict[str, Any]] | None:
+def read_table(root: Path, name: str, *, key: str) -> tuple[np.ndarray, Embedding] | None:
     """The table and its manifest entry, or None if there is none, it was computed from something else, or it was altered."""
     array_file, json_file = root / "embeddings" / f"{name}.npy", root / "embeddings" / f"{name}.json"
     try:
@@ -66,4 +67,4 @@ def read_table(root: Path, name: str, *, key: str) -> tuple[np.ndarray, dict[str
         return None
     if not array_file.is_file() or recorded.get("key") != key or recorded["entry"]["sha256"] != sha256_file(array_file):
         return None
-    return np.load(array_file, allow_pickle=False), recorded["entry"]
+    return np.load(array_file, allow_pickle=False), Embedding.from_plain(recorded["entry"])

@@ -49,33 +49,33 @@ def _pairs(title: str, rows: dict[str, object]) -> Table:
 
 def _facts(study: StudyFolder) -> Table:
     manifest = study.manifest
-    signal, tables = manifest["signal"], manifest["tables"]
-    last = signal["tmin"] + (signal["n_times"] - 1) / signal["sfreq"]
+    signal, tables = manifest.signal, manifest.tables
+    last = signal.tmin + (signal.n_times - 1) / signal.sfreq
     seen = {name: sorted(np.unique(study.table.column(name)).tolist()) for name in ("session", "recording")}
     return _pairs(
         str(study.root),
         {
-            "fingerprint": manifest["fingerprint"],
-            "schema version": manifest["schema_version"],
-            "stimulus level": manifest["stimulus_level"],
-            "signal": f"{signal['n_chans']} channels x {signal['n_times']} points at {signal['sfreq']:g} Hz, "
-            f"{signal['tmin']:g} to {last:g} s, {signal['unit']}, {signal['dtype']}",
-            "channels": " ".join(signal["ch_names"]),
-            "shards": f"{len(manifest['shards'])}, {sum(s['tar_bytes'] for s in manifest['shards']) / 1e6:.1f} MB",
+            "fingerprint": manifest.fingerprint,
+            "schema version": manifest.schema_version,
+            "stimulus level": manifest.stimulus_level,
+            "signal": f"{signal.n_chans} channels x {signal.n_times} points at {signal.sfreq:g} Hz, "
+            f"{signal.tmin:g} to {last:g} s, {signal.unit}, {signal.dtype}",
+            "channels": " ".join(signal.ch_names),
+            "shards": f"{len(manifest.shards)}, {sum(s.tar_bytes for s in manifest.shards) / 1e6:.1f} MB",
             "a stock reader sees": _stock_sample(study),
-            "samples, trials": f"{len(study.index)}, {len(study.table)} ({manifest['quality']['railed_trials']} railed)",
-            "stimuli, concepts": f"{len(tables['stimuli'])}, {len(tables['concepts'])} ({', '.join(tables['concepts'][:4])}, ...)",
-            "sessions": ", ".join(tables["sessions"][i] for i in seen["session"][:10]),
-            "recordings": f"{len(seen['recording'])} ({', '.join(tables['recordings'][i] for i in seen['recording'][:3])}, ...)",
-            "captions": f"yes, {lacking} stimuli have none" if (lacking := manifest.get("captions_missing")) else manifest["captions"],
-            "preprocessing": _shortened(json.dumps(manifest["preprocessing"], ensure_ascii=False), 1500),
+            "samples, trials": f"{len(study.index)}, {len(study.table)} ({manifest.quality.railed_trials} railed)",
+            "stimuli, concepts": f"{len(tables.stimuli)}, {len(tables.concepts)} ({', '.join(tables.concepts[:4])}, ...)",
+            "sessions": ", ".join(tables.sessions[i] for i in seen["session"][:10]),
+            "recordings": f"{len(seen['recording'])} ({', '.join(tables.recordings[i] for i in seen['recording'][:3])}, ...)",
+            "captions": f"yes, {lacking} stimuli have none" if (lacking := manifest.captions_missing) else manifest.captions,
+            "preprocessing": _shortened(json.dumps(manifest.preprocessing, ensure_ascii=False), 1500),
         },
     )
 
 
 def _subjects(study: StudyFolder) -> Table:
     table = Table("subject", "samples", "trials", "repetitions a sample", "stimuli", "recordings", title="subjects", title_justify="left")
-    for number, label in enumerate(study.manifest["tables"]["subjects"]):
+    for number, label in enumerate(study.manifest.tables.subjects):
         rows, samples = study.table.subject == number, study.index[study.index["subject"] == number]
         if not len(samples):
             continue
@@ -88,9 +88,11 @@ def _subjects(study: StudyFolder) -> Table:
 
 def _embeddings(study: StudyFolder) -> Table:
     table = Table("embedding", "dim", "in tars", "model", "layer", "SHA-256", title="embeddings", title_justify="left")
-    for name, facts in study.manifest["embeddings"].items():
-        inside = "yes" if name in study.manifest["tar_embeddings"] else "no"
-        table.add_row(name, str(facts["dim"]), inside, str(facts.get("model")), str(facts.get("layer")), facts["sha256"][:12])
+    for name, facts in study.manifest.embeddings.items():
+        inside = "yes" if name in study.manifest.tar_embeddings else "no"
+        table.add_row(
+            name, str(facts.dim), inside, str(facts.provenance.get("model")), str(facts.provenance.get("layer")), facts.sha256[:12]
+        )
     return table
 
 
@@ -105,7 +107,7 @@ def _splits(study: StudyFolder) -> Table:
         verdict = read_json(audited)["verdict"] if audited.is_file() else "missing"
         fitted = "yes" if (study.root / "transforms" / f"{path.stem}.npz").is_file() else "no"
         counts = [str(int((part == number).sum())) for number in (1, 2, 3)]
-        table.add_row(path.stem, split["policy"], *counts, verdict, fitted, split["hash"][:12])
+        table.add_row(path.stem, split.policy, *counts, verdict, fitted, split.hash[:12])
     return table
 
 
@@ -114,7 +116,7 @@ def _stock_sample(study: StudyFolder) -> str:
     from webdataset import WebDataset
 
     # Resolved, since WebDataset would take a name such as "pipe:..." for a command.
-    tar = (study.root / f"{study.manifest['shards'][0]['name']}.tar").resolve()
+    tar = (study.root / f"{study.manifest.shards[0].name}.tar").resolve()
     sample = next(iter(WebDataset(str(tar), shardshuffle=False).decode()))
     members = [
         f"{name} {tuple(value.shape)}" if hasattr(value, "shape") else name for name, value in sorted(sample.items()) if name[0] != "_"
@@ -125,10 +127,10 @@ def _stock_sample(study: StudyFolder) -> str:
 def _sample(study: StudyFolder, sample: int) -> Table:
     eeg_RCT = study.eeg(sample)
     row = study.index[sample]
-    names = study.manifest["signal"]["ch_names"]
+    names = study.manifest.signal.ch_names
     std_C = eeg_RCT.astype(np.float64).std(axis=(0, 2))
     return _pairs(
-        f"sample {sample} in shard {study.manifest['shards'][int(study.shard[sample])]['name']}",
+        f"sample {sample} in shard {study.manifest.shards[int(study.shard[sample])].name}",
         {
             "eeg": f"{eeg_RCT.dtype} {eeg_RCT.shape} at byte {row['eeg_offset']}",
             "standard deviation": ", ".join(f"{name} {value:.2f}" for name, value in zip(names, std_C, strict=True)),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract import schema
-from data_prep.contract.manifest import RepetitionTable, read_manifest, read_shard_tables, repetition_table
+from data_prep.contract.manifest import Manifest, RepetitionTable, read_manifest, read_shard_tables, repetition_table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,7 +18,7 @@ class StudyFolder:
     """Read-only view; make it with :func:`open_study`. Samples are numbered through the whole study, in shard order."""
 
     root: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     index: np.ndarray
     """All shards' index rows, joined: (n_samples,)."""
     shard: np.ndarray
@@ -32,15 +32,15 @@ class StudyFolder:
         if shard not in self._tars:
             # One mapping at a time: samples are read in order, and a study may have more shards than a process may open files.
             self._tars.clear()
-            self._tars[shard] = np.memmap(self.root / f"{self.manifest['shards'][shard]['name']}.tar", np.uint8, "r")
+            self._tars[shard] = np.memmap(self.root / f"{self.manifest.shards[shard].name}.tar", np.uint8, "r")
         start = int(row[f"{member}_offset"])
         return self._tars[shard][start : start + int(row[f"{member}_bytes"])]
 
     def eeg(self, sample: int) -> np.ndarray:
         """EEG of one sample in its stored dtype: (n_reps, n_chans, n_times)."""
-        signal = self.manifest["signal"]
-        data = self._bytes(sample, "eeg").view(schema.EEG_DTYPES[signal["dtype"]])
-        return data.reshape(int(self.index["n_reps"][sample]), signal["n_chans"], signal["n_times"])
+        signal = self.manifest.signal
+        data = self._bytes(sample, "eeg").view(schema.EEG_DTYPES[signal.dtype])
+        return data.reshape(int(self.index["n_reps"][sample]), signal.n_chans, signal.n_times)
 
     def description(self, sample: int) -> dict[str, Any]:
         """What ``KEY.json`` says of one sample."""
@@ -61,7 +61,7 @@ def open_study(root: str | Path) -> StudyFolder:
     """
     root = Path(root)
     manifest = read_manifest(root)
-    pairs = [read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
+    pairs = [read_shard_tables(root, manifest, shard) for shard in manifest.shards]
     return StudyFolder(
         root=root,
         manifest=manifest,

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -20,7 +19,7 @@ from rich.progress import track
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, write_atomically
-from data_prep.contract.manifest import captioned, read_manifest
+from data_prep.contract.manifest import Manifest, Shard, Stimulus, read_manifest
 from data_prep.shards import ustar
 
 _HEADER_BYTES = 4096
@@ -42,7 +41,7 @@ def run(config: ReindexConfig) -> int:
     root, console = Path(config.study), Console(stderr=True)
     manifest = read_manifest(root)
     faults, restored = [], []
-    for shard in track(manifest["shards"], "index", console=console, transient=True, disable=not console.is_terminal):
+    for shard in track(manifest.shards, "index", console=console, transient=True, disable=not console.is_terminal):
         try:
             restored += reindex_shard(root, manifest, shard, write=config.write)
         except StudyError as error:
@@ -50,7 +49,7 @@ def run(config: ReindexConfig) -> int:
     for line in [f"restored {path}" for path in restored] + faults:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(
-        f"{root}: {len(manifest['shards']) - len(faults)} of {len(manifest['shards'])} shards' tables equal the tars",
+        f"{root}: {len(manifest.shards) - len(faults)} of {len(manifest.shards)} shards' tables equal the tars",
         highlight=False,
         soft_wrap=True,
     )
@@ -59,7 +58,7 @@ def run(config: ReindexConfig) -> int:
     return 0
 
 
-def reindex_shard(root: Path, manifest: Mapping[str, Any], shard: Mapping[str, Any], *, write: bool) -> list[Path]:
+def reindex_shard(root: Path, manifest: Manifest, shard: Shard, *, write: bool) -> list[Path]:
     """Rebuild the tables of one shard; returns the files restored.
 
     Raises
@@ -67,15 +66,15 @@ def reindex_shard(root: Path, manifest: Mapping[str, Any], shard: Mapping[str, A
     StudyError
         The tar is damaged, or the rebuilt tables are not the recorded ones.
     """
-    name, restored = shard["name"], []
+    name, restored = shard.name, []
     tables = dict(zip(("index", "trials"), rebuild_tables(root / f"{name}.tar", manifest), strict=True))
     for kind, table in tables.items():
         path, data = root / f"{name}.{kind}.npy", ustar.npy_bytes(table)
         found = hashlib.sha256(data).hexdigest()
-        if found != shard[f"{kind}_sha256"]:
+        if found != shard.sha256(kind):
             raise StudyError(
                 f"{root / name}.tar: the {kind} table it gives has SHA-256 {found[:12]}…, the manifest says "
-                f"{shard[f'{kind}_sha256'][:12]}…: not the tar that was written"
+                f"{shard.sha256(kind)[:12]}…: not the tar that was written"
             )
         if not path.is_file() or sha256_file(path) != found:
             if not write:
@@ -85,7 +84,7 @@ def reindex_shard(root: Path, manifest: Mapping[str, Any], shard: Mapping[str, A
     return restored
 
 
-def rebuild_tables(tar: Path, manifest: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def rebuild_tables(tar: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """Index and trials rows of one tar, from its headers and JSON members.
 
     Raises
@@ -93,14 +92,14 @@ def rebuild_tables(tar: Path, manifest: Mapping[str, Any]) -> tuple[np.ndarray, 
     StudyError
         A damaged tar, members missing or out of order, arrays of other shapes, labels that the manifest does not list.
     """
-    captions = captioned(manifest)
-    suffixes = ["eeg.npy", *(f"{name}.npy" for name in manifest["tar_embeddings"]), *(["txt"] if captions else []), "json"]
-    signal, tables = manifest["signal"], manifest["tables"]
+    captions = manifest.captions
+    suffixes = ["eeg.npy", *(f"{name}.npy" for name in manifest.tar_embeddings), *(["txt"] if captions else []), "json"]
+    signal, tables = manifest.signal, manifest.tables
     ids = {
-        "subject": {label: i for i, label in enumerate(tables["subjects"])},
-        "stimulus": {stimulus["id"]: i for i, stimulus in enumerate(tables["stimuli"])},
-        "session": {label: i for i, label in enumerate(tables["sessions"])},
-        "recording": {label: i for i, label in enumerate(tables["recordings"])},
+        "subject": {label: i for i, label in enumerate(tables.subjects)},
+        "stimulus": {stimulus.id: i for i, stimulus in enumerate(tables.stimuli)},
+        "session": {label: i for i, label in enumerate(tables.sessions)},
+        "recording": {label: i for i, label in enumerate(tables.recordings)},
     }
     rows: list[list[int]] = []
     trials: list[tuple[int, int, int]] = []
@@ -121,36 +120,34 @@ def rebuild_tables(tar: Path, manifest: Mapping[str, Any]) -> tuple[np.ndarray, 
                 if suffix.endswith(".npy"):
                     file.seek(offset)
                     shape, dtype, header = ustar.parse_npy_header(file.read(min(size, _HEADER_BYTES)), f"{tar}: {name}")
-                    expected = (
-                        (shape[0], signal["n_chans"], signal["n_times"]) if suffix == "eeg.npy" else _embedding_shape(manifest, suffix)
-                    )
-                    wanted = schema.EEG_DTYPES[signal["dtype"]] if suffix == "eeg.npy" else "<f2"
+                    expected = (shape[0], signal.n_chans, signal.n_times) if suffix == "eeg.npy" else _embedding_shape(manifest, suffix)
+                    wanted = schema.EEG_DTYPES[signal.dtype] if suffix == "eeg.npy" else "<f2"
                     if shape != expected or dtype != np.dtype(wanted) or size - header != dtype.itemsize * int(np.prod(shape)):
                         raise StudyError(f"{tar}: {name} is {dtype} {shape} of {size} bytes, expected {np.dtype(wanted)} {expected}")
                     n_reps = shape[0] if suffix == "eeg.npy" else n_reps
                 row += [offset + header, size - header]
             file.seek(group[-1][1])
-            trials += _describe(file.read(group[-1][2]), f"{tar}: {names[-1]}", ids, n_reps, len(rows), row, tables["stimuli"])
+            trials += _describe(file.read(group[-1][2]), f"{tar}: {names[-1]}", ids, n_reps, len(rows), row, tables.stimuli)
             rows.append(row)
-    dtype = schema.index_dtype(manifest["tar_embeddings"], captions=captions)
+    dtype = schema.index_dtype(manifest.tar_embeddings, captions=captions)
     return np.array([tuple(row) for row in rows], dtype), np.array(trials, schema.TRIALS_DTYPE)
 
 
-def _embedding_shape(manifest: Mapping[str, Any], suffix: str) -> tuple[int, ...]:
-    return (manifest["embeddings"][suffix.removesuffix(".npy")]["dim"],)
+def _embedding_shape(manifest: Manifest, suffix: str) -> tuple[int, ...]:
+    return (manifest.embedding(suffix.removesuffix(".npy")).dim,)
 
 
 def _describe(
-    text: bytes, where: str, ids: Mapping[str, Mapping[str, int]], n_reps: int, number: int, row: list[int], stimuli: list[dict[str, Any]]
+    text: bytes, where: str, ids: Mapping[str, Mapping[str, int]], n_reps: int, number: int, row: list[int], stimuli: list[Stimulus]
 ) -> list[tuple[int, int, int]]:
     """Append n_reps, subject, stimulus and concept to ``row``; return the sample's rows of the trials table."""
     try:
         said = json.loads(text)
         stimulus = ids["stimulus"][said["stimulus"]]
-        row += [n_reps, ids["subject"][said["subject"]], stimulus, stimuli[stimulus]["concept"]]
+        row += [n_reps, ids["subject"][said["subject"]], stimulus, stimuli[stimulus].concept]
         sessions = [ids["session"][label] for label in said["session"]]
         recordings = [ids["recording"][label] for label in said["recording"]]
-        if said["concept"] != stimuli[stimulus]["concept"] or not len(sessions) == len(recordings) == n_reps:
+        if said["concept"] != stimuli[stimulus].concept or not len(sessions) == len(recordings) == n_reps:
             raise ValueError(f"concept {said['concept']}, {len(sessions)} sessions, {n_reps} repetitions")
     except (ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{where}: does not agree with the manifest's tables ({type(error).__name__}: {error})") from None

@@ -6,10 +6,9 @@ transforms. All faults are listed, one line each naming the file; the exit statu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,7 +17,7 @@ from rich.progress import track
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file
-from data_prep.contract.manifest import assign_parts, read_manifest, read_shard_tables, read_split, repetition_table
+from data_prep.contract.manifest import Manifest, Shard, assign_parts, read_manifest, read_shard_tables, read_split, repetition_table
 from data_prep.shards import reindex
 
 
@@ -39,9 +38,7 @@ def run(config: VerifyConfig) -> int:
     if faults:
         raise StudyError(f"{root}: {len(faults)} faults, first: {faults[0]}")
     manifest = read_manifest(root)
-    console.print(
-        f"{root}: whole, {len(manifest['shards'])} shards, fingerprint {manifest['fingerprint'][:12]}", highlight=False, soft_wrap=True
-    )
+    console.print(f"{root}: whole, {len(manifest.shards)} shards, fingerprint {manifest.fingerprint[:12]}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -56,7 +53,7 @@ def verify(root: Path, console: Console | None = None) -> list[str]:
     manifest = read_manifest(root)
     faults: list[str] = []
     for shard in track(
-        manifest["shards"],
+        manifest.shards,
         "verify",
         console=console or Console(quiet=True),
         transient=True,
@@ -65,23 +62,23 @@ def verify(root: Path, console: Console | None = None) -> list[str]:
         try:
             _check_shard(root, manifest, shard)
         except (StudyError, OSError) as error:
-            faults.append(f"shard {shard['name']}: {error}")
+            faults.append(f"shard {shard.name}: {error}")
     for check in (_check_embeddings, _check_splits, _check_transforms, _check_strangers):
         faults += check(root, manifest)
     return faults
 
 
-def _check_shard(root: Path, manifest: Mapping[str, Any], shard: Mapping[str, Any]) -> None:
-    name = shard["name"]
+def _check_shard(root: Path, manifest: Manifest, shard: Shard) -> None:
+    name = shard.name
     index, trials = read_shard_tables(root, manifest, shard)
     tar = root / f"{name}.tar"
-    altered = sha256_file(tar) != shard["tar_sha256"]
+    altered = sha256_file(tar) != shard.tar_sha256
     try:
         rebuilt = reindex.rebuild_tables(tar, manifest)
     except StudyError as error:
         raise StudyError(f"{error} (its SHA-256 is not the manifest's: altered)" if altered else str(error)) from None
     if altered:
-        raise StudyError(f"{tar}: SHA-256 is not the {shard['tar_sha256'][:12]}… of the manifest: altered, or the tar of another study")
+        raise StudyError(f"{tar}: SHA-256 is not the {shard.tar_sha256[:12]}… of the manifest: altered, or the tar of another study")
     for kind, expected, found in zip(("index", "trials"), rebuilt, (index, trials), strict=True):
         if not np.array_equal(expected, found):
             row = int((expected != found).argmax()) if len(expected) == len(found) else min(len(expected), len(found))
@@ -89,30 +86,30 @@ def _check_shard(root: Path, manifest: Mapping[str, Any], shard: Mapping[str, An
     done = root / f"{name}.done.json"
     files = read_json(done).get("files", {})
     for kind in ("tar", "index", "trials"):
-        if files.get(kind, {}).get("sha256") != shard[f"{kind}_sha256"]:
+        if files.get(kind, {}).get("sha256") != shard.sha256(kind):
             raise StudyError(f"{done}: its hash of the {kind} is not the manifest's, expected the same")
 
 
-def _check_embeddings(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
-    num_stimuli = len(manifest["tables"]["stimuli"])
-    for name, facts in manifest["embeddings"].items():
+def _check_embeddings(root: Path, manifest: Manifest) -> Iterator[str]:
+    num_stimuli = len(manifest.tables.stimuli)
+    for name, facts in manifest.embeddings.items():
         try:
             path = root / "embeddings" / f"{schema.check_embedding_name(name)}.npy"
             if not path.is_file():
                 raise StudyError(f"{path}: no such file")
-            if sha256_file(path) != facts["sha256"]:
-                raise StudyError(f"{path}: SHA-256 is not the {facts['sha256'][:12]}… of the manifest: altered")
+            if sha256_file(path) != facts.sha256:
+                raise StudyError(f"{path}: SHA-256 is not the {facts.sha256[:12]}… of the manifest: altered")
             table = np.load(path, mmap_mode="r", allow_pickle=False)
-            if table.shape != (num_stimuli, facts["dim"]) or table.dtype != np.float32:
-                raise StudyError(f"{path}: {table.dtype} {table.shape}, expected float32 {(num_stimuli, facts['dim'])}")
+            if table.shape != (num_stimuli, facts.dim) or table.dtype != np.float32:
+                raise StudyError(f"{path}: {table.dtype} {table.shape}, expected float32 {(num_stimuli, facts.dim)}")
         except (StudyError, ValueError) as error:
             yield str(error)
 
 
-def _check_splits(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _check_splits(root: Path, manifest: Manifest) -> Iterator[str]:
     names = [path.stem for path in sorted((root / "splits").glob("*.json")) if not path.name.endswith(".audit.json")]
     try:
-        pairs = [read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
+        pairs = [read_shard_tables(root, manifest, shard) for shard in manifest.shards]
         table = repetition_table([index for index, _ in pairs], [trials for _, trials in pairs])
     except StudyError:
         return  # said of the shard already
@@ -121,13 +118,13 @@ def _check_splits(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
             split = read_split(root, manifest, name)
             assign_parts(split, table)
             audited = root / "splits" / f"{name}.audit.json"
-            if not audited.is_file() or read_json(audited).get("split_hash") != split["hash"]:
+            if not audited.is_file() or read_json(audited).get("split_hash") != split.hash:
                 raise StudyError(f"{audited}: missing or of another split: run `python -m data_prep audit`")
         except (StudyError, KeyError) as error:
             yield str(error)
 
 
-def _check_transforms(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _check_transforms(root: Path, manifest: Manifest) -> Iterator[str]:
     hashes = {read_json(path).get("hash") for path in (root / "splits").glob("*.json") if not path.name.endswith(".audit.json")}
     for path in sorted((root / "transforms").glob("*.npz")):
         try:
@@ -138,9 +135,9 @@ def _check_transforms(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}: not a transform ({error})"
 
 
-def _check_strangers(root: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _check_strangers(root: Path, manifest: Manifest) -> Iterator[str]:
     """A tar that the manifest does not list would still be read by whoever globs ``*.tar``."""
-    listed = {f"{shard['name']}.tar" for shard in manifest["shards"]}
+    listed = {f"{shard.name}.tar" for shard in manifest.shards}
     for path in sorted(root.glob("*.tar")):
         if path.name not in listed:
             yield f"{path}: not listed in the manifest, expected only {len(listed)} shards"

@@ -17,7 +17,7 @@ import importlib.metadata
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_prep.contract import cli, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import canonical_json, fsync_folder, read_json, sha256_file, sha256_json, write_atomically, write_json
-from data_prep.contract.manifest import read_manifest, rows_hash, write_manifest
+from data_prep.contract.manifest import Embedding, Manifest, Quality, Shard, Signal, Tables, read_manifest, write_manifest
 from data_prep.embed import table as embedding_table
 from data_prep.embed.command import EmbeddingConfig
 from data_prep.shards import ustar
@@ -88,22 +88,22 @@ def run(config: ShardConfig) -> None:
     """Write ``config.output``; print where it is and its fingerprint."""
     console = Console(stderr=True)
     manifest = write_study(config, console)
-    rows = sum(shard["rows"] for shard in manifest["shards"])
+    rows = sum(shard.rows for shard in manifest.shards)
     console.print(
-        f"{config.output}: {rows} samples, {manifest['quality']['trials']} trials in {len(manifest['shards'])} shards, "
-        f"fingerprint {manifest['fingerprint'][:12]}",
+        f"{config.output}: {rows} samples, {manifest.quality.trials} trials in {len(manifest.shards)} shards, "
+        f"fingerprint {manifest.fingerprint[:12]}",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def write_study(config: ShardConfig, console: Console | None = None) -> dict[str, Any]:
+def write_study(config: ShardConfig, console: Console | None = None) -> Manifest:
     """Write or finish a study folder.
 
     Returns
     -------
-    dict
-        The manifest.
+    Manifest
+        As read back.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def write_study(config: ShardConfig, console: Console | None = None) -> dict[str
         ) from error
 
 
-def _write_study(config: ShardConfig, source: Source, root: Path, console: Console) -> dict[str, Any]:
+def _write_study(config: ShardConfig, source: Source, root: Path, console: Console) -> Manifest:
     for leftover in (*root.glob(".*.partial"), *root.glob("embeddings/.*.partial")):
         leftover.unlink()
     facts = source.facts
@@ -138,7 +138,7 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
     _refuse_other_plan(root, plan)
     tables, entries = _embeddings(config, source, root, keys, console)
     # An embedding lost and computed again on another machine may differ in its last bits; then no finished shard holds it.
-    plan_hash = sha256_json([plan, {name: entry["sha256"] for name, entry in entries.items()}])
+    plan_hash = sha256_json([plan, {name: entry.sha256 for name, entry in entries.items()}])
     job = _Job(
         root=root,
         source=source,
@@ -161,32 +161,31 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
             quality.update(done["quality"])
             shards.append(_manifest_row(number, done))
             progress.advance(task)
-    manifest = {
-        "schema_version": schema.SCHEMA_VERSION,
-        "stimulus_level": facts.stimulus_level,
-        "signal": _signal(facts, config.eeg_dtype),
-        "shards": shards,
-        "tables": _tables(facts),
-        "embeddings": entries,
-        "tar_embeddings": list(tables),
-        "captions": job.captions,
-        "captions_missing": lacking,
-        "preprocessing": facts.preprocessing,
-        "quality": {"trials": sum(quality.values()), "railed_trials": quality["railed"], "by_label": dict(sorted(quality.items()))},
-        "code_version": importlib.metadata.version("eeg-vision-stack") if _installed() else "0.1.0",
-    }
+    manifest = Manifest(
+        stimulus_level=facts.stimulus_level,
+        signal=_signal(facts, config.eeg_dtype),
+        shards=shards,
+        tables=_tables(facts),
+        embeddings=entries,
+        tar_embeddings=list(tables),
+        captions=job.captions,
+        captions_missing=lacking,
+        preprocessing=facts.preprocessing,
+        quality=Quality(trials=sum(quality.values()), railed_trials=quality["railed"], by_label=dict(sorted(quality.items()))),
+        code_version=importlib.metadata.version("eeg-vision-stack") if _installed() else "0.1.0",
+    )
     write_atomically(root / "config.yaml", cli.to_yaml(config).encode())
     written = _manifest_with_later_embeddings(root, manifest)
     write_manifest(root, written)
     return read_manifest(root)
 
 
-def _manifest_with_later_embeddings(root: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def _manifest_with_later_embeddings(root: Path, manifest: Manifest) -> Manifest:
     # `embed` may have added tables after sharding; running `shard` once more must not forget them.
     with contextlib.suppress(StudyError):
         before = read_manifest(root)
-        if rows_hash(before) == rows_hash(manifest):
-            return {**manifest, "embeddings": {**before["embeddings"], **manifest["embeddings"]}}
+        if before.rows_hash == manifest.rows_hash:
+            return replace(manifest, embeddings={**before.embeddings, **manifest.embeddings})
     return manifest
 
 
@@ -199,7 +198,7 @@ def _check_source(source: Source) -> None:
         raise StudyError("the reader found no samples: expected at least one trial")
     for name in ("subjects", "concepts", "sessions", "recordings"):
         _refuse_repeats(name, getattr(facts, name))
-    _refuse_repeats("stimulus ids", [stimulus["id"] for stimulus in facts.stimuli])
+    _refuse_repeats("stimulus ids", [stimulus.id for stimulus in facts.stimuli])
     _refuse_repeats("sample keys", [sample.key for sample in source.samples])
     limits = {"session": len(facts.sessions), "recording": len(facts.recordings)}
     for sample in source.samples:
@@ -216,23 +215,23 @@ def _refuse_repeats(what: str, values: Sequence[str]) -> None:
         raise StudyError(f"the reader gives {what} that are not unique: {repeated[0]!r} comes twice")
 
 
-def _tables(facts: StudyFacts) -> dict[str, Any]:
-    tables: dict[str, Any] = {name: list(getattr(facts, name)) for name in ("subjects", "concepts", "sessions", "recordings")}
-    tables["stimuli"] = [{name: s.get(name) for name in ("id", "concept", "image", "part")} for s in facts.stimuli]
-    return tables
+def _tables(facts: StudyFacts) -> Tables:
+    labels = {name: list(getattr(facts, name)) for name in ("subjects", "concepts", "sessions", "recordings")}
+    return Tables(**labels, stimuli=list(facts.stimuli))
 
 
-def _signal(facts: StudyFacts, eeg_dtype: str) -> dict[str, Any]:
+def _signal(facts: StudyFacts, eeg_dtype: str) -> Signal:
     names = ("unit", "sfreq", "tmin", "n_times", "n_chans", "ch_names", "positions")
-    return {**{name: getattr(facts, name) for name in names}, "dtype": eeg_dtype}
+    return Signal(**{name: getattr(facts, name) for name in names}, dtype=eeg_dtype)
 
 
 def _plan(config: ShardConfig, source: Source, embedding_keys: Mapping[str, str]) -> dict[str, str]:
     facts = source.facts
+    signal, tables = asdict(_signal(facts, "")), asdict(_tables(facts))
     samples = [{name: getattr(sample, name) for name in SamplePlan.__dataclass_fields__} for sample in source.samples]
     return {
         "schema": str(schema.SCHEMA_VERSION),
-        "facts": sha256_json([facts.stimulus_level, _signal(facts, ""), _tables(facts), facts.captions, facts.preprocessing]),
+        "facts": sha256_json([facts.stimulus_level, signal, tables, facts.captions, facts.preprocessing]),
         "source files": source.source_hash,
         "reader": sha256_json(cli.to_plain(config.reader, ReaderConfig)),
         "eeg_dtype": config.eeg_dtype,
@@ -264,17 +263,17 @@ def _refuse_other_plan(root: Path, plan: dict[str, str]) -> None:
 def _embedding_key(embedding: EmbeddingConfig, source: Source) -> str:
     # The images themselves are not hashed (ImageNet-sized folders); a changed image changes its size nearly always.
     facts = source.facts
-    images = [(facts.image_root or Path()) / s["image"] for s in facts.stimuli if s.get("image")]
+    images = [(facts.image_root or Path()) / s.image for s in facts.stimuli if s.image]
     images += [path for _, paths in sorted((facts.class_images or {}).items()) for path in paths]
     sizes = [[path.name, path.stat().st_size if path.is_file() else None] for path in images]
     config = cli.to_plain(embedding, EmbeddingConfig)
     imported = [sha256_file(Path(v)) for v in config["init_args"].values() if isinstance(v, str) and Path(v).is_file()]
-    return sha256_json([config, imported, _tables(facts)["stimuli"], facts.concepts, sizes])
+    return sha256_json([config, imported, asdict(_tables(facts))["stimuli"], facts.concepts, sizes])
 
 
 def _embeddings(
     config: ShardConfig, source: Source, root: Path, keys: Mapping[str, str], console: Console
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+) -> tuple[dict[str, np.ndarray], dict[str, Embedding]]:
     tables, entries = {}, {}
     for name, embedding in config.embeddings.items():
         kept = embedding_table.read_table(root, name, key=keys[name])
@@ -331,7 +330,7 @@ def _write_shard(job: _Job, number: int, samples: range) -> dict[str, Any]:
                 stimulus = job.source.facts.stimuli[plan.stimulus]
                 for column, value in zip(
                     ("n_reps", "subject", "stimulus", "concept"),
-                    (plan.n_reps, plan.subject, plan.stimulus, stimulus["concept"]),
+                    (plan.n_reps, plan.subject, plan.stimulus, stimulus.concept),
                     strict=True,
                 ):
                     index[row][column] = value
@@ -382,10 +381,10 @@ def describe(plan: SamplePlan, facts: StudyFacts) -> dict[str, Any]:
     stimulus = facts.stimuli[plan.stimulus]
     return {
         "subject": facts.subjects[plan.subject],
-        "stimulus": stimulus["id"],
-        "concept": stimulus["concept"],
-        "concept_name": facts.concepts[stimulus["concept"]],
-        "image": stimulus.get("image"),
+        "stimulus": stimulus.id,
+        "concept": stimulus.concept,
+        "concept_name": facts.concepts[stimulus.concept],
+        "image": stimulus.image,
         "session": [facts.sessions[s] for s in plan.session],
         "recording": [facts.recordings[r] for r in plan.recording],
         "trial": [t if t >= 0 else schema.UNKNOWN for t in plan.trial],
@@ -440,9 +439,9 @@ def cast_eeg(eeg_RCT: np.ndarray, dtype: np.dtype, plan: SamplePlan, facts: Stud
 # ---------------------------------------------------------------------------------------------------------- helpers
 
 
-def _manifest_row(number: int, done: Mapping[str, Any]) -> dict[str, Any]:
-    row = {"name": schema.shard_name(number), "rows": done["rows"], "repetitions": done["repetitions"]}
-    return row | {f"{kind}_{fact}": done["files"][kind][fact] for kind in KINDS for fact in ("bytes", "sha256")}
+def _manifest_row(number: int, done: Mapping[str, Any]) -> Shard:
+    files = {f"{kind}_{fact}": done["files"][kind][fact] for kind in KINDS for fact in ("bytes", "sha256")}
+    return Shard(name=schema.shard_name(number), rows=done["rows"], repetitions=done["repetitions"], **files)
 
 
 def _bytes_left(config: ShardConfig, source: Source, done: int) -> int:

@@ -30,6 +30,7 @@ import numpy as np
 from data_prep.contract import cli, closed_form, schema
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_json, write_json
+from data_prep.contract.manifest import Stimulus
 from data_prep.embed import table as embedding_table
 from data_prep.embed.command import EfficientNetLite0Config, EmbeddingConfig
 from data_prep.simulate import ceiling, forward, images
@@ -131,11 +132,11 @@ def run(config: SimulateConfig) -> None:
     facts = write_images(config, root)
     lap("render")
     table_NE, provenance = config.embedding.compute(facts)
-    names = [stimulus["image"] for stimulus in facts.stimuli]
+    names = [stimulus.image for stimulus in facts.stimuli]
     key = sha256_json([cli.to_plain(config.embedding, EmbeddingConfig), names])
     entry = embedding_table.write_table(root, config.embedding_name, table_NE, provenance, key=key)
     # The names of the rows let an importer check the alignment.
-    write_json(root / "embeddings" / f"{config.embedding_name}.json", {"key": key, "entry": entry, "names": names})
+    write_json(root / "embeddings" / f"{config.embedding_name}.json", {"key": key, "entry": entry.plain(), "names": names})
     lap("embed")
     results = write_eeg(config, root, table_NE)
     lap("eeg_and_baselines")
@@ -152,14 +153,14 @@ def write_images(config: SimulateConfig, root: Path) -> StudyFacts:
 
     train, test = images.draw_concepts(config.num_train_concepts, config.num_test_concepts, config.seed)
     jobs: list[tuple[str, images.Concept, tuple[int, ...]]] = []
-    stimuli: list[dict[str, Any]] = []
+    stimuli: list[Stimulus] = []
     for part, concepts, count, stream in (("training", train, config.images_per_concept, 2), ("test", test, 1, 3)):
         for number, concept in enumerate(concepts):
             folder = f"{number + 1:05d}_{concept.name}"
             for i in range(count):
                 image = f"{part}_images/{folder}/{concept.name}_{i + 1:02d}.jpg"
                 jobs.append((image, concept, (config.seed, stream, number, i)))
-                stimuli.append({"id": image, "concept": number + (len(train) if part == "test" else 0), "image": image, "part": part})
+                stimuli.append(Stimulus(id=image, concept=number + (len(train) if part == "test" else 0), image=image, part=part))
             (root / "images" / f"{part}_images" / folder).mkdir(parents=True, exist_ok=True)
 
     def draw(job: tuple[str, images.Concept, tuple[int, ...]]) -> list[str]:
@@ -172,7 +173,7 @@ def write_images(config: SimulateConfig, root: Path) -> StudyFacts:
         captions = list(track(pool.map(draw, jobs), total=len(jobs), description="rendering images", transient=True))
     metadata: dict[str, list[str]] = {}
     for part, prefix in (("training", "train"), ("test", "test")):
-        paths = [Path(s["image"]) for s in stimuli if s["part"] == part]
+        paths = [Path(s.id) for s in stimuli if s.part == part]
         metadata[f"{prefix}_img_concepts"] = [path.parent.name for path in paths]
         metadata[f"{prefix}_img_files"] = [path.name for path in paths]
     _write_dict(root / "image_metadata.npy", metadata, plain_pickle=False)

@@ -19,7 +19,7 @@ from rich.console import Console
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import write_json
-from data_prep.contract.manifest import assign_parts, read_split
+from data_prep.contract.manifest import Split, assign_parts, read_split
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 
@@ -63,14 +63,14 @@ def run(config: AuditConfig) -> int:
     return int(report["verdict"] == "unsound")
 
 
-def write_audit(study: StudyFolder, split: dict[str, Any]) -> dict[str, Any]:
+def write_audit(study: StudyFolder, split: Split) -> dict[str, Any]:
     """Audit a split and write ``splits/NAME.audit.json``; returns what was written."""
     report = audit(study, split)
-    write_json(study.root / "splits" / f"{split['name']}.audit.json", report)
+    write_json(study.root / "splits" / f"{split.name}.audit.json", report)
     return report
 
 
-def audit(study: StudyFolder, split: dict[str, Any]) -> dict[str, Any]:
+def audit(study: StudyFolder, split: Split) -> dict[str, Any]:
     """The audit of a split: ``verdict, claim, findings[{level, kind, message, ...}], parts``."""
     part = assign_parts(split, study.table)
     findings: list[dict[str, Any]] = []
@@ -80,15 +80,15 @@ def audit(study: StudyFolder, split: dict[str, Any]) -> dict[str, Any]:
     _balance(study, part, findings)
     _whitened(study, part, findings)
     worst = max((f["level"] for f in findings), key=list(VERDICTS).index, default="info")
-    what = SENTENCES.get(split["policy"], "holds for trials like the test part's")
-    if split["policy"] == "subject" and not set(_ids(study, part, 1, "concept")) & set(_ids(study, part, 3, "concept")):
+    what = SENTENCES.get(split.policy, "holds for trials like the test part's")
+    if split.policy == "subject" and not set(_ids(study, part, 1, "concept")) & set(_ids(study, part, 3, "concept")):
         what += ", on images of concepts never trained on"
     verb = "does NOT show" if worst == "problem" else "shows"
-    level = "images" if study.manifest["stimulus_level"] == "image" else "classes, never single images"
+    level = "images" if study.manifest.stimulus_level == "image" else "classes, never single images"
     return {
         "format_version": FORMAT_VERSION,
-        "name": split["name"],
-        "split_hash": split["hash"],
+        "name": split.name,
+        "split_hash": split.hash,
         "verdict": VERDICTS[worst],
         "claim": f"A score on this test part {verb} that a model {what} (stimuli are {level}).",
         "findings": findings,
@@ -102,9 +102,9 @@ def _count(study: StudyFolder, rows: np.ndarray) -> dict[str, Any]:
         f"{name}s" if name != "stimulus" else "stimuli": len(np.unique(study.table.column(name)[rows])) for name in fields
     }
     counts["trials"] = int(rows.sum())
-    if study.manifest["stimulus_level"] == "class":
+    if study.manifest.class_level:
         names, numbers = np.unique(study.table.concept[rows], return_counts=True)
-        counts["trials_by_concept"] = {study.manifest["tables"]["concepts"][c]: int(n) for c, n in zip(names, numbers, strict=True)}
+        counts["trials_by_concept"] = {study.manifest.tables.concepts[c]: int(n) for c, n in zip(names, numbers, strict=True)}
     return counts
 
 
@@ -113,20 +113,19 @@ def _ids(study: StudyFolder, part: np.ndarray, number: int, field: str) -> list[
 
 
 def _label(study: StudyFolder, field: str, i: int) -> str:
-    table = study.manifest["tables"]["stimuli" if field == "stimulus" else f"{field}s"]
-    return table[i]["id"] if field == "stimulus" else table[i]
+    return study.manifest.tables.labels(field)[i]
 
 
-def _overlaps(study: StudyFolder, split: dict[str, Any], part: np.ndarray, findings: list[dict[str, Any]]) -> None:
+def _overlaps(study: StudyFolder, split: Split, part: np.ndarray, findings: list[dict[str, Any]]) -> None:
     for number, name in ((2, "validation"), (3, "test")):
         for field in ("subject", "concept", "stimulus", "session", "recording"):
-            if field in ("stimulus", "concept") and study.manifest["stimulus_level"] == "class":
+            if field in ("stimulus", "concept") and study.manifest.class_level:
                 continue
             theirs = _ids(study, part, number, field)
             shared = sorted(set(_ids(study, part, 1, field)) & set(theirs))
             if not shared or (field in ("session", "recording") and _label(study, field, shared[0]) == schema.UNKNOWN):
                 continue
-            broken = field in CLAIMS.get(split["policy"], ())
+            broken = field in CLAIMS.get(split.policy, ())
             findings.append(
                 {
                     "level": "problem" if broken else "info",
@@ -191,15 +190,15 @@ def _blocks(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]]
         )
 
 
-def _lost(study: StudyFolder, split: dict[str, Any], part: np.ndarray, findings: list[dict[str, Any]]) -> None:
+def _lost(study: StudyFolder, split: Split, part: np.ndarray, findings: list[dict[str, Any]]) -> None:
     for field in ("session", "recording"):
-        labels = study.manifest["tables"][f"{field}s"]
+        labels = study.manifest.tables.labels(field)
         unknown = labels.index(schema.UNKNOWN) if schema.UNKNOWN in labels else -1
         lost = int(((part == 3) & (study.table.column(field) == unknown)).sum())
         if lost:
             findings.append(
                 {
-                    "level": "problem" if field in CLAIMS.get(split["policy"], ()) else "caution",
+                    "level": "problem" if field in CLAIMS.get(split.policy, ()) else "caution",
                     "kind": f"{field}_unknown",
                     "message": f"the {field} of {lost} test trials is unknown: train and test may share it, and its effect cannot be "
                     "separated",
@@ -209,8 +208,8 @@ def _lost(study: StudyFolder, split: dict[str, Any], part: np.ndarray, findings:
 
 
 def _balance(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]]) -> None:
-    concepts = study.manifest["tables"]["concepts"]
-    if study.manifest["stimulus_level"] == "class":
+    concepts = study.manifest.tables.concepts
+    if study.manifest.class_level:
         for number, name in enumerate(schema.PARTS, start=1):
             counts = np.bincount(study.table.concept[part == number], minlength=len(concepts))
             if not counts.sum():
@@ -234,7 +233,7 @@ def _balance(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]
 
 def _whitened(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]]) -> None:
     """A source in z-scores whose test noise is white was whitened by somebody, perhaps with the test's own covariance."""
-    if study.manifest["signal"]["unit"] != "zscore" or study.manifest["stimulus_level"] == "class":
+    if study.manifest.signal.unit != "zscore" or study.manifest.class_level:
         return
     rows = np.flatnonzero(part == 3)
     group = int(study.table.subject[rows[0]]), int(study.table.session[rows[0]])

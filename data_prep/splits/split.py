@@ -30,7 +30,7 @@ from rich.console import Console
 from data_prep.contract import cli, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, write_json
-from data_prep.contract.manifest import assign_parts, rows_hash, split_hash
+from data_prep.contract.manifest import Split, Stimulus, assign_parts
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import audit, transforms
 
@@ -112,7 +112,7 @@ def run(config: SplitConfig) -> None:
         name = config.name or config.policy
         split, report = write_split(fold, f"{name}-{number:02d}" if config.folds else name, study, console)
         counts = ", ".join(f"{part} {facts['trials']}" for part, facts in report["parts"].items())
-        console.print(f"split {split['name']}: trials {counts}; audit: {report['verdict']}", highlight=False, soft_wrap=True)
+        console.print(f"split {split.name}: trials {counts}; audit: {report['verdict']}", highlight=False, soft_wrap=True)
         for finding in report["findings"]:
             if finding["level"] != "info":
                 console.print(f"  {finding['level']}: {finding['message']}", highlight=False, soft_wrap=True)
@@ -130,7 +130,7 @@ def folds(config: SplitConfig, study: StudyFolder) -> list[SplitConfig]:
 
 def write_split(
     config: SplitConfig, name: str = "", study: StudyFolder | None = None, console: Console | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Split, dict[str, Any]]:
     """Write ``splits/NAME.json``, the transform if one is asked for, and last ``splits/NAME.audit.json``.
 
     Returns
@@ -149,17 +149,17 @@ def write_split(
     path = study.root / "splits" / f"{name}.json"
     if path.is_file() and not config.overwrite:
         before = read_json(path)
-        if before.get("hash") != split["hash"]:
+        if before.get("hash") != split.hash:
             raise StudyError(f"{path}: a different split of this name is there: choose another name, or set overwrite: true")
     arrays = None if config.transform == "none" else transforms.fit_transform(study, split, config.transform, console)
-    write_json(path, split)
+    write_json(path, split.plain())
     if arrays is not None:
         transforms.write_transform(study.root, name, arrays)
     return split, audit.write_audit(study, split)
 
 
-def make_split(config: SplitConfig, name: str, study: StudyFolder) -> dict[str, Any]:
-    """The split's content; nothing is written."""
+def make_split(config: SplitConfig, name: str, study: StudyFolder) -> Split:
+    """The split as a value; nothing is written."""
     view = _View(study, config)
     policies = {"zero-shot": _zero_shot, "recording": _recording, "subject": _subject, "closed-set": _closed_set}
     parts = policies[config.policy](view, config)
@@ -171,16 +171,14 @@ def make_split(config: SplitConfig, name: str, study: StudyFolder) -> dict[str, 
         if not parts[part]:
             raise StudyError(f"split {name!r}: part {part!r} has no trials, expected some")
     options = {k: v for k, v in cli.to_plain(config).items() if k not in ("study", "name", "policy", "transform", "overwrite", "folds")}
-    split = {
-        "format_version": FORMAT_VERSION,
-        "name": schema.check_split_name(name),
-        "policy": config.policy,
-        "options": options,
-        "fingerprint": study.manifest["fingerprint"],
-        "rows_hash": rows_hash(study.manifest),
-        "parts": parts,
-    }
-    split["hash"] = split_hash(split)
+    split = Split(
+        name=schema.check_split_name(name),
+        policy=config.policy,
+        options=options,
+        fingerprint=study.manifest.fingerprint,
+        rows_hash=study.manifest.rows_hash,
+        parts=parts,
+    )
     assign_parts(split, study.table)  # refuses empty and overlapping parts
     return split
 
@@ -192,12 +190,12 @@ class _View:
     """What of the study the split may use: ids that have trials of the chosen subjects, and labels by id."""
 
     def __init__(self, study: StudyFolder, config: SplitConfig) -> None:
-        tables = study.manifest["tables"]
-        self.subjects: list[str] = tables["subjects"]
-        self.recordings: list[str] = tables["recordings"]
-        self.concepts: list[str] = tables["concepts"]
-        self.stimuli: list[dict[str, Any]] = tables["stimuli"]
-        self.stimulus_level: str = study.manifest["stimulus_level"]
+        tables = study.manifest.tables
+        self.subjects: list[str] = tables.subjects
+        self.recordings: list[str] = tables.recordings
+        self.concepts: list[str] = tables.concepts
+        self.stimuli: list[Stimulus] = tables.stimuli
+        self.stimulus_level: str = study.manifest.stimulus_level
         self.table = study.table
         wanted = range(len(self.subjects)) if config.subjects is None else find("subjects", config.subjects, self.subjects)
         self.rows = np.isin(study.table.subject, list(wanted))
@@ -216,14 +214,14 @@ class _View:
         return owners
 
     def test_stimuli(self) -> list[int]:
-        return [i for i in self.stimulus_ids if self.stimuli[i]["part"] == "test"]
+        return [i for i in self.stimulus_ids if self.stimuli[i].part == "test"]
 
     def concepts_of(self, stimuli: Iterable[int]) -> list[int]:
-        return sorted({self.stimuli[i]["concept"] for i in stimuli})
+        return sorted({self.stimuli[i].concept for i in stimuli})
 
     def stimuli_of(self, concepts: Iterable[int], stimuli: Iterable[int]) -> list[int]:
         wanted = set(concepts)
-        return [i for i in stimuli if self.stimuli[i]["concept"] in wanted]
+        return [i for i in stimuli if self.stimuli[i].concept in wanted]
 
 
 def _zero_shot(view: _View, config: SplitConfig) -> Parts:
@@ -304,8 +302,8 @@ def _closed_set(view: _View, config: SplitConfig) -> Parts:
     parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     by_concept: dict[int, list[int]] = defaultdict(list)
     for stimulus in view.stimulus_ids:
-        by_concept[view.stimuli[stimulus]["concept"]].append(stimulus)
-    labels = [stimulus["id"] for stimulus in view.stimuli]
+        by_concept[view.stimuli[stimulus].concept].append(stimulus)
+    labels = [stimulus.id for stimulus in view.stimuli]
     needed = 3 if config.validation_share else 2
     for stimuli in by_concept.values():
         if len(stimuli) < needed:  # too few images to hold one out: the concept is trained on, not tested

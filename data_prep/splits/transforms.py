@@ -21,13 +21,13 @@ from rich.progress import track
 from data_prep.contract import schema, signals
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import write_atomically
-from data_prep.contract.manifest import assign_parts
+from data_prep.contract.manifest import Split, assign_parts
 from data_prep.shards.open import StudyFolder
 
 KINDS = ("none", "zscore", "mvnn")
 
 
-def fit_transform(study: StudyFolder, split: dict[str, Any], kind: str, console: Console | None = None) -> dict[str, np.ndarray]:
+def fit_transform(study: StudyFolder, split: Split, kind: str, console: Console | None = None) -> dict[str, np.ndarray]:
     """Fit on the split's training repetitions.
 
     Parameters
@@ -60,19 +60,19 @@ def fit_transform(study: StudyFolder, split: dict[str, Any], kind: str, console:
         "session": np.array([session for _, session in groups], np.int32),
         "matrix": np.stack([matrix for matrix, _ in fitted.values()]).astype(np.float32),
         "mean": np.stack([mean for _, mean in fitted.values()]).astype(np.float32),
-        "split_hash": np.array(split["hash"]),
+        "split_hash": np.array(split.hash),
         "kind": np.array(kind),
     }
 
 
-def _groups(study: StudyFolder, split: dict[str, Any], part: np.ndarray) -> list[tuple[int, int]]:
+def _groups(study: StudyFolder, split: Split, part: np.ndarray) -> list[tuple[int, int]]:
     pairs = np.stack([study.table.subject, study.table.session], axis=1)
     train = {(int(s), int(k)) for s, k in np.unique(pairs[part == 1], axis=0)}
-    tables = study.manifest["tables"]
+    tables = study.manifest.tables
     for subject, session in np.unique(pairs[part > 1], axis=0).tolist():
         if (subject, session) not in train:
             raise StudyError(
-                f"split {split['name']!r}: subject {tables['subjects'][subject]} session {tables['sessions'][session]} has no training "
+                f"split {split.name!r}: subject {tables.subjects[subject]} session {tables.sessions[session]} has no training "
                 "trials, expected some: a transform is fitted by subject and session on training trials only (use transform: none)"
             )
     return sorted(train)
@@ -93,7 +93,7 @@ def _training_trials(
 
 
 def _fit_zscore(study: StudyFolder, part: np.ndarray, group: tuple[int, int], console: Console | None, label: str) -> Any:
-    n_chans = study.manifest["signal"]["n_chans"]
+    n_chans = study.manifest.signal.n_chans
     count, total_C, squares_C = 0, np.zeros(n_chans), np.zeros(n_chans)
     for eeg_RCT, _ in _training_trials(study, part, group, console, label):
         count += eeg_RCT.shape[0] * eeg_RCT.shape[2]
@@ -102,7 +102,7 @@ def _fit_zscore(study: StudyFolder, part: np.ndarray, group: tuple[int, int], co
     mean_C = total_C / count
     std_C = np.sqrt(np.maximum(squares_C / count - mean_C**2, 0))
     if not (std_C > 0).all():
-        name = study.manifest["signal"]["ch_names"][int(std_C.argmin())]
+        name = study.manifest.signal.ch_names[int(std_C.argmin())]
         raise StudyError(f"{study.root}: channel {name} is constant in the training trials, expected a signal")
     return np.diag(1 / std_C), mean_C
 
@@ -120,15 +120,15 @@ def noise_covariance(
     ``group`` is (subject, session). A study of classes takes the class's mean over the group, an image study the mean of
     the repetitions in one sample.
     """
-    by_class = study.manifest["stimulus_level"] == "class"
+    by_class = study.manifest.class_level
     means: dict[int, tuple[np.ndarray, int]] = {}
     if by_class:
         for eeg_RCT, stimulus in _training_trials(study, part, group, console, label):
             total_CT, count = means.get(stimulus, (0, 0))
             means[stimulus] = total_CT + eeg_RCT.sum(axis=0), count + len(eeg_RCT)
-    signal = study.manifest["signal"]
-    products_TCC = np.zeros((signal["n_times"], signal["n_chans"], signal["n_chans"]))
-    fourth_T, count = np.zeros(signal["n_times"]), 0
+    signal = study.manifest.signal
+    products_TCC = np.zeros((signal.n_times, signal.n_chans, signal.n_chans))
+    fourth_T, count = np.zeros(signal.n_times), 0
     for eeg_RCT, stimulus in _training_trials(study, part, group, console, label):
         total_CT, n = means[stimulus] if by_class else (eeg_RCT.sum(axis=0), len(eeg_RCT))
         if n < 2:
@@ -139,9 +139,9 @@ def noise_covariance(
         fourth_T += ((residual_TRC**2).sum(axis=2) ** 2).sum(axis=1)
         count += len(eeg_RCT)
     if not count:
-        tables = study.manifest["tables"]
+        tables = study.manifest.tables
         raise StudyError(
-            f"{study.root}: subject {tables['subjects'][group[0]]} session {tables['sessions'][group[1]]}: no stimulus has two training "
+            f"{study.root}: subject {tables.subjects[group[0]]} session {tables.sessions[group[1]]}: no stimulus has two training "
             "repetitions, expected some: mvnn needs them to tell noise from signal (use transform: zscore or none)"
         )
     return np.mean([ledoit_wolf(p_CC / count, f / count, count) for p_CC, f in zip(products_TCC, fourth_T, strict=True)], axis=0)

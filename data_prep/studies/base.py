@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_prep.contract.manifest import Stimulus
 from data_prep.contract.files import canonical_json, sha256_file
 from data_prep.contract.errors import StudyError
 from data_prep.contract import cli, schema
@@ -41,8 +42,8 @@ class StudyFacts:
     """``[x, y, z]`` of every channel in metres (head coordinates), or None where unknown."""
     subjects: list[str]
     """Labels such as ``01``: letters and digits only, they stand in sample keys."""
-    stimuli: list[dict[str, Any]]
-    """``{"id": str, "concept": int, "image": str | None, "part": "training" | "test" | None}``; ``image`` is relative to
+    stimuli: list[Stimulus]
+    """``Stimulus(id=str, concept=int, image=str | None, part="training" | "test" | None)``; ``image`` is relative to
     ``image_root``; ``part`` is the source's own division, used by the ``zero-shot`` split."""
     concepts: list[str]
     """Concept (class) names; stimuli point into it."""
@@ -75,8 +76,8 @@ class StudyFacts:
         if self.captions is not None and len(self.captions) != len(self.stimuli):
             raise ValueError(f"captions has {len(self.captions)} rows, stimuli {len(self.stimuli)}: expected as many")
         for stimulus in self.stimuli:
-            if not 0 <= stimulus["concept"] < len(self.concepts):
-                raise ValueError(f"stimulus {stimulus['id']!r} has concept {stimulus['concept']}, there are {len(self.concepts)} concepts")
+            if not 0 <= stimulus.concept < len(self.concepts):
+                raise ValueError(f"stimulus {stimulus.id!r} has concept {stimulus.concept}, there are {len(self.concepts)} concepts")
 
     @property
     def n_chans(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.contract.manifest import Stimulus
 from data_prep.contract.files import read_json
 from data_prep.contract import schema
 from data_prep.embed.command import image_key
@@ -20,7 +21,7 @@ Missing = Literal["refuse", "allow"]
 """What to do with stimuli without captions."""
 
 
-def read_captions(path: Path, stimuli: Sequence[dict[str, Any]], missing: Missing = "refuse") -> list[list[str]]:
+def read_captions(path: Path, stimuli: Sequence[Stimulus], missing: Missing = "refuse") -> list[list[str]]:
     """Captions of every stimulus, at least one each; with ``missing: allow`` none where the file has none.
 
     Raises
@@ -41,7 +42,7 @@ def read_captions(path: Path, stimuli: Sequence[dict[str, Any]], missing: Missin
     by_stem = {image_key(name)[-1:]: name for name in value}
     captions = []
     for stimulus in stimuli:
-        label = stimulus["image"] or stimulus["id"]
+        label = stimulus.image or stimulus.id
         key = image_key(label)
         name = label if label in value else by_key.get(key[-2:]) or by_stem.get(key[-1:])
         # A bare name may stand for the image; a name with another folder is another image.

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_prep.contract.manifest import Stimulus
 from data_prep.contract import schema, signals
 from data_prep.contract.errors import StudyError
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_files
@@ -226,7 +227,7 @@ class MuseSource:
             ch_names=list(config.channels),
             positions=[POSITIONS[name] for name in config.channels] if set(config.channels) <= POSITIONS.keys() else None,
             subjects=subjects,
-            stimuli=[{"id": name, "concept": i, "image": None, "part": None} for i, name in enumerate(self._concepts)],
+            stimuli=[Stimulus(id=name, concept=i, image=None, part=None) for i, name in enumerate(self._concepts)],
             concepts=self._concepts,
             sessions=sessions,
             recordings=[r.label for r in used],

@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_prep.contract.manifest import Stimulus
 from data_prep.contract.files import read_json
 from data_prep.contract import safe_load, schema
 from data_prep.studies import trials
@@ -131,9 +132,9 @@ class ThingsSource:
             image_root=image_root,
             preprocessing=self._preprocessing(side),
         )
-        self._first = {part: next((i for i, s in enumerate(self._stimuli) if s["part"] == part), 0) for part in PARTS}
+        self._first = {part: next((i for i, s in enumerate(self._stimuli) if s.part == part), 0) for part in PARTS}
         self.samples: Sequence[SamplePlan] = [
-            _plan(subjects[number], number, stimulus, headers[number, str(self._stimuli[stimulus]["part"])].shape[1])
+            _plan(subjects[number], number, stimulus, headers[number, str(self._stimuli[stimulus].part)].shape[1])
             for number in range(len(subjects))
             for stimulus in range(len(self._stimuli))
         ]
@@ -142,7 +143,7 @@ class ThingsSource:
     def eeg(self, i: int) -> np.ndarray:
         """EEG of ``samples[i]``: float32 (n_reps, n_chans, n_times)."""
         plan = self.samples[i]
-        part = str(self._stimuli[plan.stimulus]["part"])
+        part = str(self._stimuli[plan.stimulus].part)
         if self._loaded is None or self._loaded[0] != (plan.subject, part):
             self._loaded = None  # the old array goes before the new one comes
             path = self._file(self.facts.subjects[plan.subject], part)
@@ -172,13 +173,13 @@ class ThingsSource:
     def _file(self, subject: str, part: str) -> Path:
         return self.root / f"sub-{subject}" / f"preprocessed_eeg_{part}.npy"
 
-    def _metadata(self) -> tuple[list[dict[str, Any]], list[str], Path | None]:
+    def _metadata(self) -> tuple[list[Stimulus], list[str], Path | None]:
         candidates = [self.root / "image_metadata.npy", self.root / "image_set" / "image_metadata.npy"]
         path = next((c for c in candidates if c.is_file()), candidates[0])
         keys = tuple(f"{prefix}_img_{what}" for prefix in PARTS.values() for what in ("concepts", "files"))
         metadata = safe_load.load_mapping(path, keys)
         self._files.append(path)
-        stimuli: list[dict[str, Any]] = []
+        stimuli: list[Stimulus] = []
         concepts: dict[str, int] = {}  # test concepts come after the training ones; a name in both is one concept
         for part, prefix in PARTS.items():
             folders, files = ([str(v) for v in np.asarray(metadata[f"{prefix}_img_{what}"]).ravel()] for what in ("concepts", "files"))
@@ -188,19 +189,19 @@ class ThingsSource:
                 name = re.sub(r"^\d+_", "", folder)
                 image = f"{part}_images/{folder}/{file}"
                 inside(self.root, image)
-                stimuli.append({"id": image, "concept": concepts.setdefault(name, len(concepts)), "image": image, "part": part})
-        if len({s["id"] for s in stimuli}) != len(stimuli):
+                stimuli.append(Stimulus(id=image, concept=concepts.setdefault(name, len(concepts)), image=image, part=part))
+        if len({s.id for s in stimuli}) != len(stimuli):
             raise StudyError(f"{path}: names an image twice")
         return stimuli, list(concepts), self._image_root(stimuli)
 
-    def _image_root(self, stimuli: list[dict[str, Any]]) -> Path | None:
+    def _image_root(self, stimuli: list[Stimulus]) -> Path | None:
         config = self.config
         choices = [Path(config.image_root)] if config.image_root else [self.root / "images", self.root / "image_set"]
         root = next((c for c in choices if (c / "training_images").is_dir() or (c / "test_images").is_dir()), None)
         if not config.require_images:
             return root
         base = root or choices[0]
-        missing = [base / s["image"] for s in stimuli if not (base / s["image"]).is_file()]
+        missing = [path for path in (base / str(s.image) for s in stimuli) if not path.is_file()]
         if missing:
             raise StudyError(f"{missing[0]}: no such image ({len(missing)} of {len(stimuli)} are missing); with imported embeddings set "
                              "require_images: false")  # fmt: skip
@@ -231,7 +232,7 @@ class ThingsSource:
         first: tuple[Path, trials.TrialFacts] | None = None
         for number, subject in enumerate(subjects):
             for part in PARTS:
-                count = sum(s["part"] == part for s in self._stimuli)
+                count = sum(s.part == part for s in self._stimuli)
                 path = self._file(subject, part)
                 if count == 0 and not path.is_file():
                     continue

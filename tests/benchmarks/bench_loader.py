@@ -20,7 +20,7 @@ import webdataset
 
 from data_prep.contract import schema
 from data_prep.contract.files import write_json
-from data_prep.contract.manifest import rows_hash, split_hash
+from data_prep.contract.manifest import Split
 from data_prep.embed.command import EmbeddingConfig
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts
@@ -105,8 +105,9 @@ def write_random_study(root: Path, num_samples: int, samples_per_shard: int) -> 
             samples_per_shard=samples_per_shard,
         )
     )
-    split = {"name": "all", "rows_hash": rows_hash(manifest), "parts": {"train": [{"subject": [0]}], "validation": [], "test": []}}
-    write_json(root / "splits" / "all.json", {**split, "hash": split_hash(split)})
+    parts = {"train": [{"subject": [0]}], "validation": [], "test": []}
+    split = Split(name="all", policy="", rows_hash=manifest.rows_hash, parts=parts)
+    write_json(root / "splits" / "all.json", split.plain())
     return root
 
 

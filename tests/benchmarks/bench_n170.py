@@ -144,7 +144,7 @@ def write_studies(folder: Path) -> tuple[Path, list[Path], list[str]]:
     controls = [folder / f"shuffled-{seed}" for seed in SEEDS]
     for seed, control in zip(SEEDS, controls, strict=True):
         write_study(ShardConfig(reader=ShuffledLabels(reader=reader, seed=seed), output=str(control), embeddings=imported))
-    recordings = manifest["tables"]["recordings"]
+    recordings = manifest.tables.recordings
     numbers = range(len(recordings))
     for held_out in [(n,) for n in numbers] + list(itertools.combinations(numbers, 2)):
         for path in [study, *controls] if len(held_out) == 1 else [study]:

@@ -81,7 +81,7 @@ def test_reloaded_on_one_rank_it_says_the_same(home: Path, results: dict[str, An
     assert task.validation is not None
     hosts = [task.validation.samples_batch(np.array([number])) for number in range(task.validation.num_samples)]
     eeg_BRCT = np.stack([host.repetitions_RCT.float().numpy() for host in hosts])
-    labels = task.index.manifest["tables"]["subjects"]
+    labels = task.index.manifest.tables.subjects
     subjects = [labels[int(host.subject_B[0])] for host in hosts]
     assert decoder.caption(eeg_BRCT, subjects, decoding=text_worker.DECODINGS[method], batch_size=3) == results["said"][method]
 

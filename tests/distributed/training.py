@@ -14,7 +14,7 @@ from typing import Any
 
 from data_prep.contract import schema
 from data_prep.contract.files import write_json
-from data_prep.contract.manifest import read_manifest, rows_hash, split_hash
+from data_prep.contract.manifest import Split, read_manifest
 from tests.distributed.launcher import ROOT, free_port
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.training.run_folder import RunFolder, read_lines
@@ -46,9 +46,8 @@ def write_split(root: Path, name: str, **clauses: dict[str, list[int]]) -> None:
     """A split of one clause a part, as ``data_prep split`` writes it."""
     manifest = read_manifest(root)
     parts = {part: [clauses[part]] if part in clauses else [] for part in schema.PARTS}
-    split: dict[str, Any] = {"format_version": 1, "name": name, "policy": "test", "options": {}, "parts": parts}
-    split |= {"fingerprint": manifest["fingerprint"], "rows_hash": rows_hash(manifest)}
-    write_json(root / "splits" / f"{name}.json", split | {"hash": split_hash(split)})
+    split = Split(name=name, policy="test", fingerprint=manifest.fingerprint, rows_hash=manifest.rows_hash, parts=parts)
+    write_json(root / "splits" / f"{name}.json", split.plain())
 
 
 @contextlib.contextmanager

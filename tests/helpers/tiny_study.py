@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract import schema
+from data_prep.contract.manifest import Stimulus
 from data_prep.embed.command import EmbeddingConfig
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts
@@ -45,7 +46,7 @@ def drive_table(facts: StudyFacts, dim: int, seed: int, concept_share: float) ->
     table = embedding_table(len(facts.stimuli), dim, seed)
     if not concept_share:
         return table
-    shared = embedding_table(len(facts.concepts), dim, seed + 1)[[stimulus["concept"] for stimulus in facts.stimuli]]
+    shared = embedding_table(len(facts.concepts), dim, seed + 1)[[stimulus.concept for stimulus in facts.stimuli]]
     return (1 - concept_share) * table + concept_share * shared
 
 
@@ -111,15 +112,15 @@ class TinySource:
         if image:
             concepts = [f"concept{c}" for c in range(num_train_concepts + config.n_test)]
             stimuli = [
-                {"id": f"train/{i:04d}", "concept": i // config.images_per_concept, "image": f"train/{i:04d}.jpg", "part": "training"}
+                Stimulus(id=f"train/{i:04d}", concept=i // config.images_per_concept, image=f"train/{i:04d}.jpg", part="training")
                 for i in range(num_train)
             ] + [
-                {"id": f"test/{i:04d}", "concept": num_train_concepts + i, "image": f"test/{i:04d}.jpg", "part": "test"}
+                Stimulus(id=f"test/{i:04d}", concept=num_train_concepts + i, image=f"test/{i:04d}.jpg", part="test")
                 for i in range(config.n_test)
             ]
         else:
             concepts = [f"class{c}" for c in range(config.n_concepts)]
-            stimuli = [{"id": name, "concept": c, "image": None, "part": None} for c, name in enumerate(concepts)]
+            stimuli = [Stimulus(id=name, concept=c, image=None, part=None) for c, name in enumerate(concepts)]
         num_recordings = config.n_sessions if image else config.n_recordings
         places = [(s, r) for s in subjects for r in range(num_recordings)]
         self.facts = StudyFacts(
@@ -192,9 +193,9 @@ class TinySource:
         return (response + noise).astype(np.float32)
 
 
-def _captions(config: TinyReader, stimuli: list[dict[str, Any]]) -> list[list[str]]:
+def _captions(config: TinyReader, stimuli: list[Stimulus]) -> list[list[str]]:
     return [
-        [] if number in config.uncaptioned else [f"a picture of {stimulus['id']}", "a second caption"]
+        [] if number in config.uncaptioned else [f"a picture of {stimulus.id}", "a second caption"]
         for number, stimulus in enumerate(stimuli)
     ]
 

@@ -70,7 +70,7 @@ def write_tiny_encoder(folder: Path, study: Path, *, seed: int = 1, **data: Any)
     model = ContrastiveModelConfig(encoder=encoder, eeg_head="linear", eeg_head_dropout=0.0, image_head="linear", proj_dim=12)
     torch.manual_seed(seed)
     sizes = {"n_chans": loader.n_chans, "n_times": loader.n_times, "sfreq": loader.sfreq, "num_subjects": loader.num_subjects}
-    built = model.build(**sizes, embedding_dim=loader.embedding_dim, num_concepts=len(loader.index.manifest["tables"]["concepts"]))
+    built = model.build(**sizes, embedding_dim=loader.embedding_dim, num_concepts=len(loader.index.manifest.tables.concepts))
     facts = {"fingerprint": loader.fingerprint, "split": config.split, "split_hash": loader.split_hash, "step": 1}
     write_export(folder, weights=built.state_dict(), model=model, loss=LossConfig(), loader=loader, facts=facts)
     return folder

@@ -79,10 +79,10 @@ def test_a_real_trial_over_http_is_ranked_as_here(home: Path) -> None:
     with serving(run, port):
         status, answer = post(port, {"inputs": trials_BCT.tolist()})
     assert status == 200
-    names = index.manifest["tables"]["concepts"]
+    names = index.manifest.tables.concepts
     for row, scores_K in zip(answer["predictions"], expected_BK, strict=True):
         order = np.argsort(-scores_K)
-        assert row["stimuli"] == [index.manifest["tables"]["stimuli"][i]["id"] for i in order]
+        assert row["stimuli"] == [index.manifest.tables.stimuli[i].id for i in order]
         assert row["concepts"] == [names[i] for i in order]
         assert row["scores"] == pytest.approx(scores_K[order].tolist(), abs=1e-4)
     face = np.array([row["concepts"][0] == "face" for row in answer["predictions"]])

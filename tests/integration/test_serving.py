@@ -47,7 +47,7 @@ def make_run(folder: Path, **study: Any) -> Path:
     model = ContrastiveModelConfig(encoder=TSConv(num_filters=4, kernel_samples=5, pool_samples=6, stride_samples=3))
     torch.manual_seed(0)
     sizes = {"n_chans": loader.n_chans, "n_times": loader.n_times, "sfreq": loader.sfreq, "num_subjects": loader.num_subjects}
-    concepts = len(index.manifest["tables"]["concepts"])
+    concepts = len(index.manifest.tables.concepts)
     built = model.build(**sizes, embedding_dim=loader.embedding_dim, num_concepts=concepts, loss=LossConfig())
     facts = {"step": 0, "git_revision": "unknown", "split": "tiny", "split_hash": loader.split_hash, "fingerprint": loader.fingerprint}
     write_export(folder / "runs" / "one" / "export", weights=built.state_dict(), model=model, loss=LossConfig(), loader=loader, facts=facts)

@@ -21,20 +21,20 @@ def index(tmp_path_factory) -> StudyIndex:
 
 def test_every_stimulus_has_its_own_captions(index: StudyIndex) -> None:
     captions = StudyCaptions.open(index)
-    for number, stimulus in enumerate(index.manifest["tables"]["stimuli"]):
-        expected = [] if number in (3, 7) else [f"a picture of {stimulus['id']}", "a second caption"]
+    for number, stimulus in enumerate(index.manifest.tables.stimuli):
+        expected = [] if number in (3, 7) else [f"a picture of {stimulus.id}", "a second caption"]
         assert captions.of(number) == expected
     assert captions.has(np.array([3, 4, 4, 7])).tolist() == [False, True, True, False]
 
 
 def test_missing_captions_are_counted_refused_or_dropped(index: StudyIndex) -> None:
-    captions, stimuli = StudyCaptions.open(index), index.manifest["tables"]["stimuli"]
+    captions, stimuli = StudyCaptions.open(index), index.manifest.tables.stimuli
     assert captions.check(index, np.array([0, 1, 2]), "refuse", "train") == 0
     assert captions.check(index, np.arange(12), "drop", "train") == 2
     with pytest.raises(CommandError) as error:
         captions.check(index, np.arange(12), "refuse", "train")
     assert "2 of 12 train stimuli have no caption" in str(error.value)
-    assert repr(stimuli[3]["id"]) in str(error.value)
+    assert repr(stimuli[3].id) in str(error.value)
     with pytest.raises(CommandError, match="2 of 2 validation stimuli"):  # nothing would be left
         captions.check(index, np.array([3, 7]), "drop", "validation")
 

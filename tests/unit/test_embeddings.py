@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file
-from data_prep.contract.manifest import read_manifest, rows_hash, write_manifest
+from data_prep.contract.manifest import Manifest, Signal, Stimulus, Tables, read_manifest, write_manifest
 from data_prep.embed.command import EfficientNetLite0Config, EmbedConfig, ImportedConfig, OpenClipConfig, lite0_transform, run
 from data_prep.studies.base import StudyFacts
 from tests.helpers.shared_data import shared_data
@@ -27,7 +27,7 @@ FOLDERS = (
 
 def facts_for(root: Path | None, **changes) -> StudyFacts:
     concepts = [0, 0, 1, 2]
-    stimuli = [{"id": f, "concept": c, "image": f, "part": f.split("_")[0]} for f, c in zip(FOLDERS, concepts, strict=True)]
+    stimuli = [Stimulus(id=f, concept=c, image=f, part=f.split("_")[0]) for f, c in zip(FOLDERS, concepts, strict=True)]
     fields = {
         "stimulus_level": "image", "unit": "microvolts", "sfreq": 100.0, "tmin": 0.0, "n_times": 10, "ch_names": ["Oz"], "subjects": ["01"],
         "stimuli": stimuli, "concepts": ["red", "blue", "sky"], "sessions": ["unknown"], "recordings": ["unknown"], "image_root": root,
@@ -82,7 +82,7 @@ def test_lite0_transform_crops_the_centre_and_scales():
 def test_a_class_is_the_mean_of_its_unit_normalised_images():
     folder = shared_data() / "muse_visual" / "stimuli" / "face_house"
     files = {0: sorted((folder / "houses").glob("*.jpg"))[:2], 1: sorted((folder / "faces").glob("*.jpg"))[:2]}
-    stimuli = [{"id": n, "concept": i, "image": None, "part": None} for i, n in enumerate(("house", "face"))]
+    stimuli = [Stimulus(id=n, concept=i, image=None, part=None) for i, n in enumerate(("house", "face"))]
     table, _ = EfficientNetLite0Config().compute(
         facts_for(None, stimulus_level="class", stimuli=stimuli, concepts=["house", "face"], class_images=files)
     )
@@ -177,7 +177,7 @@ def test_missing_or_doubled_names_are_refused(tmp_path, features, names, message
     config = ImportedConfig(path=str(tmp_path / "features.npy"), names=str(tmp_path / "names.json"), order="names")
     if names[0] == "a":  # bare names: 'a' stands for two images, the file names only one of them
         with pytest.raises(StudyError, match="no rows are named"):
-            config.compute(facts_for(None, stimuli=[{**s, "image": f"x/{i}.jpg"} for i, s in enumerate(facts_for(None).stimuli)]))
+            config.compute(facts_for(None, stimuli=[replace(s, image=f"x/{i}.jpg") for i, s in enumerate(facts_for(None).stimuli)]))
         return
     with pytest.raises(StudyError, match=message):
         config.compute(facts_for(None))
@@ -207,7 +207,7 @@ def test_an_altered_table_with_a_recorded_hash_is_refused(tmp_path, features):
 
 def test_real_clip_vectors_import_with_their_middle_axis():
     folder = shared_data() / "things_clip"
-    stimuli = [{"id": f"{i}.jpg", "concept": 0, "image": None, "part": "test"} for i in range(200)]
+    stimuli = [Stimulus(id=f"{i}.jpg", concept=0, image=None, part="test") for i in range(200)]
     table, _ = ImportedConfig(path=str(folder / "clip_feature_maps_test.npy")).compute(facts_for(None, stimuli=stimuli))
     assert table.shape == (200, 768)
     np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, atol=1e-3)
@@ -230,14 +230,16 @@ def test_embed_adds_a_table_to_a_study_and_leaves_its_rows(tmp_path, features):
     }
     tables = {k: getattr(facts, k) for k in ("subjects", "stimuli", "concepts", "sessions", "recordings")}
     study = tmp_path / "study"
-    manifest = {"schema_version": schema.SCHEMA_VERSION, "stimulus_level": "image", "signal": signal, "tables": tables}
-    write_manifest(study, {**manifest, "shards": [], "embeddings": {}, "tar_embeddings": [], "captions": False})
+    manifest = Manifest(
+        stimulus_level="image", signal=Signal(**signal), tables=Tables(**tables), shards=[], embeddings={}, tar_embeddings=[]
+    )
+    write_manifest(study, manifest)
     before = read_manifest(study)
     run(EmbedConfig(study=str(study), name="mine", embedding=ImportedConfig(path=str(tmp_path / "features.npy"))))
     after = read_manifest(study)
-    assert after["fingerprint"] != before["fingerprint"]
-    assert rows_hash(after) == rows_hash(before)
-    assert after["embeddings"]["mine"]["sha256"] == sha256_file(study / "embeddings" / "mine.npy")
+    assert after.fingerprint != before.fingerprint
+    assert after.rows_hash == before.rows_hash
+    assert after.embedding("mine").sha256 == sha256_file(study / "embeddings" / "mine.npy")
     np.testing.assert_array_equal(np.load(study / "embeddings" / "mine.npy"), features)
     with pytest.raises(StudyError, match="already has an embedding 'mine'"):
         run(EmbedConfig(study=str(study), name="mine", embedding=ImportedConfig(path=str(tmp_path / "features.npy"))))

@@ -291,7 +291,7 @@ def test_embeddings_in_the_order_of_the_study(images: Path, tmp_path: Path) -> N
     expected = encoder.embed(loader.prepare(host, "cpu").eeg_BCT.numpy())
     with np.load(tmp_path / "test.npz", allow_pickle=False) as file:
         np.testing.assert_allclose(file["eeg"][:3], expected, atol=1e-5)
-        assert file["ids"][:3].tolist() == [index.manifest["tables"]["stimuli"][i]["id"] for i in host.stimulus_B]
+        assert file["ids"][:3].tolist() == [index.manifest.tables.stimuli[i].id for i in host.stimulus_B]
 
 
 def test_real_clip_vectors_as_embeddings(tmp_path: Path) -> None:

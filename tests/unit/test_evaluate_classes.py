@@ -19,7 +19,6 @@ from data_prep.contract.cli import parse
 from data_prep.contract.closed_form import fit_ridge
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_json
-from data_prep.contract.manifest import split_hash
 from data_prep.splits.split import SplitConfig, write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
@@ -54,7 +53,7 @@ def data(study: Path, split: str, **fields: Any) -> DataConfig:
 def write_classifier(study: Path, split: str, output: Path, *, head: bool = True, **facts: Any) -> Path:
     """An export that was fitted on the training part of ``split``."""
     loader = Loader(StudyIndex.open(study), data(study, split), "train", seed=0)
-    part, num_concepts = collect(loader), len(loader.index.manifest["tables"]["concepts"])
+    part, num_concepts = collect(loader), len(loader.index.manifest.tables.concepts)
     loss = CLASSIFY if head else LossConfig()
     sizes = {"n_chans": loader.n_chans, "n_times": loader.n_times, "sfreq": loader.sfreq, "embedding_dim": loader.embedding_dim}
     model = MODEL.build(**sizes, num_subjects=loader.num_subjects, num_concepts=num_concepts, loss=loss)
@@ -151,11 +150,11 @@ def test_without_a_head_the_nearest_concept_is_named(home: Path, tmp_path: Path)
 def test_concepts_never_trained_are_left_out_in_a_sentence(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = home / "study"
     index = StudyIndex.open(study)
-    held_out = index.split("closed-set")["parts"]["test"][0]["stimulus"]
-    mixed = index.split("closed-set") | {"name": "mixed"}
-    trained = [s for s in mixed["parts"]["train"][0]["stimulus"] if index.manifest["tables"]["stimuli"][s]["concept"] != 0]
-    mixed["parts"] = {"train": [{"stimulus": trained}], "validation": [], "test": [{"stimulus": held_out}]}
-    write_json(study / "splits" / "mixed.json", mixed | {"hash": split_hash(mixed)})
+    held_out = index.split("closed-set").parts["test"][0]["stimulus"]
+    closed = index.split("closed-set")
+    trained = [s for s in closed.parts["train"][0]["stimulus"] if index.manifest.tables.stimuli[s].concept != 0]
+    parts = {"train": [{"stimulus": trained}], "validation": [], "test": [{"stimulus": held_out}]}
+    write_json(study / "splits" / "mixed.json", replace(closed, name="mixed", parts=parts).plain())
     write_classifier(study, "mixed", tmp_path / "export")
     assert evaluate("--export", tmp_path / "export", "--output", tmp_path / "reports") == 0
     found = results(tmp_path / "reports")

@@ -37,7 +37,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         session=np.tile([0, 1], 3),
         matrix=random.standard_normal((6, 4, 4)).astype(np.float32),
         mean=random.standard_normal((6, 4)).astype(np.float32),
-        split_hash=np.array(read_split(root, manifest, "tiny")["hash"]),
+        split_hash=np.array(read_split(root, manifest, "tiny").hash),
         kind=np.array("mvnn"),
     )
     return root
@@ -63,9 +63,9 @@ def test_raw_trials_give_what_the_training_path_gives(study: Path, tmp_path: Pat
     batch = loader.prepare(next(iter(loader.sequential(64))), "cpu")
     expected = encoder.embed_batch(batch).numpy()
 
-    stored = np.array([loader.index.signal["ch_names"].index(name) for name in encoder.signal["ch_names"]])
+    stored = np.array([loader.index.signal.ch_names.index(name) for name in encoder.signal["ch_names"]])
     assert len(stored) == (2 if transform is None else 4), "a transform mixes all stored channels"
-    first = round((encoder.signal["tmin"] - loader.index.signal["tmin"]) * 100)
+    first = round((encoder.signal["tmin"] - loader.index.signal.tmin) * 100)
     host = Loader(loader.index, DataConfig(study=str(study), split="tiny", embedding="tiny"), "train", seed=0).sequential(64)
     raw = next(iter(host)).repetitions_RCT.float().numpy().reshape(len(batch), 4, 4, 20)[:, :, stored, first : first + loader.n_times]
     subjects = [encoder.config["subjects"][i] for i in batch.subject_B]

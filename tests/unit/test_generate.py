@@ -158,7 +158,7 @@ def eeg_of_part(home: Path) -> tuple[Any, list[str]]:
     index = StudyIndex.open(home / "study")
     loader = Loader(index, DataConfig(study=str(home / "study"), **(DATA | {"split": "pairs", "repetitions": "mean"})), "test", seed=0)
     (host,) = loader.sequential(100)
-    subjects = index.manifest["tables"]["subjects"]
+    subjects = index.manifest.tables.subjects
     return host.repetitions_RCT.unflatten(0, (-1, host.equal_count)).numpy(), [subjects[s] for s in host.subject_B.tolist()]
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, write_json
-from data_prep.contract.manifest import read_manifest, rows_hash, split_hash
+from data_prep.contract.manifest import Split, read_manifest
 from data_prep.splits import split as splits
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.data.batch import normalise_trials
@@ -31,10 +31,10 @@ from trainer.data.prefetch import Prefetched
 SEED = 5
 
 
-def write_split(root: Path, name: str, parts: dict) -> dict:
-    split = {"name": name, "rows_hash": rows_hash(read_manifest(root)), "parts": {p: parts.get(p, []) for p in schema.PARTS}}
-    split["hash"] = split_hash(split)
-    write_json(root / "splits" / f"{name}.json", split)
+def write_split(root: Path, name: str, parts: dict) -> Split:
+    whole = {p: parts.get(p, []) for p in schema.PARTS}
+    split = Split(name=name, policy="", rows_hash=read_manifest(root).rows_hash, parts=whole)
+    write_json(root / "splits" / f"{name}.json", split.plain())
     return split
 
 
@@ -80,8 +80,8 @@ def test_a_batch_holds_the_trials_ids_and_embeddings_that_were_written(study, wr
         facts, eeg = written[int(batch.sample_B[i])]
         torch.testing.assert_close(batch.eeg_BCT[i], mean_of(eeg))
         stimulus = int(batch.stimulus_B[i])
-        assert manifest["tables"]["stimuli"][stimulus]["id"] == facts["stimulus"]
-        assert manifest["tables"]["subjects"][int(batch.subject_B[i])] == facts["subject"]
+        assert manifest.tables.stimuli[stimulus].id == facts["stimulus"]
+        assert manifest.tables.subjects[int(batch.subject_B[i])] == facts["subject"]
         assert int(batch.concept_B[i]) == facts["concept"]
         assert np.array_equal(batch.target_BE[i].numpy(), gallery[stimulus])
 
@@ -230,7 +230,7 @@ def test_the_split_command_s_parts_and_transform_are_what_training_gets(copy):
     parts = {part: loader(copy, part, split="zero-shot", transform="zero-shot", repetitions="each") for part in schema.PARTS}
     assert {part: p.num_samples for part, p in parts.items()} == {"train": 12, "validation": 4, "test": 8}
     assert not set(parts["train"].stimuli) & (set(parts["validation"].stimuli) | set(parts["test"].stimuli))
-    assert parts["train"].split_hash == split["hash"]
+    assert parts["train"].split_hash == split.hash
     batch = parts["train"].prepare(next(parts["train"].sequential(1000, single_trials=True)), "cpu")
     for subject in (0, 1):
         of_subject_BCT = batch.eeg_BCT[batch.subject_B == subject]

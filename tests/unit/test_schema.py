@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import canonical_json, write_json
 from data_prep.contract.manifest import (
+    Embedding,
+    Quality,
     RepetitionTable,
+    Split,
     assign_parts,
-    fingerprint,
     read_manifest,
     read_shard_tables,
     repetition_table,
-    rows_hash,
 )
 from tests.helpers.tiny_study import write_tiny_study
 
@@ -30,7 +32,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def table_of(root: Path) -> RepetitionTable:
     manifest = read_manifest(root)
-    pairs = [read_shard_tables(root, manifest, shard) for shard in manifest["shards"]]
+    pairs = [read_shard_tables(root, manifest, shard) for shard in manifest.shards]
     return repetition_table([i for i, _ in pairs], [t for _, t in pairs])
 
 
@@ -79,12 +81,12 @@ def test_json_is_canonical_and_refuses_nan() -> None:
 
 def test_fingerprint_is_of_content_only(study: Path) -> None:
     manifest = read_manifest(study)
-    assert fingerprint({**manifest, "code_version": "9", "quality": {}, "preprocessing": {}}) == manifest["fingerprint"]
-    more = {**manifest, "embeddings": {**manifest["embeddings"], "other": {"sha256": "0"}}}
-    assert fingerprint(more) != manifest["fingerprint"]
-    assert rows_hash(more) == rows_hash(manifest)
-    renamed = {**manifest, "tables": {**manifest["tables"], "subjects": ["01", "03"]}}
-    assert fingerprint(renamed) != manifest["fingerprint"]
+    assert replace(manifest, code_version="9", quality=Quality(), preprocessing={}).fingerprint == manifest.fingerprint
+    more = manifest.with_embedding("other", Embedding(dim=2, sha256="0"))
+    assert more.fingerprint != manifest.fingerprint
+    assert more.rows_hash == manifest.rows_hash
+    renamed = replace(manifest, tables=replace(manifest.tables, subjects=["01", "03"]))
+    assert renamed.fingerprint != manifest.fingerprint
 
 
 def test_repetition_table_counts_through_the_study(study: Path) -> None:
@@ -105,7 +107,7 @@ def test_clauses_mean_any_of_all(study: Path) -> None:
         "validation": [],
         "test": [{"row": [len(table) - 1]}],
     }
-    part = assign_parts({"name": "x", "parts": parts}, table)
+    part = assign_parts(Split(name="x", policy="", rows_hash="", parts=parts), table)
     expected = ((table.subject == 0) & (table.stimulus < 2)) | ((table.subject == 1) & (table.repetition == 0))
     assert np.array_equal(part == 1, expected)
     assert np.flatnonzero(part == 3).tolist() == [len(table) - 1]
@@ -123,7 +125,7 @@ def test_clauses_mean_any_of_all(study: Path) -> None:
 )
 def test_contradictory_parts_are_refused(study: Path, parts: dict, message: str) -> None:
     with pytest.raises(StudyError, match=message):
-        assign_parts({"name": "x", "parts": parts}, table_of(study))
+        assign_parts(Split(name="x", policy="", rows_hash="", parts=parts), table_of(study))
 
 
 def test_an_unfinished_or_altered_manifest_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ def test_stock_webdataset_reads_the_tars_back(study: Path) -> None:
         assert sample["txt"].splitlines() == source.facts.captions[plan.stimulus]
         described = sample["json"]
         assert described["subject"] == source.facts.subjects[plan.subject]
-        assert described["stimulus"] == source.facts.stimuli[plan.stimulus]["id"]
+        assert described["stimulus"] == source.facts.stimuli[plan.stimulus].id
         assert described["concept_name"] == source.facts.concepts[described["concept"]]
         assert described["recording"] == [source.facts.recordings[r] for r in plan.recording]
         assert described["onset_seconds"] == ["unknown"] * plan.n_reps
@@ -62,11 +62,11 @@ def test_stock_webdataset_reads_the_tars_back(study: Path) -> None:
 def test_stimuli_without_captions_are_counted_and_have_an_empty_member(tmp_path: Path) -> None:
     study = write_tiny_study(tmp_path / "study", n_stimuli=6, n_test=2, n_subjects=1, uncaptioned=(1, 4))
     manifest = read_manifest(study)
-    assert (manifest["captions"], manifest["captions_missing"]) == (True, 2)
+    assert (manifest.captions, manifest.captions_missing) == (True, 2)
     lengths = {}
-    for shard in manifest["shards"]:
+    for shard in manifest.shards:
         index, _ = read_shard_tables(study, manifest, shard)
-        tar = (study / f"{shard['name']}.tar").read_bytes()
+        tar = (study / f"{shard.name}.tar").read_bytes()
         for row in index:
             text = tar[int(row["txt_offset"]) : int(row["txt_offset"]) + int(row["txt_bytes"])].decode()
             lengths[int(row["stimulus"])] = len(text.splitlines())
@@ -77,14 +77,14 @@ def test_stimuli_without_captions_are_counted_and_have_an_empty_member(tmp_path:
 def test_index_offsets_point_at_the_arrays(study: Path) -> None:
     manifest, source = read_manifest(study), TinySource(TinyReader(vary_reps=True))
     number = 0
-    for shard in manifest["shards"]:
+    for shard in manifest.shards:
         index, _ = read_shard_tables(study, manifest, shard)
-        tar = (study / f"{shard['name']}.tar").read_bytes()
+        tar = (study / f"{shard.name}.tar").read_bytes()
         for row in index:
             eeg = np.frombuffer(tar, "<f2", int(row["eeg_bytes"]) // 2, int(row["eeg_offset"]))
             assert np.array_equal(eeg.reshape(row["n_reps"], 4, 20), source.eeg(number).astype(np.float16))
             text = tar[int(row["json_offset"]) : int(row["json_offset"] + row["json_bytes"])]
-            assert json.loads(text)["stimulus"] == source.facts.stimuli[row["stimulus"]]["id"]
+            assert json.loads(text)["stimulus"] == source.facts.stimuli[row["stimulus"]].id
             number += 1
     assert number == len(source.samples)
 
@@ -104,7 +104,7 @@ def test_tars_are_plain_ustar_without_names_or_times(study: Path) -> None:
 
 def test_the_manifest_tells_the_facts(study: Path) -> None:
     manifest = read_manifest(study)
-    assert manifest["signal"] == {
+    assert asdict(manifest.signal) == {
         "unit": "microvolts",
         "sfreq": 100.0,
         "tmin": -0.05,
@@ -114,22 +114,22 @@ def test_the_manifest_tells_the_facts(study: Path) -> None:
         "dtype": "float16",
         "ch_names": ["TP9", "AF7", "AF8", "TP10"],
     }
-    assert manifest["stimulus_level"] == "image"
-    assert [shard["rows"] for shard in manifest["shards"]] == [5, 5, 5, 5, 4]
-    assert manifest["embeddings"]["tiny"]["dim"] == 8
-    assert manifest["quality"]["trials"] == 88
+    assert manifest.stimulus_level == "image"
+    assert [shard.rows for shard in manifest.shards] == [5, 5, 5, 5, 4]
+    assert manifest.embedding("tiny").dim == 8
+    assert manifest.quality.trials == 88
 
 
 def test_railed_trials_are_counted(tmp_path: Path) -> None:
     root = write_tiny_study(tmp_path / "s", stimulus_level="class")
-    quality = read_manifest(root)["quality"]
-    assert quality == {"trials": 48, "railed_trials": 6, "by_label": {"good": 42, "railed": 6}}
+    quality = read_manifest(root).quality
+    assert asdict(quality) == {"trials": 48, "railed_trials": 6, "by_label": {"good": 42, "railed": 6}}
 
 
 def test_float32_on_request(tmp_path: Path) -> None:
     root = write_tiny_study(tmp_path / "s", eeg_dtype="float32", n_subjects=1)
     manifest = read_manifest(root)
-    index, _ = read_shard_tables(root, manifest, manifest["shards"][0])
+    index, _ = read_shard_tables(root, manifest, manifest.shards[0])
     eeg = np.fromfile(root / "000000.tar", "<f4", int(index[0]["eeg_bytes"]) // 4, offset=int(index[0]["eeg_offset"]))
     assert np.array_equal(eeg, TinySource(TinyReader(n_subjects=1)).eeg(0).ravel())
 

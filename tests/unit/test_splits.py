@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_choices_follow_the_seed(image: StudyFolder) -> None:
         for seed in (0, 0, 1)
     )
     assert first == again
-    assert first["hash"] != other["hash"]
+    assert first.hash != other.hash
 
 
 def test_subject_validates_on_another_subject(image: StudyFolder) -> None:
@@ -171,7 +172,7 @@ def test_audit_calls_a_clean_split_sound(image: StudyFolder, classes: StudyFolde
 
 def test_audit_finds_shared_ids_that_break_the_claim(image: StudyFolder) -> None:
     split = make_split(SplitConfig(study=str(image.root), policy="zero-shot"), "x", image)
-    split["parts"] = {"train": [{"repetition": [0, 1]}], "validation": [], "test": [{"repetition": [2, 3]}]}
+    split = replace(split, parts={"train": [{"repetition": [0, 1]}], "validation": [], "test": [{"repetition": [2, 3]}]})
     report = audit(image, split)
     assert report["verdict"] == "unsound"
     assert "does NOT show" in report["claim"]
@@ -187,7 +188,7 @@ def test_audit_finds_block_designs(image: StudyFolder, classes: StudyFolder) -> 
     assert "block_design" not in findings(image, make_split(SplitConfig(study=str(image.root), policy="zero-shot"), "x", image))
     mixed = make_split(SplitConfig(study=str(classes.root), policy="recording"), "x", classes)
     rows = np.arange(len(classes.table))
-    mixed["parts"] = {"train": [{"row": rows[::2].tolist()}], "validation": [], "test": [{"row": rows[1::2].tolist()}]}
+    mixed = replace(mixed, parts={"train": [{"row": rows[::2].tolist()}], "validation": [], "test": [{"row": rows[1::2].tolist()}]})
     report = findings(classes, mixed)
     assert "block_design" not in report
     assert report["recording_overlap"]["level"] == "problem"
@@ -196,7 +197,9 @@ def test_audit_finds_block_designs(image: StudyFolder, classes: StudyFolder) -> 
 def test_audit_finds_imbalance_and_missing_classes(classes: StudyFolder) -> None:
     split = make_split(SplitConfig(study=str(classes.root), policy="recording"), "x", classes)
     house, face = (np.flatnonzero(classes.table.concept == c).tolist() for c in (0, 1))
-    split["parts"] = {"train": [{"row": house[:40] + face[:20]}], "validation": [{"row": face[20:40]}], "test": [{"row": face[40:60]}]}
+    split = replace(
+        split, parts={"train": [{"row": house[:40] + face[:20]}], "validation": [{"row": face[20:40]}], "test": [{"row": face[40:60]}]}
+    )
     report = findings(classes, split)
     assert report["imbalance"]["part"] == "train"
     assert report["class_missing"]["level"] == "problem"
@@ -205,9 +208,9 @@ def test_audit_finds_imbalance_and_missing_classes(classes: StudyFolder) -> None
 def test_audit_says_what_the_source_has_lost_and_that_it_is_whitened(tmp_path: Path) -> None:
     study = open_study(write_tiny_study(tmp_path / "s", n_reps=20, n_subjects=1, n_chans=8))
     split = make_split(SplitConfig(study=str(study.root), policy="zero-shot"), "x", study)
-    for table in ("sessions", "recordings"):
-        study.manifest["tables"][table][0] = schema.UNKNOWN
-    study.manifest["signal"]["unit"] = "zscore"
+    for labels in (study.manifest.tables.sessions, study.manifest.tables.recordings):
+        labels[0] = schema.UNKNOWN
+    study = replace(study, manifest=replace(study.manifest, signal=replace(study.manifest.signal, unit="zscore")))
     report = findings(study, split)
     assert report["session_unknown"]["level"] == report["recording_unknown"]["level"] == "caution"
     assert report["whitened_source"]["level"] == "caution"
@@ -233,7 +236,7 @@ def load(study: StudyFolder, name: str) -> dict[str, np.ndarray]:
 def test_mvnn_whitens_the_noise_within_stimuli(image: StudyFolder) -> None:
     split, _ = write_split(SplitConfig(study=str(image.root), policy="zero-shot", name="white", transform="mvnn"))
     arrays = load(image, "white")
-    assert str(arrays["split_hash"]) == split["hash"]
+    assert str(arrays["split_hash"]) == split.hash
     assert str(arrays["kind"]) == "mvnn"
     assert list(zip(arrays["subject"].tolist(), arrays["session"].tolist(), strict=True)) == [(s, k) for s in range(4) for k in range(2)]
     part = assign_parts(split, image.table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_words_are_those_predicted_never_the_true_label(home: Path) -> None:
     assert task.concepts is not None
     z_BP = task.encoder.model.embed_eeg(batch.eeg_BCT, task.subject_S[batch.subject_B]).detach().numpy()
     assert words == [task.concepts.words(row) for row in task.concepts.predict(z_BP, 1).tolist()]
-    names = task.index.manifest["tables"]["concepts"]
+    names = task.index.manifest.tables.concepts
     true = [names[c] for c in batch.concept_B.tolist()]
     assert [w[0] for w in words] != true, "an untrained encoder cannot know them all"
     assert {*task.concepts.names} == {names[c] for c in task.loader.concepts}, "candidates are training concepts"
@@ -145,7 +146,7 @@ def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(ho
         task = task_of(home, prompt__concepts=1, stage__name="image", train__global_batch_size=28, **changes)
         with task.batches(0) as stream:
             batch = task.loader.prepare(next(stream), CPU)
-        names = task.index.manifest["tables"]["concepts"]
+        names = task.index.manifest.tables.concepts
         words = task._words("image", batch, batch.item_B >= 0, training=True)
         return [own[0] for own in words], [names[c] for c in batch.concept_B.tolist()]
 
@@ -249,8 +250,8 @@ def with_other_embedding(home: Path) -> Path:
     shutil.copytree(home / "study", root)
     manifest = read_manifest(root)
     shutil.copyfile(root / "embeddings" / "tiny.npy", root / "embeddings" / "other.npy")
-    manifest["embeddings"]["other"] = manifest["embeddings"]["tiny"] | {"model": "other"}
-    write_manifest(root, manifest)
+    tiny = manifest.embedding("tiny")
+    write_manifest(root, manifest.with_embedding("other", replace(tiny, provenance={**tiny.provenance, "model": "other"})))
     write_split(root, "tiny", train={"stimulus": list(range(14))}, validation={"stimulus": [14, 15]})
     return root
 

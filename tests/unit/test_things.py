@@ -40,9 +40,9 @@ def test_rows_follow_the_metadata_and_eeg_is_what_was_written():
     facts = source.facts
     assert (facts.sfreq, facts.tmin, facts.n_times, facts.n_chans, facts.unit) == (100.0, -0.2, 100, 17, "microvolts")
     assert len(source.samples) == 12 * 3 + 8
-    assert [s["concept"] for s in facts.stimuli] == [i // 3 for i in range(36)] + list(range(12, 20))
-    assert {s["part"] for s in facts.stimuli[:36]} == {"training"}
-    assert {s["part"] for s in facts.stimuli[36:]} == {"test"}
+    assert [s.concept for s in facts.stimuli] == [i // 3 for i in range(36)] + list(range(12, 20))
+    assert {s.part for s in facts.stimuli[:36]} == {"training"}
+    assert {s.part for s in facts.stimuli[36:]} == {"test"}
     written = safe_load.load(small_study() / TEST)["preprocessed_eeg_data"]
     np.testing.assert_array_equal(source.eeg(36 + 5), written[5])
     assert source.eeg(3).shape == (4, 17, 100)
@@ -170,7 +170,7 @@ def test_images_without_captions_are_allowed_on_request(study):
     captions |= {empty: [], blank: " "}
     (study / "captions.json").write_text(json.dumps(captions))
     facts = ThingsReaderConfig(root=str(study), captions_missing="allow").open().facts
-    without = {s["id"] for s, lines in zip(facts.stimuli, facts.captions, strict=True) if not lines}
+    without = {s.id for s, lines in zip(facts.stimuli, facts.captions, strict=True) if not lines}
     assert without == {gone, empty, blank}
     captions[empty] = [7]
     (study / "captions.json").write_text(json.dumps(captions))

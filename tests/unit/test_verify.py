@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +84,8 @@ def test_an_index_that_lies_consistently_is_still_found(study: Path) -> None:
     index["tiny_offset"][2] += 2
     path.write_bytes(ustar.npy_bytes(index))
     manifest = read_manifest(study)
-    manifest["shards"][0]["index_sha256"] = sha256_file(path)
-    write_manifest(study, manifest)
+    first, *others = manifest.shards
+    write_manifest(study, replace(manifest, shards=[replace(first, index_sha256=sha256_file(path)), *others]))
     faults = verify(study)
     assert "row 2 does not agree with 000000.tar" in faults[0]
 
@@ -132,8 +133,7 @@ def test_a_tar_that_is_not_of_the_study_is_found(study: Path) -> None:
 
 
 def test_another_schema_version_is_one_sentence(study: Path, capsys: pytest.CaptureFixture) -> None:
-    manifest = {**read_manifest(study), "schema_version": 99}
-    write_manifest(study, manifest)
+    write_manifest(study, replace(read_manifest(study), schema_version=99))
     assert command("verify", "--study", str(study)) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("shard the study again with this version")
 
@@ -153,7 +153,7 @@ def test_index_refuses_a_tar_that_was_not_written(study: Path) -> None:
     manifest = read_manifest(study)
     shutil.copy(study / "000000.tar", study / "000001.tar")
     with pytest.raises(StudyError, match="not the tar that was written"):
-        reindex.reindex_shard(study, manifest, manifest["shards"][1], write=True)
+        reindex.reindex_shard(study, manifest, manifest.shards[1], write=True)
 
 
 def test_tables_of_a_class_study_are_rebuilt(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_tables_of_a_class_study_are_rebuilt(tmp_path: Path) -> None:
 def test_inspect_shows_the_study(study: Path, capsys: pytest.CaptureFixture) -> None:
     assert command("inspect", "--study", str(study), "--sample", "3") == 0
     out = capsys.readouterr().out
-    for word in ("TP9 AF7 AF8 TP10", "zero-shot", "tiny", read_manifest(study)["fingerprint"], "train/0003"):
+    for word in ("TP9 AF7 AF8 TP10", "zero-shot", "tiny", read_manifest(study).fingerprint, "train/0003"):
         assert word in out
     assert command("inspect", "--study", str(study), "--sample", "24") == 1
     assert "expected 0 to 23" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from trainer.metrics import cosine_similarity
 
 def trained_concepts(encoder: Encoder, train: Loader) -> np.ndarray:
     """Ids in ``train``'s study, ascending, of the concepts that the encoder was trained on."""
-    tables = train.index.manifest["tables"]["concepts"]
+    tables = train.index.manifest.tables.concepts
     known = set(encoder.config.get("trained_concepts") or (tables[c] for c in train.concepts.tolist()))
     return np.array([number for number, name in enumerate(tables) if name in known], dtype=np.int64)
 
@@ -54,7 +54,7 @@ def score_concepts(
             :, _columns(encoder, loader, concepts_K)
         ], "concept head"
     z_NP = _embed(loader, encoder.embed_batch, single_trials, encoder.device)
-    concept_of = np.array([stimulus["concept"] for stimulus in train.index.manifest["tables"]["stimuli"]])
+    concept_of = np.array([stimulus.concept for stimulus in train.index.manifest.tables.stimuli])
     images_SP, concept_S = encoder.embed_image(train.gallery[train.stimuli]), concept_of[train.stimuli]
     means_KP = np.stack([images_SP[concept_S == concept].mean(axis=0) for concept in concepts_K.tolist()])
     mean_P = images_SP.mean(axis=0)
@@ -63,7 +63,7 @@ def score_concepts(
 
 def _columns(encoder: Encoder, loader: Loader, concepts_K: np.ndarray) -> list[int]:
     column = {name: number for number, name in enumerate(encoder.config["concepts"])}
-    names = loader.index.manifest["tables"]["concepts"]
+    names = loader.index.manifest.tables.concepts
     return [column[names[concept]] for concept in concepts_K.tolist()]
 
 

@@ -66,9 +66,9 @@ def write_export(
     facts
         Where it comes from, kept as they are: step, git revision, hashes.
     """
-    manifest, tables = loader.index.manifest, loader.index.manifest["tables"]
-    channels = loader.index.signal["ch_names"] if loader.transform is not None else loader.ch_names
-    positions = loader.index.signal["positions"] if loader.transform is not None else loader.positions
+    manifest, tables = loader.index.manifest, loader.index.manifest.tables
+    channels = loader.index.signal.ch_names if loader.transform is not None else loader.ch_names
+    positions = loader.index.signal.positions if loader.transform is not None else loader.positions
     config = {
         "format_version": FORMAT_VERSION,
         "model": to_plain(model),
@@ -77,12 +77,12 @@ def write_export(
             "n_chans": loader.n_chans,
             "n_times": loader.n_times,
             "sfreq": loader.sfreq,
-            "num_subjects": len(tables["subjects"]),
+            "num_subjects": len(tables.subjects),
             "embedding_dim": loader.embedding_dim,
-            "num_concepts": len(tables["concepts"]),
+            "num_concepts": len(tables.concepts),
         },
         "signal": {
-            "unit": loader.index.signal["unit"],
+            "unit": loader.index.signal.unit,
             "sfreq": loader.sfreq,
             "tmin": loader.tmin,
             "n_times": loader.n_times,
@@ -90,16 +90,16 @@ def write_export(
             "positions": positions,
         },
         "data": to_plain(loader.config),
-        "preprocessing": manifest.get("preprocessing", {}),
+        "preprocessing": manifest.preprocessing,
         "transform": TRANSFORM if loader.transform is not None else None,
         "normalise": loader.config.normalise,
-        "embedding": {"name": loader.config.embedding, **manifest["embeddings"][loader.config.embedding]},
+        "embedding": {"name": loader.config.embedding, **manifest.embedding(loader.config.embedding).plain()},
         "embedding_dim": model.proj_dim or loader.embedding_dim,
-        "stimulus_level": manifest["stimulus_level"],
-        "concepts": list(tables["concepts"]),
-        "subjects": list(tables["subjects"]),
-        "trained_subjects": [tables["subjects"][i] for i in loader.subjects],
-        "trained_concepts": [tables["concepts"][i] for i in loader.concepts],
+        "stimulus_level": manifest.stimulus_level,
+        "concepts": list(tables.concepts),
+        "subjects": list(tables.subjects),
+        "trained_subjects": [tables.subjects[i] for i in loader.subjects],
+        "trained_concepts": [tables.concepts[i] for i in loader.concepts],
         **facts,
     }
     output.mkdir(parents=True)
@@ -109,8 +109,8 @@ def write_export(
         with (output / TRANSFORM).open("wb") as file:
             np.savez(
                 file,
-                subject=np.array([tables["subjects"][i] for i in fitted.subject_K]),
-                session=np.array([tables["sessions"][i] for i in fitted.session_K]),
+                subject=np.array([tables.subjects[i] for i in fitted.subject_K]),
+                session=np.array([tables.sessions[i] for i in fitted.session_K]),
                 matrix=fitted.matrix_KOI.numpy(),
                 mean=fitted.mean_KI.numpy(),
                 kind=np.array(fitted.kind),

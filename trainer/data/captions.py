@@ -29,7 +29,7 @@ class StudyCaptions:
         """
         if "txt_offset" not in (index.samples.dtype.names or ()):
             raise CommandError(f"{index.root}: this study has no captions: shard it with captions (captions.json beside the images)")
-        captions: list[list[str]] = [[] for _ in index.manifest["tables"]["stimuli"]]
+        captions: list[list[str]] = [[] for _ in index.manifest.tables.stimuli]
         stimuli, rows = np.unique(index.samples["stimulus"], return_index=True)
         for stimulus, row in zip(stimuli.tolist(), rows.tolist(), strict=True):
             sample = index.samples[row]
@@ -59,7 +59,7 @@ class StudyCaptions:
         """
         without = stimulus_N[~self.has(stimulus_N)]
         if len(without) and (missing == "refuse" or len(without) == len(stimulus_N)):
-            first = index.manifest["tables"]["stimuli"][int(without[0])]["id"]
+            first = index.manifest.tables.stimuli[int(without[0])].id
             raise CommandError(
                 f"{index.root}: {len(without)} of {len(stimulus_N)} {part} stimuli have no caption (first {first!r}): caption them, or set "
                 "stage.missing_captions: drop to leave them out"

@@ -132,8 +132,8 @@ class Loader:
         self.index, self.config, self.part, self.seed = index, config, part, seed
         # Columns of their own: a look-up in a structured array copies every field of every row.
         self._subject, self._stimulus, self._concept = (np.ascontiguousarray(index.samples[n]) for n in ("subject", "stimulus", "concept"))
-        self.split_hash: str = index.split(config.split)["hash"]
-        self.fingerprint: str = index.manifest["fingerprint"]
+        self.split_hash: str = index.split(config.split).hash
+        self.fingerprint: str = index.manifest.fingerprint
         self.gallery = index.embedding(config.embedding)
         self.embedding_dim = self.gallery.shape[1]
         self._select_signal()
@@ -252,19 +252,19 @@ class Loader:
     def _select_signal(self) -> None:
         signal, select = self.index.signal, self.config.select
         channels, self._times = select_channels(select, signal), select_times(select, signal)
-        self.ch_names = [signal["ch_names"][c] for c in channels]
-        self.positions = None if signal["positions"] is None else [signal["positions"][c] for c in channels]
+        self.ch_names = [signal.ch_names[c] for c in channels]
+        self.positions = None if signal.positions is None else [signal.positions[c] for c in channels]
         self.n_chans, self.n_times = len(channels), self._times.stop - self._times.start
-        self.sfreq, self.tmin = float(signal["sfreq"]), signal["tmin"] + self._times.start / signal["sfreq"]
+        self.sfreq, self.tmin = float(signal.sfreq), signal.tmin + self._times.start / signal.sfreq
         self.transform: Transform | None = None
         if self.config.transform is not None:
             path = self.index.root / "transforms" / f"{self.config.transform}.npz"
-            self.transform = Transform.read(path, split_hash=self.split_hash, channels=channels, n_chans=signal["n_chans"])
+            self.transform = Transform.read(path, split_hash=self.split_hash, channels=channels, n_chans=signal.n_chans)
         # A transform mixes all stored channels, so it also makes the choice among them, on the device.
-        everything = self.transform is not None or channels == list(range(signal["n_chans"]))
+        everything = self.transform is not None or channels == list(range(signal.n_chans))
         self._channels = None if everything else np.asarray(channels)
         self._dtype = eeg_dtype(signal)
-        self._shape = (signal["n_chans"], signal["n_times"])
+        self._shape = (signal.n_chans, signal.n_times)
         self._repetition_bytes = self._dtype.itemsize * self._shape[0] * self._shape[1]
 
     def _select_rows(self) -> np.ndarray:
@@ -272,7 +272,7 @@ class Loader:
         rows = index.rows(config.split, self.part)
         if not len(rows):
             raise StudyError(f"split {config.split!r} of {index.root} has no part {self.part!r}")
-        rows = select_rows(config.select, index.table, index.manifest["tables"], rows, thin=self.part == "train")
+        rows = select_rows(config.select, index.table, index.manifest.tables, rows, thin=self.part == "train")
         if not len(rows):
             raise ValueError(f"data.select leaves no trials in part {self.part!r} of split {config.split!r}")
         return rows
@@ -288,16 +288,16 @@ class Loader:
         self._group = np.full(len(self._rows), -1, np.int64)
         if self.transform is None:
             return
-        tables = self.index.manifest["tables"]
-        lookup = np.full((len(tables["subjects"]), len(tables["sessions"])), -1, np.int64)
+        tables = self.index.manifest.tables
+        lookup = np.full((len(tables.subjects), len(tables.sessions)), -1, np.int64)
         lookup[self.transform.subject_K, self.transform.session_K] = np.arange(len(self.transform.subject_K))
         subject, session = table.subject[self._rows], table.session[self._rows]
         self._group = lookup[subject, session]
         missing = np.flatnonzero(self._group < 0)
         if len(missing):
             raise StudyError(
-                f"transform {self.config.transform!r} has nothing for subject {tables['subjects'][subject[missing[0]]]} in session "
-                f"{tables['sessions'][session[missing[0]]]}, which part {self.part!r} of split {self.config.split!r} holds: "
+                f"transform {self.config.transform!r} has nothing for subject {tables.subjects[subject[missing[0]]]} in session "
+                f"{tables.sessions[session[missing[0]]]}, which part {self.part!r} of split {self.config.split!r} holds: "
                 "it is fitted on training rows only"
             )
 
@@ -323,11 +323,11 @@ class Loader:
     def _count(self) -> None:
         index = self.index
         self.num_items, self.num_samples, self.num_repetitions = len(self._items), len(self._samples), len(self._rows)
-        self.num_subjects = len(index.manifest["tables"]["subjects"])
+        self.num_subjects = len(index.manifest.tables.subjects)
         self.stimuli = np.unique(index.samples["stimulus"][self._samples.sample_N])
         self.subjects = np.unique(index.samples["subject"][self._samples.sample_N])
         self.concepts = np.unique(index.samples["concept"][self._samples.sample_N])
-        per_shard = np.bincount(index.samples["shard"][self._items.sample_N], minlength=len(index.manifest["shards"]))
+        per_shard = np.bincount(index.samples["shard"][self._items.sample_N], minlength=len(index.manifest.shards))
         self.order = Order(
             seed=self.seed, shard_items=per_shard.tolist(), split_hash=self.split_hash, block_shards=self.config.block_shards
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from data_prep.contract.manifest import RepetitionTable
+from data_prep.contract.manifest import RepetitionTable, Signal, Tables
 from trainer.data import random
 
 _FRACTION = random.word("fraction of items")
@@ -62,16 +62,16 @@ class SelectConfig:
             raise ValueError(f"data.select.fraction is {self.fraction}, expected a number above 0, at most 1")
 
 
-def select_channels(select: SelectConfig, signal: dict[str, Any]) -> list[int]:
+def select_channels(select: SelectConfig, signal: Signal) -> list[int]:
     """Numbers of the selected channels, in the selected order."""
     if select.channels is None:
-        return list(range(signal["n_chans"]))
-    return _ids("channels", select.channels, signal["ch_names"])
+        return list(range(signal.n_chans))
+    return _ids("channels", select.channels, signal.ch_names)
 
 
-def select_times(select: SelectConfig, signal: dict[str, Any]) -> slice:
+def select_times(select: SelectConfig, signal: Signal) -> slice:
     """Time points of the selected window."""
-    start, sfreq, n_times = signal["tmin"], signal["sfreq"], signal["n_times"]
+    start, sfreq, n_times = signal.tmin, signal.sfreq, signal.n_times
     # A thousandth of a point forgives 0.1 + 0.2.
     first = 0 if select.tmin is None else math.ceil((select.tmin - start) * sfreq - 1e-3)
     last = n_times - 1 if select.tmax is None else math.floor((select.tmax - start) * sfreq + 1e-3)
@@ -83,12 +83,12 @@ def select_times(select: SelectConfig, signal: dict[str, Any]) -> slice:
     return slice(first, last + 1)
 
 
-def select_rows(select: SelectConfig, table: RepetitionTable, tables: dict[str, Any], rows: np.ndarray, *, thin: bool) -> np.ndarray:
+def select_rows(select: SelectConfig, table: RepetitionTable, tables: Tables, rows: np.ndarray, *, thin: bool) -> np.ndarray:
     """Repetitions of ``rows`` (ascending row numbers of ``table``) that are selected; ``thin`` in the training part."""
     for field in ("subjects", "concepts"):
         names = getattr(select, field)
         if names is not None:
-            rows = rows[np.isin(table.column(field[:-1])[rows], _ids(field, names, tables[field]))]
+            rows = rows[np.isin(table.column(field[:-1])[rows], _ids(field, names, getattr(tables, field)))]
     if thin and select.repetitions is not None and len(rows):
         _, first, count = np.unique(table.sample[rows], return_index=True, return_counts=True)
         rows = rows[np.arange(len(rows)) - np.repeat(first, count) < select.repetitions]

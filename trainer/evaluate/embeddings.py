@@ -58,14 +58,14 @@ def run(config: ExportEmbeddingsConfig) -> None:
     """Write the file."""
     encoder = load_encoder(config.export, config.device)
     loader = open_part(encoder, config.study, config.split, config.part)
-    tables = loader.index.manifest["tables"]
+    tables = loader.index.manifest.tables
     sample = loader.index.samples[[s for host in loader.sequential(4096) for s in host.sample_B.tolist()]]
     arrays = {
         "eeg": embed(loader, encoder.embed_batch, torch.device(config.device)),
         "image": encoder.embed_image(loader.gallery[sample["stimulus"]]),
-        "ids": np.array([tables["stimuli"][i]["id"] for i in sample["stimulus"]]),
-        "subjects": np.array([tables["subjects"][i] for i in sample["subject"]]),
-        "concepts": np.array([tables["concepts"][i] for i in sample["concept"]]),
+        "ids": np.array([tables.stimuli[i].id for i in sample["stimulus"]]),
+        "subjects": np.array([tables.subjects[i] for i in sample["subject"]]),
+        "concepts": np.array([tables.concepts[i] for i in sample["concept"]]),
         "split": np.array(config.part),
     }
     buffer = io.BytesIO()
@@ -136,9 +136,9 @@ def check_signal(encoder: Encoder, loader: Loader) -> None:
         raise CommandError(
             f"{loader.index.root}: trials begin at {loader.tmin:g} s, those the encoder was trained on at {expected['tmin']:g} s"
         )
-    if loader.index.signal["unit"] != expected["unit"]:
-        raise CommandError(f"{loader.index.root}: unit is {loader.index.signal['unit']}, the encoder was trained on {expected['unit']}")
-    names = loader.index.signal["ch_names"] if loader.transform is not None else loader.ch_names
+    if loader.index.signal.unit != expected["unit"]:
+        raise CommandError(f"{loader.index.root}: unit is {loader.index.signal.unit}, the encoder was trained on {expected['unit']}")
+    names = loader.index.signal.ch_names if loader.transform is not None else loader.ch_names
     if list(names) != list(expected["ch_names"]):
         raise CommandError(
             f"{loader.index.root}: channels {', '.join(names)}, the encoder was trained on {', '.join(expected['ch_names'])}"
@@ -180,7 +180,7 @@ def seen_trials(config: dict[str, Any], index: StudyIndex, split: str, parts: Se
     held_out = np.concatenate([index.rows(split, part) for part in parts])
     counts: dict[str, int] = {}
     for origin in [*config.get("started_from", []), config]:
-        if origin.get("fingerprint") != index.manifest["fingerprint"] or origin.get("split_hash") == index.split(split)["hash"]:
+        if origin.get("fingerprint") != index.manifest.fingerprint or origin.get("split_hash") == index.split(split).hash:
             continue
         try:
             seen = np.intersect1d(index.rows(origin["split"], "train"), held_out)

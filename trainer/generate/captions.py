@@ -110,7 +110,7 @@ class Generation:
         self.arrays = collect(self.loader)
         self.notes: list[str] = []
         self.items = self._choose_items()
-        self.subject_S = subject_table(self.loader.index.manifest["tables"]["subjects"], self.decoder.encoder, device)
+        self.subject_S = subject_table(self.loader.index.manifest.tables.subjects, self.decoder.encoder, device)
         self.trained_on = trained_on(self.decoder.config)
         prompt = self.decoder.config["prompt"]
         self.always_words = bool(prompt["concepts"] and not prompt["concept_dropout"])
@@ -124,7 +124,7 @@ class Generation:
         self.request: dict[str, Any] = {
             **{name: to_plain(getattr(config, name)) for name in ("part", "candidates", "num_words", "style", "decoding", "seed", "limit")},
             **{name: getattr(config, name) for name in ("batch_size", "precision")},
-            "fingerprint": manifest["fingerprint"],
+            "fingerprint": manifest.fingerprint,
             "split_hash": self.loader.split_hash,
             "data": {name: data[name] for name in ("split", "embedding", "select", "transform", "normalise")},
             "num_items": len(self.items),
@@ -134,11 +134,11 @@ class Generation:
             self.request[LABEL_ONLY] = digest(label_export)
         self.facts: dict[str, Any] = {
             "study": str(self.loader.index.root),
-            "fingerprint": manifest["fingerprint"],
+            "fingerprint": manifest.fingerprint,
             "split": self.loader.config.split,
             "split_hash": self.loader.split_hash,
             "part": config.part,
-            "simulated": bool(manifest.get("preprocessing", {}).get("simulated", False)),
+            "simulated": bool(manifest.simulated),
             "candidates": config.candidates,
             "num_items": len(self.items),
             "num_uncaptioned": self.num_uncaptioned,
@@ -182,21 +182,21 @@ class Generation:
 
     def records(self, arm: str, speaker: Speaker, rows: np.ndarray, texts: list[str]) -> list[dict[str, Any]]:
         """What is written down of some rows."""
-        tables, arrays, found = self.loader.index.manifest["tables"], self.arrays, []
+        tables, arrays, found = self.loader.index.manifest.tables, self.arrays, []
         for row, text in zip(rows.tolist(), texts, strict=True):
             item = int(self.items[row])
             stimulus = int(arrays.stimulus_N[item])
-            about = tables["stimuli"][stimulus]
+            about = tables.stimuli[stimulus]
             found.append(
                 {
                     "arm": arm,
                     "item": item,
-                    "stimulus": about["id"],
-                    "subject": tables["subjects"][int(arrays.subject_N[item])],
-                    "image": about.get("image") or "",
+                    "stimulus": about.id,
+                    "subject": tables.subjects[int(arrays.subject_N[item])],
+                    "image": about.image or "",
                     "expected": self.captions.of(stimulus),
                     "generated": text,
-                    "concept_true": as_words(tables["concepts"][int(arrays.concept_N[item])]),
+                    "concept_true": as_words(tables.concepts[int(arrays.concept_N[item])]),
                     "concept_predicted": as_words(speaker.concepts[row]),
                     "prompt": "" if speaker.prompts is None else speaker.prompts[row].text,
                     "seed": self.config.seed,
@@ -274,7 +274,7 @@ class Generation:
         self.num_uncaptioned = int((~has_N).sum())
         missing = config.missing_captions or self.decoder.config["stage"]["missing_captions"]
         if self.num_uncaptioned and (missing == "refuse" or not has_N.any()):
-            first = index.manifest["tables"]["stimuli"][int(stimulus_N[~has_N][0])]["id"]
+            first = index.manifest.tables.stimuli[int(stimulus_N[~has_N][0])].id
             raise CommandError(
                 f"{index.root}: {self.num_uncaptioned} of {len(has_N)} items of part {config.part!r} have no caption to compare with "
                 f"(first {first!r}): caption them, or set missing_captions: drop to leave them out"
@@ -288,7 +288,7 @@ class Generation:
         return items
 
     def _material(self) -> Material:
-        arrays, tables, encoder = self.arrays, self.loader.index.manifest["tables"], self.decoder.encoder
+        arrays, tables, encoder = self.arrays, self.loader.index.manifest.tables, self.decoder.encoder
         stimuli = self.training.stimuli[self.captions.has(self.training.stimuli)]
         if not len(stimuli):
             raise CommandError(f"{self.loader.index.root}: no training stimulus of split {self.loader.config.split!r} has a caption")
@@ -303,7 +303,7 @@ class Generation:
             concept_N=arrays.concept_N,
             train_MP=encoder.embed_image(self.training.gallery[stimuli]),
             train_captions=captions,
-            train_concepts=[tables["concepts"][tables["stimuli"][stimulus]["concept"]] for stimulus in stimuli.tolist()],
+            train_concepts=[tables.concepts[tables.stimuli[stimulus].concept] for stimulus in stimuli.tolist()],
             prior=[caption for own in captions for caption in own[:learnt]],
             embed=lambda eeg_ICT, subject_I: self._embed_by(encoder, eeg_ICT, subject_I),
             seed=self.config.seed,

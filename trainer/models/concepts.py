@@ -105,9 +105,9 @@ class ConceptTable:
 
 def build_concept_table(encoder: Encoder, loader: Loader) -> ConceptTable:
     """Candidates: the concepts of the loader's part, by their images through the encoder's image side."""
-    tables = loader.index.manifest["tables"]
-    concept_N = np.array([tables["stimuli"][s]["concept"] for s in loader.stimuli.tolist()])
-    return ConceptTable.make(tables["concepts"], concept_N, encoder.embed_image(loader.gallery[loader.stimuli]))
+    tables = loader.index.manifest.tables
+    concept_N = np.array([tables.stimuli[s].concept for s in loader.stimuli.tolist()])
+    return ConceptTable.make(tables.concepts, concept_N, encoder.embed_image(loader.gallery[loader.stimuli]))
 
 
 def as_words(name: str) -> str:

@@ -150,9 +150,9 @@ def check_study(encoder: Encoder, loader: Loader, export: Path) -> None:
     """
     manifest, root, embedding = loader.index.manifest, loader.index.root, encoder.config["embedding"]
     trained_on = encoder.config.get("fingerprint")
-    if trained_on != manifest["fingerprint"]:
-        raise CommandError(f"{root}: fingerprint {manifest['fingerprint'][:12]}, expected {str(trained_on)[:12]}, the study of {export}")
-    found = manifest["embeddings"][loader.config.embedding]["sha256"]
+    if trained_on != manifest.fingerprint:
+        raise CommandError(f"{root}: fingerprint {manifest.fingerprint[:12]}, expected {str(trained_on)[:12]}, the study of {export}")
+    found = manifest.embedding(loader.config.embedding).sha256
     if found != embedding["sha256"]:
         raise CommandError(
             f"{root}: embedding {loader.config.embedding!r} has SHA-256 {found[:12]}, expected {embedding['sha256'][:12]} as in {export}"
@@ -161,22 +161,22 @@ def check_study(encoder: Encoder, loader: Loader, export: Path) -> None:
 
 def make_gallery(encoder: Encoder, loader: Loader) -> Gallery:
     """The unique stimuli of the loader's part, in the study's order, through the image head."""
-    tables = loader.index.manifest["tables"]
-    stimuli = [tables["stimuli"][s] for s in loader.stimuli.tolist()]
+    tables = loader.index.manifest.tables
+    stimuli = [tables.stimuli[s] for s in loader.stimuli.tolist()]
     return Gallery(
         embedding_GP=encoder.embed_image(loader.gallery[loader.stimuli]),
-        stimuli=[s["id"] for s in stimuli],
-        concepts=[tables["concepts"][s["concept"]] for s in stimuli],
+        stimuli=[s.id for s in stimuli],
+        concepts=[tables.concepts[s.concept] for s in stimuli],
     )
 
 
 def example(loader: Loader) -> tuple[np.ndarray, dict[str, str]]:
     """The part's first repetition as a client would send it: float32 (1, C, T), and the ``params`` that go with it."""
     host = next(loader.sequential(1, single_trials=True))
-    tables = loader.index.manifest["tables"]
-    params = {"subject": tables["subjects"][int(host.subject_B[0])], "session": ""}
+    tables = loader.index.manifest.tables
+    params = {"subject": tables.subjects[int(host.subject_B[0])], "session": ""}
     if loader.transform is not None:
-        params["session"] = tables["sessions"][int(loader.transform.session_K[int(host.group_R[0])])]
+        params["session"] = tables.sessions[int(loader.transform.session_K[int(host.group_R[0])])]
     return host.repetitions_RCT.numpy().astype(np.float32), params
 
 

@@ -87,7 +87,7 @@ def evaluate_classes(config: EvaluateClassesConfig) -> dict[str, Any]:
     whole = collect(loader)
     known_N = np.isin(whole.concept_N, concepts_K)
     shown, new = np.unique(whole.concept_N), np.setdiff1d(whole.concept_N, concepts_K)
-    names = loader.index.manifest["tables"]["concepts"]
+    names = loader.index.manifest.tables.concepts
     if not known_N.any():
         raise CommandError(
             f"{loader.index.root}: none of the {len(shown)} concepts of part {config.part!r} of split {loader.config.split!r} was trained "
@@ -99,7 +99,7 @@ def evaluate_classes(config: EvaluateClassesConfig) -> dict[str, Any]:
     if config.baselines:
         with Console(stderr=True).status("fitting ridge regression"):
             scores["ridge"] = baselines.ridge_concept_scores(collect(train), part, concepts_K)
-    class_level = loader.index.manifest["stimulus_level"] == "class"
+    class_level = loader.index.manifest.class_level
     results = _score_arms(config, part, concepts_K, scores, by_stimulus=not class_level)
     results["notes"] = [f"The model names a trial's concept by its {how}.", *METHOD, _interval_note(class_level)]
     if len(new):
@@ -109,7 +109,7 @@ def evaluate_classes(config: EvaluateClassesConfig) -> dict[str, Any]:
             f"{results['arms']['model']['top1']['value'] * known_N.mean():.3f}."
         )
     predicted_Q = concepts_K[scores["model"].argmax(axis=1)]
-    results["by_subject"] = _by_subject(part, predicted_Q, loader.index.manifest["tables"]["subjects"])
+    results["by_subject"] = _by_subject(part, predicted_Q, loader.index.manifest.tables.subjects)
     results["summary"]["majority"] = _majority(part, train)
     results |= {"per_class": _per_class(part.concept_N, predicted_Q, names), "confusion": _confusion(part.concept_N, predicted_Q, names)}
     results |= {"never_trained": [names[c] for c in new.tolist()], "trials_left_out": int((~known_N).sum()), "named_by": how}

@@ -31,9 +31,9 @@ METHOD = (
 def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, loader: Loader, train: Loader | None) -> dict[str, Any]:
     """Arms of a class-level study: model, LDA with shrinkage chosen in inner folds over recordings, chance."""
     part = collect(loader)
-    tables = loader.index.manifest["tables"]
-    num_classes = len(tables["concepts"])
-    class_of_stimulus = np.array([stimulus["concept"] for stimulus in tables["stimuli"]])
+    tables = loader.index.manifest.tables
+    num_classes = len(tables.concepts)
+    class_of_stimulus = tables.concept_of_stimulus()
     images_KP = encoder.embed_image(loader.gallery[[int(np.flatnonzero(class_of_stimulus == k)[0]) for k in range(num_classes)]])
     z_QP = embed(loader, encoder.embed_batch, torch.device(config.device))
     scores = {"model": metrics.cosine_similarity(z_QP, images_KP)}
@@ -45,7 +45,7 @@ def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, load
     for name, scores_QK in scores.items():
         arms[name] = class_metrics(config, scores_QK, part.concept_N, part.recording_N)
         summary[name] = {metric: arms[name][metric]["value"] for metric in ("auc", "balanced_accuracy")}
-    per_class = {tables["concepts"][k]: int((part.concept_N == k).sum()) for k in range(num_classes)}
+    per_class = {tables.concepts[k]: int((part.concept_N == k).sum()) for k in range(num_classes)}
     return {
         "kind": "classes",
         "metric": "AUC",
@@ -56,7 +56,7 @@ def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, load
         "summary": summary,
         "notes": notes,
         "by_subject": {
-            tables["subjects"][s]: {"auc": class_auc(scores["model"][rows], part.concept_N[rows])}
+            tables.subjects[s]: {"auc": class_auc(scores["model"][rows], part.concept_N[rows])}
             for s in np.unique(part.subject_N).tolist()
             if len(np.unique(part.concept_N[rows := np.flatnonzero(part.subject_N == s)])) > 1
         },

@@ -71,7 +71,7 @@ def run(config: EvaluateRetrievalConfig) -> None:
         if config.expect_sfreq is not None and abs(config.expect_sfreq - loader.sfreq) > 1e-6 * loader.sfreq:
             raise CommandError(f"expect_sfreq: {config.expect_sfreq:g} Hz, but {loader.index.root} is sampled at {loader.sfreq:g} Hz")
         train = Loader(loader.index, loader.config, "train", seed=0) if config.baselines else None
-        class_level = loader.index.manifest["stimulus_level"] == "class"
+        class_level = loader.index.manifest.class_level
         results = (evaluate_class_level if class_level else evaluate_retrieval)(config, encoder, loader, train)
         results |= study_facts(encoder, loader)
     results |= {"format_version": 1, "part": config.part, "config": to_plain(config)}
@@ -108,9 +108,9 @@ def evaluate_retrieval(config: EvaluateRetrievalConfig, encoder: Encoder, loader
     ceiling = known_ceiling(loader, part.subject_N, n_reps, len(stimulus_G))
     if ceiling is not None:
         results["summary"]["ceiling"] = ceiling
-    tables = loader.index.manifest["tables"]
+    tables = loader.index.manifest.tables
     results["by_subject"] = {
-        tables["subjects"][s]: {name: results["per_query"][name][part.subject_N == s].mean() for name in ("recall@1", "recall@5")}
+        tables.subjects[s]: {name: results["per_query"][name][part.subject_N == s].mean() for name in ("recall@1", "recall@5")}
         for s in np.unique(part.subject_N).tolist()
     }
     results["repetitions"] = n_reps
@@ -192,10 +192,10 @@ def chance(num_gallery: int) -> dict[str, float]:
 
 def known_ceiling(loader: Loader, subject_N: np.ndarray, n_reps: list[int], num_gallery: int) -> dict[str, float] | None:
     """Bayes-optimal top-1 and top-5 of a simulated study, for this very number of repetitions and gallery; else None."""
-    facts = loader.index.manifest["preprocessing"].get("ceiling")
+    facts = loader.index.manifest.preprocessing.get("ceiling")
     if not facts or facts["gallery"] != num_gallery or len(n_reps) != 1 or loader.part != "test":
         return None
-    subjects, tested = loader.index.manifest["tables"]["subjects"], np.unique(subject_N).tolist()
+    subjects, tested = loader.index.manifest.tables.subjects, np.unique(subject_N).tolist()
     rows = [
         row
         for subject in tested
@@ -213,12 +213,12 @@ def study_facts(encoder: Encoder, loader: Loader) -> dict[str, Any]:
     audit = loader.index.root / "splits" / f"{loader.config.split}.audit.json"
     return {
         "study": loader.index.root.name,
-        "simulated": bool(manifest["preprocessing"].get("simulated")),
-        "fingerprint": manifest["fingerprint"],
+        "simulated": manifest.simulated,
+        "fingerprint": manifest.fingerprint,
         "split": loader.config.split,
         "split_hash": loader.split_hash,
         "trained_on_split": encoder.config.get("split_hash") == loader.split_hash,
-        "embedding": manifest["embeddings"][loader.config.embedding].get("model"),
+        "embedding": manifest.embedding(loader.config.embedding).model,
         "step": encoder.config.get("step"),
         "git_revision": encoder.config.get("git_revision"),
         "audit": read_json(audit).get("verdict") if audit.is_file() else None,

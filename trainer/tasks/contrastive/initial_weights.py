@@ -73,8 +73,8 @@ class InitialWeights:
 
     def _check_signal(self) -> None:
         theirs, loader = self.encoder.signal, self.loader
-        names = loader.index.signal["ch_names"] if loader.transform is not None else loader.ch_names
-        here = {"channels": list(names), "n_times": loader.n_times, "sfreq": loader.sfreq, "unit": loader.index.signal["unit"]}
+        names = loader.index.signal.ch_names if loader.transform is not None else loader.ch_names
+        here = {"channels": list(names), "n_times": loader.n_times, "sfreq": loader.sfreq, "unit": loader.index.signal.unit}
         there = {"channels": list(theirs["ch_names"]), **{name: theirs[name] for name in ("n_times", "sfreq", "unit")}}
         here["n_chans"], there["n_chans"] = loader.n_chans, self.encoder.config["build"]["n_chans"]
         for name, value in here.items():
@@ -105,13 +105,13 @@ class InitialWeights:
             if shapes[0] != shapes[1]:
                 return f"{name} is {shapes[0] or 'absent'} there and {shapes[1] or 'absent'} here"
         config, manifest = self.encoder.config, self.loader.index.manifest
-        facts = manifest["embeddings"][self.loader.config.embedding]
-        if part == "concept_head" and config["concepts"] != list(manifest["tables"]["concepts"]):
+        ours = manifest.embedding(self.loader.config.embedding).provenance
+        if part == "concept_head" and config["concepts"] != list(manifest.tables.concepts):
             return "other concepts"
-        if part == "subjects" and config["subjects"] != list(manifest["tables"]["subjects"]):
+        if part == "subjects" and config["subjects"] != list(manifest.tables.subjects):
             return "other subjects"
-        if part == "image_head" and any(config["embedding"].get(key) != facts.get(key) for key in ("model", "layer", "weights_sha256")):
-            return f"other image embeddings: {config['embedding'].get('model')} there, {facts.get('model')} here"
+        if part == "image_head" and any(config["embedding"].get(key) != ours.get(key) for key in ("model", "layer", "weights_sha256")):
+            return f"other image embeddings: {config['embedding'].get('model')} there, {ours.get('model')} here"
         return None
 
 

@@ -96,11 +96,11 @@ class ContrastiveTask(BaseTask):
         self.split = self.index.split(config.data.split)
         self.loader, kept = training_loader(self.index, config.data, config.train.seed, device)
         self.num_items = self.loader.num_items
-        self.class_level = self.index.manifest["stimulus_level"] == "class"
+        self.class_level = self.index.manifest.class_level
         self.validation: Loader | None = None
         self.score_name: str | None = None
         self.names_concepts = False
-        if self.split["parts"]["validation"]:
+        if self.split.has("validation"):
             self.validation = Loader(self.index, config.data.unfiltered(), "validation", seed=config.train.seed)
             self.names_concepts = self._can_name_concepts(self.validation)
             self.score_name = "concept_accuracy" if self.names_concepts else "mrr"
@@ -109,9 +109,9 @@ class ContrastiveTask(BaseTask):
         self.trained_S = torch.zeros(self.loader.num_subjects, dtype=torch.bool, device=device)
         self.trained_S[torch.from_numpy(self.loader.subjects.astype(np.int64))] = True
         self.study = {
-            "fingerprint": self.index.manifest["fingerprint"],
-            "split_hash": self.split["hash"],
-            "embedding_sha256": self.index.manifest["embeddings"][config.data.embedding]["sha256"],
+            "fingerprint": self.index.manifest.fingerprint,
+            "split_hash": self.split.hash,
+            "embedding_sha256": self.index.manifest.embedding(config.data.embedding).sha256,
         }
         if kept is not None:
             self.study["kept_sha256"] = kept.pop("sha256")
@@ -143,7 +143,7 @@ class ContrastiveTask(BaseTask):
             sfreq=self.loader.sfreq,
             num_subjects=self.loader.num_subjects,
             embedding_dim=self.loader.embedding_dim,
-            num_concepts=len(self.index.manifest["tables"]["concepts"]),
+            num_concepts=len(self.index.manifest.tables.concepts),
             loss=self.config.loss,
         )
         return Autocast(model, self.config.train.precision, self.device)
@@ -222,7 +222,7 @@ class ContrastiveTask(BaseTask):
         new = np.setdiff1d(validation.concepts, self.loader.concepts)
         if not len(new):
             return True
-        first = self.index.manifest["tables"]["concepts"][int(new[0])]
+        first = self.index.manifest.tables.concepts[int(new[0])]
         message = (
             f"{len(new)} of {len(validation.concepts)} validation concepts were never trained (first {first!r}): no concept head can name "
             "them, so the run is scored by the rank of the image; a closed-set split validates on trained concepts"

@@ -97,7 +97,7 @@ class TextTask(BaseTask):
         self.source = _SOURCES[config.stage.name]
         self.validation: Loader | None = None
         self.score_name: str | None = None
-        if self.index.split(config.data.split)["parts"]["validation"]:
+        if self.index.split(config.data.split).has("validation"):
             self.validation = self._captioned(Loader(self.index, config.data.unfiltered(), "validation", seed=config.train.seed))
             self.score_name = "image_log_likelihood" if self.source == "image" else "log_likelihood"
         settings = base_llm.read_settings(config.base)
@@ -110,7 +110,7 @@ class TextTask(BaseTask):
         if config.prompt.concepts:
             self.concepts = build_concept_table(self.encoder, self.loader)
             if leaves_own_out(config, self.index):
-                self.own_C = self.concepts.rows(self.index.manifest["tables"]["concepts"])
+                self.own_C = self.concepts.rows(self.index.manifest.tables.concepts)
             most = len(self.concepts.names) - (self.own_C is not None)
             if config.prompt.concepts > most:
                 found = f"prompt.concepts: {config.prompt.concepts}, but the training part has {len(self.concepts.names)} concepts"
@@ -120,12 +120,12 @@ class TextTask(BaseTask):
         self.base = base_llm.base_reference(config.base, settings)
         if config.zero.stage == 3 and config.base.quantisation == "none":
             self.partitioned_dtype = base_llm.DTYPES[config.base.dtype]
-        self.subject_S = subject_table(self.index.manifest["tables"]["subjects"], self.encoder, device)
+        self.subject_S = subject_table(self.index.manifest.tables.subjects, self.encoder, device)
         self.encoder_sha256 = sha256_file(self.encoder_path / "model.safetensors")
         self.study = {
-            "fingerprint": self.index.manifest["fingerprint"],
+            "fingerprint": self.index.manifest.fingerprint,
             "split_hash": self.loader.split_hash,
-            "embedding_sha256": self.index.manifest["embeddings"][config.data.embedding]["sha256"],
+            "embedding_sha256": self.index.manifest.embedding(config.data.embedding).sha256,
             "encoder_sha256": self.encoder_sha256,
             "base": str(self.base["fingerprint"] or f"{config.base.name}@{config.base.revision}"),
             "base_quantisation": config.base.quantisation,
@@ -305,14 +305,14 @@ class TextTask(BaseTask):
 
         An encoder knows the trials it was trained on: words may be better in training than in use.
         """
-        tables, found = self.index.manifest["tables"], {}
+        tables, found = self.index.manifest.tables, {}
         source: Source = "image" if self.source == "image" else "eeg"
         for loader in (self.loader, self.validation):
             if loader is not None:
                 batch = loader.prepare(loader.samples_batch(evenly_spread(loader.num_samples, _WORD_ITEMS)), self.device)
                 image_B = torch.zeros(len(batch), dtype=torch.bool, device=self.device)
                 words = self._words(source, batch, image_B)
-                true = [as_words(tables["concepts"][concept]) for concept in batch.concept_B.tolist()]
+                true = [as_words(tables.concepts[concept]) for concept in batch.concept_B.tolist()]
                 found[loader.part] = float(np.mean([name in own for name, own in zip(true, words, strict=True)]))
         return found
 
@@ -488,7 +488,7 @@ def check_inputs(encoder: Encoder, path: Path, loader: Loader) -> None:
     for name in ("transform", "normalise"):
         if theirs.get(name) != ours[name]:
             raise CommandError(f"data.{name}: {ours[name]}, the encoder {path} was trained with {theirs.get(name)}: expected the same")
-    facts = loader.index.manifest["embeddings"][loader.config.embedding]
+    facts = loader.index.manifest.embedding(loader.config.embedding).provenance
     for name in ("model", "layer", "weights_sha256"):
         if encoder.config["embedding"].get(name) != facts.get(name):
             raise CommandError(
