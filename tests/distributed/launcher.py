@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[2]
+_RESERVED: list[IO[str]] = []
 
 
 def free_port() -> int:
-    """A TCP port that is free on the loopback interface now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A TCP port of the loopback interface that nobody gets before the server under test binds it.
+
+    Below the range from which the kernel serves those that ask for any port, and reserved by a lock file until this process
+    ends, so that tests which run at the same time never share one.
+    """
+    for port in range(21_000, 30_000):
+        reserved = open(Path(tempfile.gettempdir()) / f"eegvision-test-port-{port}", "w")  # noqa: SIM115  # held open on purpose
+        try:
+            fcntl.flock(reserved, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as listener:
+                listener.bind(("127.0.0.1", port))
+        except OSError:
+            reserved.close()
+            continue
+        _RESERVED.append(reserved)
+        return port
+    raise RuntimeError("no port from 21000 to 29999 is free")
 
 
 def launch(

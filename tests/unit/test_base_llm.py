@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import logging
 import shutil
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -243,13 +243,20 @@ def test_a_gguf_is_converted_once_by_many_that_ask_at_once(
 ) -> None:
     original = write_gguf(tmp_path / "tiny.gguf")
     config = BaseConfig(name=str(tmp_path / "tiny.gguf"), dtype="fp32", converted=str(tmp_path / "converted"))
-    calls, convert = [], gguf_conversion._convert
+    calls, convert, lock, asked = [], gguf_conversion._convert, fcntl.flock, threading.Semaphore(0)
+
+    def noticed(file: Any, operation: int) -> None:
+        asked.release()
+        lock(file, operation)
 
     def counted(file: Path, target: Path) -> None:
         calls.append(file)
-        time.sleep(0.2)  # the others have asked by now
+        if len(calls) == 1:
+            for _ in range(3):
+                assert asked.acquire(timeout=30), "the others did not ask while the first converted"
         convert(file, target)
 
+    monkeypatch.setattr(fcntl, "flock", noticed)
     monkeypatch.setattr(gguf_conversion, "_convert", counted)
     capfd.readouterr()
     found: list[str] = []

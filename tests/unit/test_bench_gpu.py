@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,26 +97,72 @@ def test_the_largest_micro_batch_is_found_by_trial() -> None:
 
 
 def bench(tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> bench_gpu.Bench:
-    monkeypatch.setattr(gpu_llm, "peak_flops", lambda _: (1e15, "data sheet of X"))
+    monkeypatch.setattr(gpu_llm, "peak_flops", lambda _: (1e15, "data sheet of X"))  # no card is here to be asked
     options = bench_gpu.parse(["--device", device, "--output", str(tmp_path / "bench_gpu.json")])
     return bench_gpu.Bench(options, tmp_path)
 
 
+def side(name: str, *, tokens_per_second: list[float], compiled: float = 0.0, fit: int = 99) -> type:
+    """A trainer that runs at the given speeds, one a time that it is built, and when its layers are compiled at that one."""
+    speeds = iter(tokens_per_second)
+
+    class Side:
+        attention = "sdpa"
+
+        def __init__(self, shape: gpu_llm.Shape, setting: Setting, device: torch.device, folder: Path) -> None:
+            self.speed = compiled if setting.compile else next(speeds)
+
+        def measure(self, rows: int, warm: int, steps: int) -> Measured:
+            if rows > fit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return measured(rows, 2**20 * rows, seconds=1000 / self.speed)
+
+        def close(self) -> None:
+            pass
+
+    Side.name = name  # type: ignore[attr-defined]
+    return Side
+
+
 def test_rows_are_of_the_fastest_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = bench(tmp_path, "cuda", monkeypatch)
-    slow = 1000 * 4 * 7.505e9 / 1e15 / 0.38
-    found.results[False] = bench_gpu.Result(setting=Setting(), ours=measured(4, 2**30, seconds=slow), theirs=measured(2, seconds=slow))
-    found.compare(False)
-    names = {row["name"].rsplit(": ", 1)[-1].split(",")[0]: row for row in found.rows}
-    assert names["model FLOP utilisation"]["value"] == pytest.approx(0.38, rel=1e-3)
-    assert names["model FLOP utilisation"]["holds"] is False
-    assert names[f"throughput over that of {Transformers.name}"]["holds"] is True
-    monkeypatch.setattr(found, "again", lambda kind, setting, rows: measured(rows, seconds=slow / 2))
+    found = bench(tmp_path, "cpu", monkeypatch)
+    ours = side("trainer", tokens_per_second=[300.0, 330.0], compiled=660.0)
+    theirs = side(Transformers.name, tokens_per_second=[220.0, 200.0])
+    found.sides = SimpleNamespace(Setting=Setting, Ours=ours, Transformers=theirs)  # type: ignore[assignment]
+
+    def read(ending: str) -> dict[str, Any]:
+        (row,) = (row for row in json.loads((tmp_path / "bench_gpu.json").read_text()) if ending in row["name"])
+        return row
+
+    found.side_by_side(False)  # two rounds: the faster one of each counts
+    assert (read(": throughput (bf16)")["value"], read(": throughput (bf16)")["peer_value"]) == pytest.approx((330, 220))
+    assert read("throughput over")["value"] == pytest.approx(1.5)
+    assert read("largest micro-batch")["value"] == 2
+    before = len(found.rows)
     found.compiled(False)
-    assert len(found.rows) == len(names)
-    (utilisation,) = (row for row in found.rows if "model FLOP utilisation" in row["name"])
-    assert (utilisation["holds"], utilisation["target"]) == (True, 0.4)
-    assert any("compiled layers" in row["name"] for row in found.rows)
+    assert len(found.rows) == before
+    assert read("throughput over")["value"] == pytest.approx(3.0)
+    assert read(": throughput (bf16, compiled layers)")["value"] == pytest.approx(660)
+
+    slow = bench(tmp_path, "cpu", monkeypatch)
+    ours = side("trainer", tokens_per_second=[300.0] * 9, compiled=100.0, fit=1)
+    slow.sides = SimpleNamespace(Setting=Setting, Ours=ours, Transformers=side("peer", tokens_per_second=[220.0] * 9))  # type: ignore[assignment]
+    slow.side_by_side(False)
+    slow.compiled(False)
+    assert read(": throughput (bf16)")["value"] == pytest.approx(300), "layers that are slower when compiled do not count"
+    assert (read("largest micro-batch")["value"], read("largest micro-batch")["peer_value"]) == (1, 2)
+
+
+def test_only_a_card_is_held_to_the_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds_a_share, holds in ((0.38, False), (0.42, True)):
+        found = bench(tmp_path, "cuda", monkeypatch)
+        seconds = 1000 * 4 * 7.505e9 / 1e15 / seconds_a_share
+        found.results[False] = bench_gpu.Result(setting=Setting(), ours=measured(4, seconds=seconds), theirs=measured(2, seconds=seconds))
+        found.compare(False)
+        names = {row["name"].rsplit(": ", 1)[-1].split(",")[0]: row for row in found.rows}
+        assert names["model FLOP utilisation"]["value"] == pytest.approx(seconds_a_share, rel=1e-3)
+        assert (names["model FLOP utilisation"]["holds"], names["model FLOP utilisation"]["target"]) == (holds, 0.4)
+        assert names[f"throughput over that of {Transformers.name}"]["holds"] is True
 
 
 def test_a_part_that_fails_is_a_broken_promise_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from data_prep.contract.errors import ConfigError
 from trainer import losses
 from trainer.distributed import collectives
 from trainer.losses import LossConfig
+from trainer.models import encoders
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
 from trainer.models.encoders import ChannelNet, CnnTransformer, EEGProject, EncoderConfig, FlatLinear, TSConv
 
@@ -62,6 +64,41 @@ def test_shapes_and_gradients(config: EncoderConfig, tokens: tuple[int, int], em
     assert (encoder.embedding_dim, encoder.token_dim) == (embedding, tokens[1])
     (output.embedding_BE.square().sum() + output.tokens_BLD.sum()).backward()
     assert all(parameter.grad is not None and parameter.ndim > 0 for parameter in encoder.parameters())
+
+
+def registered(base: type[EncoderConfig] = EncoderConfig) -> list[type[EncoderConfig]]:
+    """Encoders that a config can name without a path: what importing the package has made known."""
+    direct = sorted(base.__subclasses__(), key=lambda one: one.__name__)
+    found = [one for child in direct for one in (child, *registered(child))]
+    return [one for one in found if one.__module__.startswith(encoders.__name__)]
+
+
+def test_every_file_of_the_package_is_registered() -> None:
+    names = {module.name for module in pkgutil.iter_modules(encoders.__path__)} - {"base"}
+    assert names == {one.__module__.rpartition(".")[2] for one in registered()}
+
+
+@pytest.mark.parametrize("encoder", registered())
+def test_every_registered_encoder_keeps_the_promise(encoder: type[EncoderConfig]) -> None:
+    """By its bare name and defaults: sizes as it says, a gradient for every weight, rows apart from each other."""
+    config = cli.parse(_Command, ["--model.encoder", encoder.__name__]).model.encoder
+    assert config == encoder()
+    built = config.build(**FACTS)  # type: ignore[arg-type]
+    eeg, subject, _ = trial_batch()
+    output = built(eeg, subject)
+    assert output.embedding_BE.shape == (6, built.embedding_dim)
+    assert (output.tokens_BLD.shape[0], output.tokens_BLD.shape[2]) == (6, built.token_dim)
+    (output.embedding_BE.square().sum() + output.tokens_BLD.square().sum()).backward()
+    assert [name for name, parameter in built.named_parameters() if parameter.grad is None] == []
+    built.eval()
+    whole = built(eeg, subject)
+    for found, wanted in zip(built(eeg[2:4], subject[2:4]), whole, strict=True):
+        torch.testing.assert_close(found, wanted[2:4], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(whole.embedding_BE[0], whole.embedding_BE[1])
+    eeg_bf16 = eeg.clone()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert built(eeg_bf16, subject).embedding_BE.isfinite().all()
+    assert torch.equal(eeg_bf16, eeg), "the input is not written to"
 
 
 def test_eeg_clip_sizes_are_the_defaults() -> None:

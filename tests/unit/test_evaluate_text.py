@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -183,8 +184,38 @@ def test_only_simulated_eeg_is_called_simulated(tmp_path: Path) -> None:
     assert "simulated" not in text_report.headline(results) + "".join(results["notes"]).lower()
 
 
-def test_no_option_filters_items() -> None:
-    assert not [name for name in EvaluateTextConfig.__dataclass_fields__ if re.search("filter|keep|correct|threshold", name)]
+def other_values() -> dict[str, Any]:
+    """A value other than its default for each option that says neither where things lie nor which metrics are computed."""
+    elsewhere = {"generations", "output", "metrics", "attributes", "wordnet", "bertscore_model", "embedding_model", "judge", "images"}
+    elsewhere |= {"device", "tracking_uri"}
+    found = {}
+    for option in dataclasses.fields(EvaluateTextConfig):
+        if option.name not in elsewhere:
+            assert isinstance(option.default, bool | int | float), f"{option.name}: say here whether it may change which items count"
+            found[option.name] = not option.default if isinstance(option.default, bool) else option.default + 1
+    return found
+
+
+@pytest.mark.parametrize("option", ["", *other_values()])
+def test_every_item_counts_right_or_wrong_whatever_the_options(tmp_path: Path, option: str) -> None:
+    """A third of the captions is right, a third wrong, a third empty, and so are the predicted concepts: each is in the mean."""
+    rows = made.records(30)
+    wrong = [row for row in rows if row["arm"] == "eeg" and row["item"] % 3]
+    for row in wrong:
+        row["generated"] = "" if row["item"] % 3 == 2 else "nothing that is there"
+        row["concept_predicted"] = "none_such"
+    for row in rows:
+        if row["arm"] == "eeg" and not row["item"] % 3:
+            row["generated"], row["concept_predicted"] = row["expected"][0], row["concept_true"]
+    changed = {option: other_values()[option]} if option else {}
+    folder = made.write(tmp_path / "g", rows)
+    results, generations = evaluate(settings([folder], tmp_path / "out", **changed))
+    assert len(generations.stimulus_Q) == results["num_images"] == 30
+    scores = results["arms"]["eeg"]
+    for metric in ("attribute_accuracy", "concept_accuracy", "predicted_concept"):
+        assert scores[metric]["value"] == pytest.approx(1 / 3), metric
+    listed = (tmp_path / "out" / "sentences.csv").read_text().splitlines()
+    assert len(listed) == 1 + len(rows)
 
 
 # ---------------------------------------------------------------------------------------------------------- intervals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -230,5 +231,20 @@ def test_bad_configs_name_the_field(changes: dict[str, Any], message: str) -> No
         JudgeConfig(**({"model": "m"} | changes))
 
 
-def test_the_scale_is_in_the_prompt() -> None:
-    assert f"from {judge.LOWEST} to {judge.HIGHEST}" in judge.SYSTEM
+def test_the_judge_is_told_the_scale_that_its_grades_are_read_by(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    """Every grade of the scale in the prompt that arrives counts, and none beside it."""
+
+    def grade(body: dict[str, Any], number: int) -> tuple[int, str, dict[str, str]]:
+        return says(json.dumps({"score": int(json.loads(body["messages"][1]["content"])["candidate"])}))
+
+    server = serve(grade)
+    score_judge([Caption(generated="3", expected=("a star",))], [0], config(server.url), folder=tmp_path / "ask", seed=0)
+    prompt = server.requests[0][2]["messages"][0]["content"]
+    ((lowest, highest),) = re.findall(r"N from (\d+) to (\d+)", prompt)
+    grades = list(range(int(lowest), int(highest) + 1))
+    assert all(re.search(rf"\b{grade} [a-z]", prompt) for grade in grades), "each grade is explained"
+    captions = [Caption(generated=str(grade), expected=("a star",)) for grade in [grades[0] - 1, *grades, grades[-1] + 1]]
+    settings = config(server.url, retries=0, workers=1)
+    (found,), _ = score_judge(captions, list(range(len(captions))), settings, folder=tmp_path / "grade", seed=0)
+    np.testing.assert_array_equal(found.sentence_N, [np.nan, *grades, np.nan])
+    assert f"from {lowest} to {highest}" in found.metric.how

@@ -1,0 +1,65 @@
+"""Processes that launchers start are ended with all their children, and signals reach them all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from launch.plan import Plan
+from launch.supervise import supervise
+from trainer.distributed.child import run_in_group
+
+FAMILY = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(p.pid)); p.wait()"
+
+
+def gone(file: Path, seconds: float = 10.0) -> bool:
+    """Whether the process whose number is in ``file`` is no more."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{int(file.read_text())}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":  # ended; whoever adopted it has not asked yet
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_child_that_takes_too_long_is_ended_with_its_own_children(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", FAMILY, str(tmp_path / "pid")]
+    _, asked = run_in_group(argv, os.environ, grace_seconds=5, timeout_seconds=2)
+    assert asked == signal.SIGALRM
+    assert gone(tmp_path / "pid")
+    assert run_in_group([sys.executable, "-c", "raise SystemExit(7)"], os.environ, grace_seconds=5) == (7, None)
+
+
+def test_a_signal_reaches_the_childs_whole_group(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from trainer.distributed.child import run_in_group; "
+        f"print(run_in_group([sys.executable, '-c', {FAMILY!r}, sys.argv[1]], os.environ, grace_seconds=5)[1])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "pid")], stdout=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 20
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20)[0].strip() == str(int(signal.SIGTERM))
+        assert gone(tmp_path / "pid")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
+def test_supervise_ends_children_that_outlive_their_launcher(tmp_path: Path) -> None:
+    script = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(p.pid))"
+    status = supervise(Plan(argv=(sys.executable, "-c", script, str(tmp_path / "pid")), environment={}), grace_seconds=5)
+    assert status == 0
+    assert gone(tmp_path / "pid", seconds=20), "the child outlived its launcher"
