@@ -36,7 +36,7 @@ from trainer.evaluate.text import base_differences
 from trainer.evaluate.text.command import EvaluateTextConfig
 from trainer.evaluate.text.command import run as evaluate_text
 from trainer.evaluate.text.comparison import CONTROLS
-from trainer.generate.command import GenerateConfig
+from trainer.generate.config import GenerateConfig
 from trainer.models.language.base import BaseConfig, count_parameters
 from trainer.tasks.text.config import TextConfig
 from trainer.training.run_folder import read_lines

@@ -23,7 +23,7 @@ from trainer.distributed.child import run_in_group
 _COMMANDS: dict[str, tuple[str, Callable[[Any], Path]]] = {
     "contrastive": ("trainer.tasks.contrastive.task:ContrastiveConfig", lambda config: Path(config.run) / "completed.json"),
     "text": ("trainer.tasks.text.config:TextConfig", lambda config: Path(config.run) / "completed.json"),
-    "generate": ("trainer.generate.command:GenerateConfig", lambda config: Path(config.output) / "generate.json"),
+    "generate": ("trainer.generate.config:GenerateConfig", lambda config: Path(config.output) / "generate.json"),
 }
 """Config of each trainer command, and the file that its success alone writes, last."""
 

@@ -41,12 +41,12 @@ COMMANDS = {
         help="write EEG and image embeddings as .npz",
     ),
     "generate": Command(
-        config="trainer.generate.command:GenerateConfig",
+        config="trainer.generate.config:GenerateConfig",
         run="trainer.generate.command:run",
         help="caption a part by a text model and its controls",
     ),
     "register": Command(
-        config="trainer.serve.register:RegisterConfig",
+        config="trainer.serve.package:RegisterConfig",
         run="trainer.serve.register:run",
         help="put an encoder into the model registry",
     ),

@@ -25,9 +25,10 @@ import numpy as np
 from data_prep.contract import cli, safe_load, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, sha256_json
-from data_prep.contract.manifest import Manifest, Stimulus, read_manifest, write_manifest
+from data_prep.contract.manifest import Manifest, read_manifest, write_manifest
 from data_prep.embed import table as embedding_table
 from data_prep.studies.base import StudyFacts
+from data_prep.studies.image_names import image_key, inside, same_image
 
 Provenance = dict[str, Any]
 
@@ -197,14 +198,6 @@ def _check_positive(**fields: int) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- images to rows
-
-
-def inside(root: Path, relative: str) -> Path:
-    """``root / relative``, refused if it leaves ``root``: names come from files that others wrote."""
-    path = (root / relative).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise StudyError(f"{relative!r} lies outside {root}: expected a name inside the study's folder")
-    return path
 
 
 def _embed_stimuli(
@@ -383,19 +376,6 @@ def _read_names(path: Path) -> list[str]:
     if not path.is_file():
         raise StudyError(f"{path}: no such file")
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def image_key(name: str) -> tuple[str, ...]:
-    """Folders and stem of an image's name: file endings differ between copies of a data set."""
-    parts = Path(name.replace("\\", "/")).with_suffix("").parts
-    return tuple(part for part in parts if part not in (".", "/"))
-
-
-def same_image(name: str, stimulus: Stimulus) -> bool:
-    """Whether ``name`` names the stimulus' image; folders are compared as far as both have them."""
-    ours, theirs = image_key(stimulus.image or stimulus.id), image_key(name)
-    common = min(len(ours), len(theirs))
-    return common > 0 and ours[-common:] == theirs[-common:]
 
 
 def _find_rows(names: Sequence[str], facts: StudyFacts, where: str) -> np.ndarray:

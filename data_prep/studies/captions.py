@@ -14,7 +14,7 @@ from typing import Any, Literal
 from data_prep.contract.manifest import Stimulus
 from data_prep.contract.files import read_json
 from data_prep.contract import schema
-from data_prep.embed.command import image_key
+from data_prep.studies.image_names import image_key
 from data_prep.contract.errors import StudyError
 
 Missing = Literal["refuse", "allow"]

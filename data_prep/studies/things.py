@@ -31,7 +31,7 @@ from data_prep.contract.files import read_json
 from data_prep.contract import safe_load, schema
 from data_prep.studies import trials
 from data_prep.studies.captions import read_captions
-from data_prep.embed.command import inside
+from data_prep.studies.image_names import inside
 from data_prep.contract.errors import StudyError
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_files
 from data_prep.studies.trials import TrialsConfig

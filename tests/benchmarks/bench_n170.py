@@ -166,9 +166,9 @@ def train_and_score(job: Job) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     import torch
 
     from trainer.artifacts.encoder import load_encoder
+    from trainer.artifacts.part import collect, embed
     from trainer.data.index import StudyIndex
     from trainer.data.loader import DataConfig, Loader
-    from trainer.evaluate.part import collect, embed
     from trainer.tasks.contrastive.task import ContrastiveConfig
     from trainer.training.loop import run as train
 
@@ -268,9 +268,9 @@ def choose(study: Path, num_recordings: int, folder: Path) -> tuple[list[str], d
 
 def lda_aucs(study: Path, num_recordings: int) -> tuple[np.ndarray, np.ndarray]:
     """AUC of every recording by LDA with shrinkage from inner folds, and with automatic shrinkage, on the shards' trials."""
+    from trainer.artifacts.part import collect
     from trainer.data.index import StudyIndex
     from trainer.data.loader import DataConfig, Loader
-    from trainer.evaluate.part import collect
 
     found = np.empty((2, num_recordings))
     index = StudyIndex.open(study)

@@ -12,7 +12,8 @@ from tests.distributed.training import write_split
 from tests.helpers.tiny_text import write_tiny_text
 from tests.unit.test_generate import export_model
 from trainer.distributed.world import World
-from trainer.generate.command import GenerateConfig, generate
+from trainer.generate.command import generate
+from trainer.generate.config import GenerateConfig
 from trainer.models.language.decoding import DecodingConfig
 
 ARMS = ["eeg", "noise", "shuffled", "caption-prior"]

@@ -24,13 +24,14 @@ from tests.distributed.launcher import ROOT, free_port
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.artifacts.encoder import load_encoder, write_export
+from trainer.artifacts.part import open_part
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
-from trainer.evaluate.embeddings import open_part
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders.tsconv import TSConv
-from trainer.serve.register import RegisterConfig, example, make_gallery, requirements, run, without_credentials
+from trainer.serve.package import RegisterConfig, example, requirements, without_credentials
+from trainer.serve.register import make_gallery, run
 
 START_SECONDS = 150
 TOP_K = 3

@@ -17,10 +17,11 @@ from data_prep.contract.files import read_json
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_text import write_tiny_text
 from tests.integration.test_serving import free_port, post, serving
+from trainer.artifacts.part import open_part
 from trainer.artifacts.text import load_text
-from trainer.evaluate.embeddings import open_part
 from trainer.models.language.decoding import DecodingConfig
-from trainer.serve.register import RegisterConfig, run
+from trainer.serve.package import RegisterConfig
+from trainer.serve.register import run
 
 ROOT = Path(__file__).parents[2]
 TOKENS = 6

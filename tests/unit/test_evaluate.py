@@ -21,10 +21,10 @@ from tests.helpers.shared_data import shared_data
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
 from trainer.artifacts.encoder import load_encoder, write_export
+from trainer.artifacts.part import collect
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.evaluate.baselines import lda_class_scores
-from trainer.evaluate.part import collect
 from trainer.evaluate.retrieval.class_level import class_auc
 from trainer.evaluate.retrieval.command import chance
 from trainer.losses import LossConfig

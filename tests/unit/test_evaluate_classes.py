@@ -23,6 +23,7 @@ from data_prep.splits.split import SplitConfig, write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
 from trainer.artifacts.encoder import find_export, load_encoder, write_export
+from trainer.artifacts.part import collect
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.data.select import SelectConfig
@@ -30,7 +31,6 @@ from trainer.distributed.world import World
 from trainer.evaluate.classes.command import EvaluateClassesConfig
 from trainer.evaluate.classes.report import confusion_figure
 from trainer.evaluate.intervals import bootstrap_class_mean, bootstrap_mean
-from trainer.evaluate.part import collect
 from trainer.losses import LossConfig
 from trainer.metrics import balanced_accuracy
 from trainer.models.contrastive import ContrastiveModelConfig

@@ -20,7 +20,8 @@ from trainer.__main__ import COMMANDS, main
 from trainer.artifacts.generations import ARMS, read_generations
 from trainer.artifacts.text import load_text
 from trainer.distributed.world import World
-from trainer.generate.command import GenerateConfig, generate
+from trainer.generate.command import generate
+from trainer.generate.config import GenerateConfig
 from trainer.generate.folder import GenerationFolder
 from trainer.models.language.decoding import DecodingConfig
 from trainer.models.language.eeg_language_model import EEGLanguageModel

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from data_prep.contract.errors import CommandError
+from trainer.artifacts.generations import Caption
 from trainer.evaluate.text import judge
 from trainer.evaluate.text.judge import JudgeConfig, parse_score, score_judge
-from trainer.evaluate.text.metrics import Caption
 
 Answer = Callable[[dict[str, Any], int], tuple[int, str, dict[str, str]]]
 

@@ -18,10 +18,11 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from data_prep.contract.errors import CommandError
+from trainer.artifacts.generations import Caption
 from trainer.evaluate.text import metrics as text_metrics
 from trainer.evaluate.text import models as text_models
 from trainer.evaluate.text import wordnet
-from trainer.evaluate.text.metrics import Caption, Scored
+from trainer.evaluate.text.metrics import Scored
 
 FILE = Path(__file__).parents[1] / "helpers" / "captions.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").split("\n") if line]

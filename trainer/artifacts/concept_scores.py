@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.part import embed
 from trainer.data.batch import Batch
 from trainer.data.loader import Loader
-from trainer.evaluate.part import embed
 from trainer.metrics import cosine_similarity
 
 

@@ -350,6 +350,13 @@ def find_export(path: str | Path) -> Path:
     raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected an export, or the folder of a run that has validated")
 
 
+def subject_table(labels: Sequence[str], encoder: Encoder, device: torch.device) -> Tensor:
+    """For each subject of a study the row of the encoder's own table, -1 for those it has not been trained on; int64."""
+    rows = {label: row for row, label in enumerate(encoder.config["subjects"])}
+    found_S = torch.tensor([rows.get(label, -1) for label in labels], device=device)
+    return encoder.known(found_S)
+
+
 def known_subjects(subject_B: Tensor, trained_S: Tensor) -> Tensor:
     """Subject ids with -1 for those that training has not seen; ``trained_S`` is a bool table over all subjects."""
     return torch.where((subject_B >= 0) & trained_S[subject_B.clamp(min=0)], subject_B, -1)

@@ -19,7 +19,6 @@ import numpy as np
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
-from trainer.evaluate.text.metrics import Caption
 
 GENERATIONS, FACTS = "generations.jsonl", "generate.json"
 ARMS = (
@@ -29,6 +28,19 @@ ARMS = (
 """In the order of tables; what each shows: :mod:`trainer.generate.arms`."""
 MUST_AGREE = ("fingerprint", "split", "split_hash", "part", "decoding", "candidates", "num_words", "style", "limit", "base", "stage")
 """Facts of ``generate.json`` (or fields of its config) that seeds of one experiment share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """What was generated and what was right."""
+
+    generated: str
+    expected: tuple[str, ...]
+    """Reference captions, at least one."""
+    concept_true: str = ""
+    """Name of the true concept; empty: unknown."""
+    concept_predicted: str = ""
+    """Name of the concept predicted from the arm's input; empty: the arm predicts none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from data_prep.contract.closed_form import fit_encoding_model, fit_ridge
+from trainer.artifacts.part import PartArrays, repetitions
 from trainer.data.loader import Loader
 from trainer.evaluate.lda import SHRINKAGES, lda_scores
-from trainer.evaluate.part import PartArrays, repetitions
 from trainer.metrics import cosine_similarity
 
 MIN_TRAINING_ROWS = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +11,10 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from data_prep.contract.errors import CommandError, StudyError
+from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_atomically
-from trainer.artifacts.encoder import Encoder, load_encoder
-from trainer.data.index import StudyIndex
-from trainer.data.loader import Loader
-from trainer.evaluate.part import embed
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.part import embed, open_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,86 +103,3 @@ def read_embeddings(path: Path) -> Pairs:
         if array.shape != (len(eeg),):
             raise CommandError(f"{path}: {name} has shape {array.shape}, expected ({len(eeg)},), one for each row of eeg")
     return Pairs(eeg_QP=eeg, image_QP=image, ids_Q=found["ids"], subjects_Q=found["subjects"], concepts_Q=found["concepts"])
-
-
-def open_part(encoder: Encoder, study: str | None, split: str | None, part: str) -> Loader:
-    """Loader of a part for an exported encoder, all repetitions averaged; the study must fit the encoder.
-
-    Raises
-    ------
-    CommandError, StudyError
-        Another montage, rate, window or unit; a part without trials.
-    """
-    changes = {name: value for name, value in (("study", study), ("split", split)) if value}
-    config = encoder.data_config(**changes, repetitions="mean")
-    index = StudyIndex.open(config.study)
-    loader = Loader(index, config, part, seed=0)
-    check_signal(encoder, loader)
-    check_unseen(encoder.config, loader)
-    return loader
-
-
-def check_signal(encoder: Encoder, loader: Loader) -> None:
-    """Refuse a study whose trials are not what the encoder was trained on."""
-    expected, build = encoder.signal, encoder.config["build"]
-    found = {"sfreq": loader.sfreq, "n_times": loader.n_times, "n_chans": loader.n_chans, "embedding_dim": loader.embedding_dim}
-    for name, value in found.items():
-        if value != build[name]:
-            raise CommandError(f"{loader.index.root}: {name} is {value}, the encoder was trained with {build[name]}")
-    if abs(loader.tmin - expected["tmin"]) * loader.sfreq > 1e-3:
-        raise CommandError(
-            f"{loader.index.root}: trials begin at {loader.tmin:g} s, those the encoder was trained on at {expected['tmin']:g} s"
-        )
-    if loader.index.signal.unit != expected["unit"]:
-        raise CommandError(f"{loader.index.root}: unit is {loader.index.signal.unit}, the encoder was trained on {expected['unit']}")
-    names = loader.index.signal.ch_names if loader.transform is not None else loader.ch_names
-    if list(names) != list(expected["ch_names"]):
-        raise CommandError(
-            f"{loader.index.root}: channels {', '.join(names)}, the encoder was trained on {', '.join(expected['ch_names'])}"
-        )
-
-
-def check_unseen(config: dict[str, Any], loader: Loader, who: str = "the encoder") -> None:
-    """Refuse to call trials held out that an export (``config`` is its ``config.json``) was trained on under another split of the study."""
-    if loader.part == "train":
-        return
-    for split, seen in seen_trials(config, loader.index, loader.config.split, (loader.part,)).items():
-        raise CommandError(
-            f"{loader.index.root}: {who} was trained on {seen} of the trials that split {loader.config.split!r} calls {loader.part} "
-            f"(they are training trials of {split!r}): expected a split whose {loader.part} trials it has not seen"
-        )
-
-
-def check_held_out(config: dict[str, Any], index: StudyIndex, split: str, where: str, expected: str) -> None:
-    """Refuse to train on ``split`` with an export (``config`` is its ``config.json``) that has learnt from what the split holds out.
-
-    ``where`` names the field and the export, ``expected`` what would do: ``weights that have``, ``an encoder that has``.
-    """
-    for other, seen in seen_trials(config, index, split, ("validation", "test")).items():
-        raise CommandError(
-            f"{where} was trained on {seen} validation or test trials of split {split!r} (training trials of {other!r}): expected "
-            f"{expected} not seen them"
-        )
-
-
-def seen_trials(config: dict[str, Any], index: StudyIndex, split: str, parts: Sequence[str]) -> dict[str, int]:
-    """How many trials of ``parts`` of a split an encoder has learnt from, by the split that it or an ancestor was trained on.
-
-    Parameters
-    ----------
-    config
-        ``config.json`` of the encoder's export. Its ancestors are the runs whose weights it began with. What was trained on
-        another study, or on a split that is not here any more, is not counted.
-    """
-    held_out = np.concatenate([index.rows(split, part) for part in parts])
-    counts: dict[str, int] = {}
-    for origin in [*config.get("started_from", []), config]:
-        if origin.get("fingerprint") != index.manifest.fingerprint or origin.get("split_hash") == index.split(split).hash:
-            continue
-        try:
-            seen = np.intersect1d(index.rows(origin["split"], "train"), held_out)
-        except StudyError:
-            continue
-        if len(seen):
-            counts[origin["split"]] = len(seen)
-    return counts

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,23 +20,21 @@ from torch import Tensor
 from data_prep.contract.cli import from_plain, to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_file, sha256_json
-from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.concepts import build_concept_table
+from trainer.artifacts.encoder import Encoder, subject_table
+from trainer.artifacts.guards import check_inputs, check_unseen
+from trainer.artifacts.part import collect
 from trainer.artifacts.text import TextDecoder, find_text_export, load_text, planned, stages
 from trainer.data import random
 from trainer.data.captions import StudyCaptions
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
-from trainer.evaluate.embeddings import check_unseen
-from trainer.evaluate.part import collect
 from trainer.generate.arms import AS_TRAINED, WITH_WORDS, ArmError, ArmInput, Material, arm_input
+from trainer.generate.config import GenerateConfig
 from trainer.generate.folder import LABEL_ONLY
-from trainer.models.concepts import ConceptTable, as_words, build_concept_table
+from trainer.models.concepts import ConceptTable, as_words
 from trainer.models.language.base import context_length
 from trainer.models.language.prompt import Prompt, PromptConfig, Prompter
-from trainer.tasks.text.task import check_inputs, subject_table
-
-if TYPE_CHECKING:
-    from trainer.generate.command import GenerateConfig
 
 KEYWORDS = "Write one short caption of a picture of this."
 """What the untuned model is asked, after the predicted words."""

@@ -21,8 +21,6 @@ import numpy as np
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_atomically
-from trainer.artifacts.encoder import Encoder
-from trainer.data.loader import Loader
 
 FILE = "concepts.npz"
 
@@ -101,13 +99,6 @@ class ConceptTable:
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise CommandError(f"{path}: not a table of concepts ({error})") from None
         return cls(names=names, image_CP=image_CP)
-
-
-def build_concept_table(encoder: Encoder, loader: Loader) -> ConceptTable:
-    """Candidates: the concepts of the loader's part, by their images through the encoder's image side."""
-    tables = loader.index.manifest.tables
-    concept_N = np.array([tables.stimuli[s].concept for s in loader.stimuli.tolist()])
-    return ConceptTable.make(tables.concepts, concept_N, encoder.embed_image(loader.gallery[loader.stimuli]))
 
 
 def as_words(name: str) -> str:

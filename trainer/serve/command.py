@@ -24,7 +24,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
 from trainer.callbacks.mlflow import check_tracking_uri
 from trainer.distributed.child import run_in_group
-from trainer.serve.register import REGISTERED
+from trainer.serve.package import REGISTERED
 
 _GRACE_SECONDS = 10.0
 """Time for the server to end by itself after a signal."""

@@ -15,10 +15,10 @@ import torch
 
 from trainer.artifacts.concept_scores import score_concepts, trained_concepts
 from trainer.artifacts.encoder import find_export, load_encoder
+from trainer.artifacts.guards import check_held_out, check_signal
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.distributed import collectives
-from trainer.evaluate.embeddings import check_held_out, check_signal
 
 
 def training_loader(

@@ -21,12 +21,11 @@ from data_prep.contract.errors import CommandError
 from trainer import metrics
 from trainer.artifacts.concept_scores import score_concepts, trained_concepts
 from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.part import PartArrays, collect, open_part
 from trainer.data.loader import Loader
 from trainer.evaluate import baselines
 from trainer.evaluate.classes import report as concept_report
-from trainer.evaluate.embeddings import open_part
 from trainer.evaluate.intervals import Interval, bootstrap_class_mean, bootstrap_mean
-from trainer.evaluate.part import PartArrays, collect
 from trainer.evaluate.retrieval.command import study_facts
 
 METHOD = (

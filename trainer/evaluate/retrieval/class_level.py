@@ -14,10 +14,10 @@ import torch
 
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.part import collect, embed
 from trainer.data.loader import Loader
 from trainer.evaluate import baselines
 from trainer.evaluate.intervals import bootstrap_statistic, permutation_p_value
-from trainer.evaluate.part import collect, embed
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
 
 METHOD = (

@@ -27,12 +27,12 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder, load_encoder
+from trainer.artifacts.part import collect, embed, open_part
 from trainer.data.loader import Loader
 from trainer.evaluate import baselines
 from trainer.evaluate import page as report
-from trainer.evaluate.embeddings import open_part, read_embeddings
+from trainer.evaluate.embeddings import read_embeddings
 from trainer.evaluate.intervals import bootstrap_mean, permutation_p_value
-from trainer.evaluate.part import collect, embed
 from trainer.evaluate.retrieval.class_level import evaluate_class_level
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
 

@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.contract.errors import CommandError
-from trainer.evaluate.text.metrics import Caption, Metric, Scored, scored_mean
+from trainer.artifacts.generations import Caption
+from trainer.evaluate.text.metrics import Metric, Scored, scored_mean
 
 LOWEST, HIGHEST = 1, 5
 ANSWERS = "judge.jsonl"

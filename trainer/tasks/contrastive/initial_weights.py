@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from data_prep.contract.cli import from_plain, to_plain
 from data_prep.contract.errors import CommandError
 from trainer.artifacts.encoder import find_export, lineage, load_encoder
+from trainer.artifacts.guards import check_held_out
 from trainer.data.loader import Loader
-from trainer.evaluate.embeddings import check_held_out
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import EncoderConfig
 

@@ -24,7 +24,9 @@ from data_prep.contract import schema
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_file
-from trainer.artifacts.encoder import Encoder, find_export, lineage, load_encoder
+from trainer.artifacts.concepts import build_concept_table
+from trainer.artifacts.encoder import find_export, lineage, load_encoder, subject_table
+from trainer.artifacts.guards import check_encoder, check_held_out
 from trainer.artifacts.text import TextParts, find_text_export, init_weights, write_text_export
 from trainer.callbacks.mlflow import git_revision
 from trainer.data import random
@@ -36,8 +38,7 @@ from trainer.data.loader import Loader
 from trainer.data.prefetch import Prefetched
 from trainer.distributed import collectives
 from trainer.distributed.world import World
-from trainer.evaluate.embeddings import check_held_out, check_signal
-from trainer.models.concepts import ConceptTable, as_words, build_concept_table
+from trainer.models.concepts import ConceptTable, as_words
 from trainer.models.language import base as base_llm
 from trainer.models.language.eeg_language_model import EEGLanguageModel, Source
 from trainer.models.language.prompt import Prompt, Prompter
@@ -467,41 +468,6 @@ def leaves_own_out(config: TextConfig, index: StudyIndex) -> bool:
     train, *held_out = (np.unique(index.table.concept[index.rows(config.data.split, part)]) for part in schema.PARTS)
     held = np.concatenate(held_out)
     return len(held) > 0 and not np.isin(held, train).any()
-
-
-def check_encoder(encoder: Encoder, path: Path, loader: Loader) -> None:
-    """Refuse an encoder that was trained on other signals or images than a loader brings, or on trials that the split holds out.
-
-    Raises
-    ------
-    CommandError
-        One sentence with both sides.
-    """
-    check_inputs(encoder, path, loader)
-    check_held_out(encoder.config, loader.index, loader.config.split, f"encoder: {path}", "an encoder that has")
-
-
-def check_inputs(encoder: Encoder, path: Path, loader: Loader) -> None:
-    """Refuse signals or images that are not what the encoder was trained on, in one sentence with both sides."""
-    check_signal(encoder, loader)
-    theirs, ours = encoder.config["data"], to_plain(loader.config)
-    for name in ("transform", "normalise"):
-        if theirs.get(name) != ours[name]:
-            raise CommandError(f"data.{name}: {ours[name]}, the encoder {path} was trained with {theirs.get(name)}: expected the same")
-    facts = loader.index.manifest.embedding(loader.config.embedding).provenance
-    for name in ("model", "layer", "weights_sha256"):
-        if encoder.config["embedding"].get(name) != facts.get(name):
-            raise CommandError(
-                f"data.embedding: {loader.config.embedding} has {name} {facts.get(name)}, the encoder {path} was aligned with images of "
-                f"{encoder.config['embedding'].get(name)}: expected the same"
-            )
-
-
-def subject_table(labels: Sequence[str], encoder: Encoder, device: torch.device) -> Tensor:
-    """For each subject of a study the row of the encoder's own table, -1 for those it has not been trained on; int64."""
-    rows = {label: row for row, label in enumerate(encoder.config["subjects"])}
-    found_S = torch.tensor([rows.get(label, -1) for label in labels], device=device)
-    return encoder.known(found_S)
 
 
 def print_trainable(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""One part of a split as arrays: what the baselines are fitted on and every arm is scored on.
+"""One part of a split, opened for an export, and as arrays: what the baselines are fitted on and every arm is scored on.
 
 Shapes: N items (repetitions of a stimulus and subject averaged, or single trials of a class-level study), R repetitions,
 C channels, T time points, E embedding dimension.
@@ -13,7 +13,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.guards import check_signal, check_unseen
 from trainer.data.batch import Batch
+from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
 
 BATCH_ITEMS = 512
@@ -42,6 +45,23 @@ class PartArrays:
     def where(self, chosen_N: np.ndarray) -> PartArrays:
         """The items of a mask."""
         return PartArrays(**{name: getattr(self, name)[chosen_N] for name in self.__dataclass_fields__})
+
+
+def open_part(encoder: Encoder, study: str | None, split: str | None, part: str) -> Loader:
+    """Loader of a part for an exported encoder, all repetitions averaged; the study must fit the encoder.
+
+    Raises
+    ------
+    CommandError, StudyError
+        Another montage, rate, window or unit; a part without trials.
+    """
+    changes = {name: value for name, value in (("study", study), ("split", split)) if value}
+    config = encoder.data_config(**changes, repetitions="mean")
+    index = StudyIndex.open(config.study)
+    loader = Loader(index, config, part, seed=0)
+    check_signal(encoder, loader)
+    check_unseen(encoder.config, loader)
+    return loader
 
 
 def collect(loader: Loader) -> PartArrays:

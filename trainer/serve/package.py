@@ -1,0 +1,190 @@
+"""A model as MLflow keeps it: code beside plain files, nothing pickled; its config, and a new version in the registry."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+
+from data_prep.contract.errors import CommandError
+from trainer.callbacks.mlflow import MlflowConfig, check_tracking_uri
+from trainer.data.loader import Loader
+from trainer.training.run_folder import RunFolder
+
+ALIAS = "candidate"
+
+
+REGISTERED = "registered.json"
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+
+
+_REQUIREMENTS = ("mlflow", "numpy", "torch", "safetensors", "jsonargparse[signatures]", "PyYAML", "rich")
+"""What loading and applying an export imports."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterConfig:
+    """Put a run's encoder, with a gallery to search, into the model registry."""
+
+    run: str
+    """Run folder of a completed training."""
+    name: str
+    """Name of the registered model; a new version is added if it exists. Letters, digits, ``_``, ``.`` and ``-``."""
+    export: str = ""
+    """Folder of the exported encoder; empty: ``RUN/export``."""
+    study: str = ""
+    """Study folder; empty: the one the encoder was trained on. Another path must hold a copy of that study."""
+    split: str = ""
+    """Split; empty: the one the encoder was trained on."""
+    part: Literal["train", "validation", "test"] = "test"
+    """Part whose stimuli are the gallery, and whose first trial is the input example."""
+    top_k: int = 10
+    """Candidates in an answer; a smaller gallery gives all it has."""
+    tracking_uri: str = ""
+    """MLflow tracking URI, without a password; empty: that of the run's config (SQLite beside the run folder by default)."""
+    bundle_base: bool = False
+    """Text models: copy the base model's files into the registered model. Otherwise it keeps a reference: the name, or the environment
+    variable ``EEG_TEXT_BASE`` where the model is loaded, must lead to the same weights."""
+    timeout_seconds: int = 30
+    """Longest wait for one answer of a tracking server; there is one retry."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ValueError(f"name: {self.name!r}, expected letters, digits, '_', '.' and '-', beginning with a letter or digit")
+        for field in ("top_k", "timeout_seconds"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}: {getattr(self, field)}, expected at least 1")
+        check_tracking_uri(self.tracking_uri)
+
+
+def example(loader: Loader) -> tuple[np.ndarray, dict[str, str]]:
+    """The part's first repetition as a client would send it: float32 (1, C, T), and the ``params`` that go with it."""
+    host = next(loader.sequential(1, single_trials=True))
+    tables = loader.index.manifest.tables
+    params = {"subject": tables.subjects[int(host.subject_B[0])], "session": ""}
+    if loader.transform is not None:
+        params["session"] = tables.sessions[int(loader.transform.session_K[int(host.group_R[0])])]
+    return host.repetitions_RCT.numpy().astype(np.float32), params
+
+
+def requirements(names: Sequence[str] = _REQUIREMENTS) -> list[str]:
+    """What inference needs, pinned to what is installed here."""
+    # A local version such as 2.11.0+cu130 is on no package index.
+    return [f"{name}=={importlib.metadata.version(name.split('[')[0]).split('+')[0]}" for name in names]
+
+
+def without_credentials(uri: str) -> str:
+    """The URI without ``user:password@``."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """What a registered model consists of."""
+
+    python_model: str
+    """File in this package that MLflow runs."""
+    artifacts: dict[str, Path]
+    """Folders kept beside it."""
+    signature: Any
+    input_example: tuple[np.ndarray, dict[str, Any]]
+    requirements: list[str]
+    tags: dict[str, Any]
+
+
+def register_package(
+    config: RegisterConfig, folder: RunFolder, tracking: MlflowConfig, training_run_id: str, package: Package
+) -> dict[str, Any]:
+    """A new version of the model ``config.name``; returns what ``registered.json`` says of it.
+
+    Raises
+    ------
+    CommandError
+        The tracking server does not take it.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(config.timeout_seconds)
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    uri = tracking.uri(folder.path)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    packages = Path(__file__).parents[2]
+    try:
+        run_id, is_new = _run_id(client, tracking, folder, training_run_id)
+        # Not log_model: it needs an active run, which would reopen the finished training run and move its end. Without an active
+        # run the experiment must be named, or the files would go to the default experiment's folder.
+        mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
+        info = Model.log(
+            artifact_path=None,
+            name=config.name,
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            registered_model_name=config.name,
+            python_model=str(Path(__file__).parent / package.python_model),
+            code_paths=[str(packages / "trainer"), str(packages / "data_prep")],
+            artifacts={name: path.absolute().as_uri() for name, path in package.artifacts.items()},
+            signature=package.signature,
+            input_example=package.input_example,
+            pip_requirements=package.requirements,
+        )
+        version = str(info.registered_model_version)
+        for name, value in package.tags.items():
+            client.set_model_version_tag(config.name, version, name, str(value))
+        client.set_registered_model_alias(config.name, ALIAS, version)
+        if is_new:
+            client.set_terminated(run_id)
+    except (MlflowException, OSError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise CommandError(f"tracking_uri: {without_credentials(uri)} does not take the model: {message}") from None
+    return {
+        "model_uri": f"models:/{config.name}@{ALIAS}",
+        "name": config.name,
+        "version": version,
+        "run_id": run_id,
+        "tracking_uri": without_credentials(uri),
+    }
+
+
+def _run_id(client: Any, tracking: MlflowConfig, folder: RunFolder, training_run_id: str) -> tuple[str, bool]:
+    """The training's run where this store has it, else a new one; and whether it is new."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(tracking.experiment)  # also makes the database, once
+    if training_run_id:
+        try:
+            return client.get_run(training_run_id).info.run_id, False
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    if experiment is None:
+        # With an SQLite file, MLflow would put artifacts under the present directory.
+        uri = tracking.uri(folder.path)
+        local = uri.startswith("sqlite:")
+        database = Path(uri.removeprefix("sqlite:///"))
+        experiment_id = client.create_experiment(
+            tracking.experiment, artifact_location=(database.absolute().parent / "mlartifacts").as_uri() if local else None
+        )
+    else:
+        experiment_id = experiment.experiment_id
+    run = client.create_run(experiment_id, run_name=tracking.run_name or folder.path.absolute().name)
+    client.set_tag(run.info.run_id, "run_folder", str(folder.path))
+    return run.info.run_id, True
