@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_prep.contract.errors import UserError
+
 TRAINER_COMMANDS = ("contrastive", "text", "generate")
 """Trainer commands that run on several ranks."""
 
@@ -66,7 +68,7 @@ def plan(config: LaunchConfig, *, python: str, port: int) -> Plan:
         Rendezvous port, used where the config leaves it open.
     """
     if not config.trainer_command:
-        raise ValueError("trainer_command: nothing after '--', expected e.g. -- contrastive --config configs/contrastive/quickstart.yaml")
+        raise UserError("trainer_command: nothing after '--', expected e.g. -- contrastive --config configs/contrastive/quickstart.yaml")
     where: Sequence[str]
     where = ["--hostfile", config.hostfile] if config.hostfile else ["--num_gpus", str(config.num_processes)]
     launcher = [python, "-m", "deepspeed.launcher.runner", *where, "--master_port", str(config.master_port or port)]

@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
+from data_prep.contract.errors import UserError
+
 CUTOFFS = (1, 5, 10)
 """k of Recall@k and nDCG@k."""
 
@@ -26,10 +28,10 @@ def check_scores(scores_QG: np.ndarray) -> np.ndarray:
     """
     scores_QG = np.asarray(scores_QG, dtype=np.float64)
     if scores_QG.ndim != 2 or 0 in scores_QG.shape:
-        raise ValueError(f"scores have shape {scores_QG.shape}, expected (queries, candidates), at least one of each")
+        raise UserError(f"scores have shape {scores_QG.shape}, expected (queries, candidates), at least one of each")
     if np.isnan(scores_QG).any():
         row, column = np.argwhere(np.isnan(scores_QG))[0]
-        raise ValueError(f"scores hold NaN (first at query {row}, candidate {column}): expected numbers")
+        raise UserError(f"scores hold NaN (first at query {row}, candidate {column}): expected numbers")
     return scores_QG
 
 
@@ -41,7 +43,7 @@ def cosine_similarity(a_QE: np.ndarray, b_GE: np.ndarray) -> np.ndarray:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         lacking = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
         if len(lacking):
-            raise ValueError(f"row {int(lacking[0])} of the {name} embeddings has no direction (norm {norms[lacking[0], 0]:g})")
+            raise UserError(f"row {int(lacking[0])} of the {name} embeddings has no direction (norm {norms[lacking[0], 0]:g})")
         units.append(rows / norms)
     return units[0] @ units[1].T
 
@@ -101,7 +103,7 @@ def ndcg(scores_QG: np.ndarray, relevance_QG: np.ndarray, k: int) -> np.ndarray:
     discount_G[k:] = 0.0
     ideal_Q = np.sort(gains_QG, axis=1)[:, ::-1] @ discount_G
     if (ideal_Q <= 0).any():
-        raise ValueError(f"query {int(np.flatnonzero(ideal_Q <= 0)[0])} has no relevant candidate in the gallery")
+        raise UserError(f"query {int(np.flatnonzero(ideal_Q <= 0)[0])} has no relevant candidate in the gallery")
     cumulative = np.concatenate([[0.0], np.cumsum(discount_G)])
     # A candidate tied in places first..last gets the mean discount of these places.
     last_QG = rankdata(-scores_QG, method="max", axis=1).astype(np.int64)
@@ -148,10 +150,10 @@ def auc(scores_Q: np.ndarray, positive_Q: np.ndarray) -> float:
     """
     scores_Q, positive_Q = np.asarray(scores_Q, dtype=np.float64), np.asarray(positive_Q, dtype=bool)
     if np.isnan(scores_Q).any():
-        raise ValueError(f"scores hold NaN (first at trial {int(np.flatnonzero(np.isnan(scores_Q))[0])}): expected numbers")
+        raise UserError(f"scores hold NaN (first at trial {int(np.flatnonzero(np.isnan(scores_Q))[0])}): expected numbers")
     num_positive, num_negative = int(positive_Q.sum()), int((~positive_Q).sum())
     if num_positive == 0 or num_negative == 0:
-        raise ValueError(f"{num_positive} positive and {num_negative} negative trials: expected at least one of each")
+        raise UserError(f"{num_positive} positive and {num_negative} negative trials: expected at least one of each")
     rank_sum = rankdata(scores_Q)[positive_Q].sum()
     return float((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
@@ -160,15 +162,15 @@ def balanced_accuracy(predicted_Q: np.ndarray, true_Q: np.ndarray) -> float:
     """Mean over the classes of the share of their trials that are named rightly."""
     predicted_Q, true_Q = np.asarray(predicted_Q), np.asarray(true_Q)
     if len(true_Q) == 0:
-        raise ValueError("no trials: expected at least one")
+        raise UserError("no trials: expected at least one")
     return float(np.mean([(predicted_Q[true_Q == label] == label).mean() for label in np.unique(true_Q)]))
 
 
 def _check_relevant(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
     relevant_QG = np.asarray(relevant_QG, dtype=bool)
     if relevant_QG.shape != scores_QG.shape:
-        raise ValueError(f"relevance has shape {relevant_QG.shape}, scores {scores_QG.shape}: expected the same")
+        raise UserError(f"relevance has shape {relevant_QG.shape}, scores {scores_QG.shape}: expected the same")
     lacking = np.flatnonzero(~relevant_QG.any(axis=1))
     if len(lacking):
-        raise ValueError(f"query {int(lacking[0])} has no relevant candidate in the gallery")
+        raise UserError(f"query {int(lacking[0])} has no relevant candidate in the gallery")
     return relevant_QG

@@ -4,8 +4,8 @@
 command's config class and function are named, not imported, so ``--help`` of one does not load another's libraries.
 
 Overrides win wherever they stand on the line; unknown keys, wrong types and contradictory values end the command with
-``error: ...`` on stderr and status 2; anything else that a user can cause ends it with status 1. ``--debug`` shows the
-traceback.
+``error: ...`` on stderr and status 2; anything else that a user can cause ends it with status 1, in one sentence. What is
+ours to mend says so, with the file that has its traceback; ``--debug`` prints tracebacks of both.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import enum
 import importlib
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,8 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_settings
 
-from data_prep.contract.errors import CommandError, ConfigError
+from data_prep.contract.errors import ConfigError, UserError, sentence_of, traceback_file
+from data_prep.contract.refusals import in_our_words
 
 
 def _forget_other_class(parser: Any, previous: Any, value: Any) -> None:
@@ -60,7 +63,11 @@ class Command:
 
 class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ConfigError(_one_line(str(ex) if ex else message))
+        raise _Refused(str(ex) if ex else message) from ex
+
+
+class _Refused(ValueError):
+    """The parser's own words."""
 
 
 def first_sentence(said: object) -> str:
@@ -92,11 +99,27 @@ def main(prog: str, description: str, commands: Mapping[str, Command], argv: Seq
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
-    except (CommandError, ValueError, OSError, RuntimeError) as error:
-        if debug:
-            raise
-        print(f"error: {_one_line(str(error) or type(error).__name__)}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+    except Exception as error:
+        return _fail(error, debug=debug)
+
+
+def _fail(error: Exception, *, debug: bool) -> int:
+    """Say what ended a command, in one line; exit status."""
+    if debug:
+        traceback.print_exception(error)
+    said = sentence_of(error)
+    if said is None:
+        where = traceback_file() or Path(tempfile.mkstemp(prefix="eegvision-", suffix=".txt")[1])
+        kept = "".join(traceback.format_exception(error))
+        try:
+            where.parent.mkdir(parents=True, exist_ok=True)
+            where.write_text(kept, encoding="utf-8")
+            place = f"its traceback is in {where}"
+        except OSError:  # a full disk may be what went wrong in the first place
+            place = "its traceback could not be written: run again with --debug"
+        said = f"internal, not your fault: {first_sentence(f'{type(error).__name__}: {error}')}; {place}"
+    print(f"error: {_one_line(said)}", file=sys.stderr, flush=True)
+    return 2 if isinstance(error, ConfigError) else 1
 
 
 def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") -> Any:
@@ -114,8 +137,10 @@ def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") 
         namespace = parser.parse_args(_config_first(arguments))
         fields = {k: v for k, v in vars(parser.instantiate_classes(namespace)).items() if k != "config"}
         return config_class(**fields)
-    except (ArgumentError, ValueError, TypeError) as error:
+    except UserError as error:
         raise ConfigError(_one_line(str(error))) from error
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ConfigError(in_our_words(config_class, str(error))) from error
 
 
 def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
@@ -125,8 +150,10 @@ def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
     try:
         namespace = parser.parse_object(dict(plain))
         return config_class(**vars(parser.instantiate_classes(namespace)))
-    except (ArgumentError, ValueError, TypeError) as error:
+    except UserError as error:
         raise ConfigError(_one_line(str(error))) from error
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ConfigError(in_our_words(config_class, str(error))) from error
 
 
 def to_plain(config: Any, declared: Any = None) -> Any:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
+from data_prep.contract.errors import UserError
+
 ALPHAS = tuple(float(a) for a in np.logspace(-4, 4, 25))
 """Ridge penalties tried, in units of the mean eigenvalue of the features' covariance."""
 MAX_FEATURES = 4096
@@ -46,7 +48,7 @@ class Ridge:
         """Predicted targets, float32 (n, e), of x (n, d), or of EEG (n, chans, times) which is flattened."""
         x = x_ND.reshape(len(x_ND), -1)
         if x.shape[1] != len(self.mean_D):
-            raise ValueError(f"x has {x.shape[1]} features, the regression was fitted on {len(self.mean_D)}")
+            raise UserError(f"x has {x.shape[1]} features, the regression was fitted on {len(self.mean_D)}")
         return ((x - self.mean_D) @ self.weights_DE + self.intercept_E).astype(np.float32)
 
 
@@ -150,10 +152,10 @@ class EncodingModel:
         """
         x = np.asarray(eeg_QCT, np.float32).reshape(len(eeg_QCT), -1)
         if x.shape[1] != len(self.mean_D):
-            raise ValueError(f"EEG has {x.shape[1]} features, the model was fitted on {len(self.mean_D)}")
+            raise UserError(f"EEG has {x.shape[1]} features, the model was fitted on {len(self.mean_D)}")
         n_reps = np.broadcast_to(np.asarray(n_reps_Q, np.float64), (len(x),))
         if (n_reps < 1).any():
-            raise ValueError(f"n_reps holds {n_reps.min()}, expected at least 1")
+            raise UserError(f"n_reps holds {n_reps.min()}, expected at least 1")
         queries_QW = ((x - self.mean_D) @ self.to_white_DW).astype(np.float64)
         candidates_GW = (np.asarray(gallery_GE, np.float64) - self.embedding_mean_E) @ self.components_EK @ self.weights_KW
         scores_QG = np.empty((len(x), len(candidates_GW)))
@@ -370,11 +372,11 @@ def top_k(scores_QG: np.ndarray, target_Q: np.ndarray, k: int) -> float:
 
 def _check_rows(x: np.ndarray, y: np.ndarray) -> None:
     if y.ndim != 2 or len(x) != len(y):
-        raise ValueError(f"{len(x)} rows of EEG and targets of shape {y.shape}: expected (n, e) with as many rows")
+        raise UserError(f"{len(x)} rows of EEG and targets of shape {y.shape}: expected (n, e) with as many rows")
     if len(x) < 3:
-        raise ValueError(f"{len(x)} rows: expected at least 3")
+        raise UserError(f"{len(x)} rows: expected at least 3")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("EEG or targets hold values that are not finite")
+        raise UserError("EEG or targets hold values that are not finite")
 
 
 def _mean(x: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Whatever else ends a command is ours to mend, and its traceback is kept; see :fu
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -36,3 +37,38 @@ def set_traceback_folder(path: Path | None, rank: int = 0) -> None:
 def traceback_file() -> Path | None:
     """Where this process's traceback belongs (its folder need not be there yet); None: no run folder was set."""
     return _traceback_file
+
+
+_SYSTEM = {
+    errno.ENOENT: "no such file or folder",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "larger than this system lets a file be",
+    errno.EROFS: "the file system is read-only",
+    errno.EISDIR: "is a folder, expected a file",
+    errno.ENOTDIR: "is no folder, expected one",
+    errno.EEXIST: "is there already",
+    errno.ENOTEMPTY: "is a folder that is not empty",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EMFILE: "too many open files: raise `ulimit -n`",
+    errno.EADDRINUSE: "the port is in use by another program: choose another one",
+    errno.ECONNREFUSED: "nobody answers there",
+    errno.EPIPE: "whoever read the output has gone",
+}
+_PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What ended a command, where it is not ours to mend: a user's error, or the system's in our words. None: it is ours."""
+    if isinstance(error, UserError):
+        return str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        words = _SYSTEM.get(error.errno or 0) or error.strerror or " ".join(str(error).split()) or type(error).__name__
+        return f"{error.filename}: {words}" if error.filename else words
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: lower the batch size ({' '.join(str(error).split())[:160] or 'no more is known'})"
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _PEER_IS_GONE):
+        return f"another rank is gone, see its error ({' '.join(str(error).split())[:160]})"
+    return None

@@ -21,6 +21,8 @@ from fractions import Fraction
 import numpy as np
 from scipy import signal
 
+from data_prep.contract.errors import UserError
+
 MAX_RESAMPLE_FACTOR = 20_000
 """Largest up or down factor of the polyphase filter, whose length grows with it."""
 
@@ -48,16 +50,16 @@ def band_pass(eeg_CT: np.ndarray, sfreq: float, *, low_hz: float | None = 0.5, h
     """
     _check_signal(eeg_CT, sfreq)
     if low_hz is None and high_hz is None:
-        raise ValueError("low_hz and high_hz are both None, expected at least one edge")
+        raise UserError("low_hz and high_hz are both None, expected at least one edge")
     if order < 1:
-        raise ValueError(f"order is {order}, expected at least 1")
+        raise UserError(f"order is {order}, expected at least 1")
     nyquist_hz = sfreq / 2
     for name, edge in (("low_hz", low_hz), ("high_hz", high_hz)):
         if edge is not None and not 0 < edge < nyquist_hz:
-            raise ValueError(f"{name} is {edge} Hz, expected above 0 and below the Nyquist frequency of {nyquist_hz} Hz (sfreq {sfreq} Hz)")
+            raise UserError(f"{name} is {edge} Hz, expected above 0 and below the Nyquist frequency of {nyquist_hz} Hz (sfreq {sfreq} Hz)")
     if low_hz is not None and high_hz is not None:
         if low_hz >= high_hz:
-            raise ValueError(f"low_hz is {low_hz} and high_hz is {high_hz}, expected low_hz below high_hz")
+            raise UserError(f"low_hz is {low_hz} and high_hz is {high_hz}, expected low_hz below high_hz")
         sos = signal.butter(order, [low_hz, high_hz], btype="bandpass", fs=sfreq, output="sos")
     elif low_hz is not None:
         sos = signal.butter(order, low_hz, btype="highpass", fs=sfreq, output="sos")
@@ -65,7 +67,7 @@ def band_pass(eeg_CT: np.ndarray, sfreq: float, *, low_hz: float | None = 0.5, h
         sos = signal.butter(order, high_hz, btype="lowpass", fs=sfreq, output="sos")
     padding = 3 * (2 * len(sos) + 1)
     if eeg_CT.shape[-1] <= padding:
-        raise ValueError(f"the signal has {eeg_CT.shape[-1]} time points, a filter of order {order} needs more than {padding}")
+        raise UserError(f"the signal has {eeg_CT.shape[-1]} time points, a filter of order {order} needs more than {padding}")
     return signal.sosfiltfilt(sos, np.asarray(eeg_CT, np.float64), axis=-1, padlen=padding).astype(np.float32)
 
 
@@ -86,15 +88,13 @@ def notch(eeg_CT: np.ndarray, sfreq: float, *, notch_hz: float = 50.0, quality: 
     """
     _check_signal(eeg_CT, sfreq)
     if not 0 < notch_hz < sfreq / 2:
-        raise ValueError(
-            f"notch_hz is {notch_hz} Hz, expected above 0 and below the Nyquist frequency of {sfreq / 2} Hz (sfreq {sfreq} Hz)"
-        )
+        raise UserError(f"notch_hz is {notch_hz} Hz, expected above 0 and below the Nyquist frequency of {sfreq / 2} Hz (sfreq {sfreq} Hz)")
     if quality <= 0:
-        raise ValueError(f"quality is {quality}, expected above 0")
+        raise UserError(f"quality is {quality}, expected above 0")
     numerator, denominator = signal.iirnotch(notch_hz, quality, fs=sfreq)
     padding = 3 * len(denominator)
     if eeg_CT.shape[-1] <= padding:
-        raise ValueError(f"the signal has {eeg_CT.shape[-1]} time points, a notch needs more than {padding}")
+        raise UserError(f"the signal has {eeg_CT.shape[-1]} time points, a notch needs more than {padding}")
     return signal.filtfilt(numerator, denominator, np.asarray(eeg_CT, np.float64), axis=-1).astype(np.float32)
 
 
@@ -111,12 +111,12 @@ def resample(eeg_T: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
     """
     _check_signal(eeg_T, sfreq)
     if not (np.isfinite(new_sfreq) and new_sfreq > 0):
-        raise ValueError(f"new_sfreq is {new_sfreq}, expected a positive number of Hz")
+        raise UserError(f"new_sfreq is {new_sfreq}, expected a positive number of Hz")
     if new_sfreq == sfreq:
         return np.array(eeg_T, np.float32)
     ratio = Fraction(str(float(new_sfreq))) / Fraction(str(float(sfreq)))
     if max(ratio.numerator, ratio.denominator) > MAX_RESAMPLE_FACTOR:
-        raise ValueError(
+        raise UserError(
             f"resampling {sfreq} Hz to {new_sfreq} Hz needs the fraction {ratio}, expected terms up to "
             f"{MAX_RESAMPLE_FACTOR}: use nominal rates"
         )
@@ -143,7 +143,7 @@ def time_slice(start_seconds: float, stop_seconds: float, *, tmin: float, sfreq:
     if stop == n_times + 1:
         stop = n_times
     if not 0 <= start < stop <= n_times:
-        raise ValueError(
+        raise UserError(
             f"the window {start_seconds}..{stop_seconds} s is empty or leaves the trial, which lasts "
             f"{tmin:.4g}..{tmin + n_times / sfreq:.4g} s "
             f"({n_times} points at {sfreq} Hz)"
@@ -164,10 +164,10 @@ def cut_trials(
     """
     _check_signal(eeg_CT, sfreq)
     if eeg_CT.ndim != 2:
-        raise ValueError(f"eeg has shape {eeg_CT.shape}, expected (n_chans, n_times)")
+        raise UserError(f"eeg has shape {eeg_CT.shape}, expected (n_chans, n_times)")
     first, n_times = round(tmin * sfreq), round((tmax - tmin) * sfreq)
     if n_times < 1:
-        raise ValueError(f"tmin is {tmin} s and tmax {tmax} s, expected at least one point of {1 / sfreq:.4g} s between them")
+        raise UserError(f"tmin is {tmin} s and tmax {tmax} s, expected at least one point of {1 / sfreq:.4g} s between them")
     onsets_N = np.asarray(onsets_samples, np.int64).reshape(-1)
     complete_N = (onsets_N + first >= 0) & (onsets_N + first + n_times <= eeg_CT.shape[-1])
     points_BT = onsets_N[complete_N, None] + first + np.arange(n_times)
@@ -191,7 +191,7 @@ def pick_channels(eeg_CT: np.ndarray, ch_names: Sequence[str], wanted: Sequence[
     _check_channels(eeg_CT, ch_names)
     missing = [name for name in wanted if name not in ch_names]
     if missing or not wanted:
-        raise ValueError(f"channels {missing or list(wanted)} are not among {list(ch_names)}")
+        raise UserError(f"channels {missing or list(wanted)} are not among {list(ch_names)}")
     return np.ascontiguousarray(eeg_CT[..., [list(ch_names).index(name) for name in wanted], :])
 
 
@@ -202,7 +202,7 @@ def rereference(eeg_CT: np.ndarray, ch_names: Sequence[str], reference: str | Se
     """
     _check_channels(eeg_CT, ch_names)
     if isinstance(reference, str) and reference != "average":
-        raise ValueError(f"reference is {reference!r}, expected 'average' or a list of channel names")
+        raise UserError(f"reference is {reference!r}, expected 'average' or a list of channel names")
     names = list(ch_names) if isinstance(reference, str) else list(reference)
     wide = np.asarray(eeg_CT, np.float64)
     return (wide - pick_channels(wide, ch_names, names).mean(-2, keepdims=True)).astype(np.float32)
@@ -243,16 +243,16 @@ def inverse_sqrt(covariance_CC: np.ndarray, *, shrinkage: float = 0.0, relative_
     """
     covariance = np.asarray(covariance_CC, np.float64)
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
-        raise ValueError(f"the covariance has shape {covariance.shape}, expected (n_chans, n_chans)")
+        raise UserError(f"the covariance has shape {covariance.shape}, expected (n_chans, n_chans)")
     if not np.isfinite(covariance).all() or not np.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-12 * np.abs(covariance).max()):
-        raise ValueError("the covariance is not finite or not symmetric")
+        raise UserError("the covariance is not finite or not symmetric")
     if not 0 <= shrinkage <= 1:
-        raise ValueError(f"shrinkage is {shrinkage}, expected from 0 to 1")
+        raise UserError(f"shrinkage is {shrinkage}, expected from 0 to 1")
     n_chans = len(covariance)
     mixed = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / n_chans * np.eye(n_chans)
     values_C, vectors_CC = np.linalg.eigh((mixed + mixed.T) / 2)
     if values_C[-1] <= 0:
-        raise ValueError(
+        raise UserError(
             f"the largest eigenvalue of the covariance is {values_C[-1]}, expected above 0: constant channels cannot be whitened"
         )
     values_C = np.maximum(values_C, relative_floor * values_C[-1])
@@ -262,7 +262,7 @@ def inverse_sqrt(covariance_CC: np.ndarray, *, shrinkage: float = 0.0, relative_
 def whiten(eeg_CT: np.ndarray, matrix_CC: np.ndarray, mean_C: np.ndarray | None = None) -> np.ndarray:
     """``matrix @ (eeg - mean)`` at every time point, any leading axes."""
     if matrix_CC.shape != (eeg_CT.shape[-2],) * 2:
-        raise ValueError(
+        raise UserError(
             f"the matrix has shape {matrix_CC.shape}, the signal {eeg_CT.shape[-2]} channels: expected as many rows and columns"
         )
     centred = np.asarray(eeg_CT, np.float64)
@@ -276,11 +276,11 @@ def whiten(eeg_CT: np.ndarray, matrix_CC: np.ndarray, mean_C: np.ndarray | None 
 
 def _check_signal(eeg: np.ndarray, sfreq: float) -> None:
     if not (np.isfinite(sfreq) and sfreq > 0):
-        raise ValueError(f"sfreq is {sfreq}, expected a positive number of Hz")
+        raise UserError(f"sfreq is {sfreq}, expected a positive number of Hz")
     if eeg.ndim < 1 or eeg.shape[-1] < 1:
-        raise ValueError(f"the signal has shape {eeg.shape}, expected time points on the last axis")
+        raise UserError(f"the signal has shape {eeg.shape}, expected time points on the last axis")
 
 
 def _check_channels(eeg: np.ndarray, ch_names: Sequence[str]) -> None:
     if eeg.ndim < 2 or eeg.shape[-2] != len(ch_names):
-        raise ValueError(f"the signal has shape {eeg.shape}, ch_names {len(ch_names)} names: expected as many on the last but one axis")
+        raise UserError(f"the signal has shape {eeg.shape}, ch_names {len(ch_names)} names: expected as many on the last but one axis")

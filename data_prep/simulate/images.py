@@ -15,6 +15,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data_prep.contract.errors import UserError
+
 COLOURS = {  # hue, saturation, value
     "red": (0.0, 0.9, 0.85),
     "orange": (0.075, 0.95, 0.95),
@@ -122,7 +124,7 @@ class Concept:
 def draw_concepts(num_train: int, num_test: int, seed: int) -> tuple[list[Concept], list[Concept]]:
     """Distinct random concepts for training and test, none in both."""
     if num_train + num_test > NUM_CONCEPTS:
-        raise ValueError(f"num_train_concepts + num_test_concepts is {num_train + num_test}, expected at most {NUM_CONCEPTS}")
+        raise UserError(f"num_train_concepts + num_test_concepts is {num_train + num_test}, expected at most {NUM_CONCEPTS}")
     sizes = (len(SHAPES), len(COLOURS), len(FILLS), len(BACKGROUNDS))
     names = [list(SHAPES), list(COLOURS), list(FILLS), list(BACKGROUNDS)]
     chosen = np.random.default_rng([seed, 1]).permutation(NUM_CONCEPTS)[: num_train + num_test]

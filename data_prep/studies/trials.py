@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.contract import signals
+from data_prep.contract.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def facts_after(config: TrialsConfig, facts: TrialFacts) -> TrialFacts:
     if config.channels is not None:
         missing = [name for name in config.channels if name not in facts.ch_names]
         if missing:
-            raise ValueError(f"channels {missing} are not among {list(facts.ch_names)}")
+            raise UserError(f"channels {missing} are not among {list(facts.ch_names)}")
     if config.baseline_seconds is not None:
         signals.time_slice(*config.baseline_seconds, tmin=resampled.tmin, sfreq=resampled.sfreq, n_times=resampled.n_times)
     window = _window(config, resampled)
@@ -91,7 +92,7 @@ def apply(config: TrialsConfig, eeg_CT: np.ndarray, facts: TrialFacts) -> np.nda
     """
     expected: Sequence[int] = (len(facts.ch_names), facts.n_times)
     if tuple(eeg_CT.shape[-2:]) != tuple(expected):
-        raise ValueError(f"the trial has shape {eeg_CT.shape}, expected (..., {expected[0]} channels, {expected[1]} time points)")
+        raise UserError(f"the trial has shape {eeg_CT.shape}, expected (..., {expected[0]} channels, {expected[1]} time points)")
     resampled = _after_resampling(config, facts)
     eeg = np.asarray(eeg_CT, np.float32)
     if config.channels is not None:

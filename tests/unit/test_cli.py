@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ import pytest
 import yaml
 
 from data_prep.contract import cli
-from data_prep.contract.errors import ConfigError
+from data_prep.contract.errors import ConfigError, UserError, set_traceback_folder
 
 
 @cli.polymorphic
@@ -125,3 +127,97 @@ def test_every_command_line_lists_its_commands_and_fails_in_one_line(module: str
     assert failed.returncode == 2
     assert failed.stderr.strip().splitlines()[-1].startswith("error: unknown command 'no-such-command'")
     assert "Traceback" not in failed.stderr
+
+
+# ------------------------------------------------------------------------------------------------- what ends a command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fate:
+    """How a command ends."""
+
+    how: str = "user"
+    """Kind of the exception."""
+    path: str = ""
+    """File that it is about."""
+
+
+def end(config: Fate) -> None:
+    if config.how == "user":
+        raise UserError(f"{config.path}: 3 rows, expected 4")
+    if config.how == "missing":
+        open(config.path)  # noqa: SIM115
+    if config.how == "ours":
+        _: list[int] = []
+        _[3]
+    number = {"full": errno.ENOSPC, "port": errno.EADDRINUSE, "denied": errno.EACCES}.get(config.how)
+    if number is not None:
+        raise OSError(number, os.strerror(number), config.path or None)
+    raise {"value": ValueError, "runtime": RuntimeError, "type": TypeError, "key": KeyError, "memory": MemoryError}[config.how]("odd")
+
+
+COMMANDS = {"end": cli.Command(config="tests.unit.test_cli:Fate", run="tests.unit.test_cli:end", help="")}
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("user", "a.npy: 3 rows, expected 4"),
+        ("missing", "a.npy: no such file or folder"),
+        ("full", "a.npy: no space left on the disk"),
+        ("port", "the port is in use by another program"),
+        ("denied", "a.npy: permission denied"),
+        ("memory", "out of memory: lower the batch size"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line_without_a_traceback(how: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main("x", "", COMMANDS, ["end", "--how", how, "--path", "a.npy"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert "internal" not in line
+
+
+@pytest.mark.parametrize("how", ["ours", "value", "runtime", "type", "key"])
+@pytest.mark.parametrize("in_a_run", [False, True])
+def test_what_is_ours_says_so_and_keeps_its_traceback(
+    how: str, in_a_run: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    set_traceback_folder(tmp_path / "run" if in_a_run else None, rank=3)
+    try:
+        assert cli.main("x", "", COMMANDS, ["end", "--how", how]) == 1
+    finally:
+        set_traceback_folder(None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "internal, not your fault" in line
+    kept = tmp_path / "run" / "errors" / "rank-3.txt" if in_a_run else next(tmp_path.glob("eegvision-*.txt"))
+    assert str(kept) in line
+    assert "in end\n" in kept.read_text()
+
+
+def test_debug_prints_the_traceback_and_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main("x", "", COMMANDS, ["end", "--how", "user", "--path", "a.npy", "--debug"]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-1] == "error: a.npy: 3 rows, expected 4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lists"),
+    [
+        (["--shape", "Triangle"], ["shape: there is no 'Triangle'", "Circle", "Square", "an import path"]),
+        (["--shape", "my_lab.nothing.Mine"], ["shape: 'my_lab.nothing.Mine' cannot be imported", "Circle", "Square"]),
+        (["--shape", "Square", "--shape.sides", "3"], ["shape.sides: no such field", "Square has side", "Circle has radius"]),
+        (["--optim.lrr", "3"], ["optim.lrr: no such field (did you mean lr?)", "optim has lr"]),
+        (["--nothing", "3"], ["nothing: no such field", "study", "mode", "optim", "shape", "names"]),
+        (["--mode", "c"], ["mode: c, expected one of a, b"]),
+        (["--optim.lr", "fast"], ["optim.lr: fast, expected a number"]),
+        (["stray"], ["'stray' stands alone"]),
+    ],
+)
+def test_a_refused_name_lists_the_names_there_are(yaml_file: str, arguments: list[str], lists: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        cli.parse(Config, ["--config", yaml_file, *arguments])
+    for words in lists:
+        assert words in str(error.value)

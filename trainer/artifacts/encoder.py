@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data_prep.contract.cli import from_plain, to_plain
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import read_json, write_json
 from trainer.data.batch import Batch, Transform, normalise_trials
 from trainer.data.loader import DataConfig, Loader
@@ -229,7 +229,7 @@ class Encoder:
         """Image embeddings of the model named in ``config["embedding"]`` in the common space: float32 (B, P), unit norm."""
         expected = self.config["build"]["embedding_dim"]
         if embedding_BE.ndim != 2 or embedding_BE.shape[1] != expected:
-            raise ValueError(f"image embeddings have shape {embedding_BE.shape}, expected (images, {expected})")
+            raise UserError(f"image embeddings have shape {embedding_BE.shape}, expected (images, {expected})")
         return self.model.embed_image(torch.from_numpy(np.ascontiguousarray(embedding_BE, np.float32)).to(self.device)).cpu().numpy()
 
     def data_config(self, **changes: Any) -> DataConfig:
@@ -243,15 +243,15 @@ class Encoder:
     def _check(self, eeg: np.ndarray) -> None:
         names, n_times = self.signal["ch_names"], self.signal["n_times"]
         if eeg.ndim not in (3, 4) or eeg.shape[-2:] != (len(names), n_times):
-            raise ValueError(
+            raise UserError(
                 f"EEG has shape {eeg.shape}, this encoder expects (trials, {len(names)}, {n_times}) or (trials, repetitions, {len(names)}, "
                 f"{n_times}): channels {', '.join(names[:4])}{', …' if len(names) > 4 else ''} at {self.signal['sfreq']:g} Hz from "
                 f"{self.signal['tmin']:g} s, in {self.signal['unit']}"
             )
         if eeg.dtype.kind not in "fiu":
-            raise ValueError(f"EEG has dtype {eeg.dtype}, expected numbers")
+            raise UserError(f"EEG has dtype {eeg.dtype}, expected numbers")
         if not np.isfinite(eeg).all():
-            raise ValueError(f"EEG of trial {int(np.argwhere(~np.isfinite(eeg))[0][0])} has values that are not finite")
+            raise UserError(f"EEG of trial {int(np.argwhere(~np.isfinite(eeg))[0][0])} has values that are not finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +292,7 @@ class FittedTransform:
         rows = [n for n, (u, s) in enumerate(self.labels) if subject in (None, u) and session in (None, s)]
         if len(rows) != 1:
             have = ", ".join(f"{u}/{s}" for u, s in self.labels[:8]) + (", …" if len(self.labels) > 8 else "")
-            raise ValueError(f"subject {subject!r}, session {session!r}: expected one that the transform was fitted on, of {have}")
+            raise UserError(f"subject {subject!r}, session {session!r}: expected one that the transform was fitted on, of {have}")
         return rows[0]
 
 
@@ -366,7 +366,7 @@ def _labels(name: str, value: str | Sequence[str] | None, count: int) -> list[st
     if value is None or isinstance(value, str):
         return [value] * count
     if len(value) != count:
-        raise ValueError(f"{name}: {len(value)} labels for {count} trials, expected one for all or one for each")
+        raise UserError(f"{name}: {len(value)} labels for {count} trials, expected one for all or one for each")
     return list(value)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from data_prep.contract.errors import StudyError
+from data_prep.contract.errors import StudyError, UserError
 
 Normalise = Literal["none", "channel_demean", "channel_zscore", "trial_zscore"]
 
@@ -195,7 +195,7 @@ def normalise_trials(eeg_BCT: torch.Tensor, normalise: Normalise) -> torch.Tenso
     if normalise == "none":
         return eeg_BCT
     if normalise not in ("channel_demean", "channel_zscore", "trial_zscore"):
-        raise ValueError(f"normalise is {normalise!r}, expected none, channel_demean, channel_zscore or trial_zscore")
+        raise UserError(f"normalise is {normalise!r}, expected none, channel_demean, channel_zscore or trial_zscore")
     over = (1, 2) if normalise == "trial_zscore" else (2,)
     centred_BCT = eeg_BCT - eeg_BCT.mean(dim=over, keepdim=True)
     if normalise == "channel_demean":

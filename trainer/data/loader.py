@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from data_prep.contract import schema
-from data_prep.contract.errors import StudyError
+from data_prep.contract.errors import StudyError, UserError
 from trainer.data import random
 from trainer.data.batch import Batch, HostBatch, Normalise, Transform, prepare
 from trainer.data.index import StudyIndex, eeg_dtype
@@ -126,7 +126,7 @@ class Loader:
 
     def __init__(self, index: StudyIndex, config: DataConfig, part: str, seed: int, *, kept: np.ndarray | None = None) -> None:
         if config.select.keep != "all" and (part != "train" or kept is None):
-            raise ValueError(
+            raise UserError(
                 f"data.select.keep: {config.select.keep} is a choice of training alone, part {part!r} is read whole here: expected all"
             )
         self.index, self.config, self.part, self.seed = index, config, part, seed
@@ -226,9 +226,9 @@ class Loader:
             Make every repetition an item of its own instead.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+            raise UserError(f"batch_size is {batch_size}, expected at least 1")
         if repetitions is not None and repetitions < 1:
-            raise ValueError(f"repetitions is {repetitions}, expected at least 1 or None")
+            raise UserError(f"repetitions is {repetitions}, expected at least 1 or None")
         grouping = self._group_singly() if single_trials else self._samples
         for start in range(0, len(grouping), batch_size):
             items = np.arange(start, min(start + batch_size, len(grouping)), dtype=np.int64)
@@ -274,7 +274,7 @@ class Loader:
             raise StudyError(f"split {config.split!r} of {index.root} has no part {self.part!r}")
         rows = select_rows(config.select, index.table, index.manifest.tables, rows, thin=self.part == "train")
         if not len(rows):
-            raise ValueError(f"data.select leaves no trials in part {self.part!r} of split {config.split!r}")
+            raise UserError(f"data.select leaves no trials in part {self.part!r} of split {config.split!r}")
         return rows
 
     def _place_rows(self) -> None:
@@ -334,9 +334,9 @@ class Loader:
 
     def _thin(self, keep: np.ndarray, why: str) -> None:
         if keep.shape != (len(self._items),):
-            raise ValueError(f"{why}: a choice of shape {keep.shape} among {len(self._items)} items, expected one for each")
+            raise UserError(f"{why}: a choice of shape {keep.shape} among {len(self._items)} items, expected one for each")
         if not keep.any():
-            raise ValueError(f"{why} leaves none of {len(keep)} items")
+            raise UserError(f"{why} leaves none of {len(keep)} items")
         number = _ranges(self._items.first_N[keep], self._items.count_N[keep])
         self._rows, self._shard, self._offset, self._group = (a[number] for a in (self._rows, self._shard, self._offset, self._group))
         self._samples = self._group_by_sample()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_prep.contract.errors import UserError
 from trainer.distributed import collectives
 
 NormKind = Literal["batch", "group", "layer"]
@@ -50,7 +51,7 @@ class GlobalBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *) -> (B, C, *), same dtype."""
         if x.ndim < 2 or x.shape[1] != self.num_features:
-            raise ValueError(f"GlobalBatchNorm has {self.num_features} channels, its input has shape {tuple(x.shape)}")
+            raise UserError(f"GlobalBatchNorm has {self.num_features} channels, its input has shape {tuple(x.shape)}")
         with torch.autocast(x.device.type, enabled=False):
             x32, weight, bias = x.float(), self.weight.float(), self.bias.float()
             if not self.training:
@@ -84,7 +85,7 @@ class _NormalizeAcrossRanks(torch.autograd.Function):
         counts_R, means_RC, vars_RC = collectives.gather_ids(local[None]).split([1, num_features, num_features], dim=1)
         count = counts_R.sum()
         if count <= 1:
-            raise ValueError("batch normalisation needs more than one value a channel over all ranks: enlarge the batch, or norm: layer")
+            raise UserError("batch normalisation needs more than one value a channel over all ranks: enlarge the batch, or norm: layer")
         share_R = counts_R / count
         mean_C = (means_RC * share_R).sum(0)
         var_C = ((vars_RC + (means_RC - mean_C).square()) * share_R).sum(0)
@@ -119,4 +120,4 @@ def build_norm(kind: NormKind, num_features: int) -> nn.Module:
         return nn.GroupNorm(max(g for g in range(1, 9) if num_features % g == 0), num_features)
     if kind == "layer":
         return nn.GroupNorm(1, num_features)
-    raise ValueError(f"norm: {kind!r}, expected batch, group or layer")
+    raise UserError(f"norm: {kind!r}, expected batch, group or layer")

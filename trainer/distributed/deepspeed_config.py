@@ -19,6 +19,7 @@ from typing import Any, Literal
 import yaml
 from torch import nn
 
+from data_prep.contract.errors import UserError
 from trainer.distributed.world import World
 
 ZERO_STAGES = (0, 1, 2, 3)
@@ -97,9 +98,9 @@ def build_deepspeed_config(
         An override of a key that the trainer decides itself, named together with the field to set instead.
     """
     if micro_batch_size < 1:
-        raise ValueError(f"train.micro_batch_size: {micro_batch_size}, expected at least 1")
+        raise UserError(f"train.micro_batch_size: {micro_batch_size}, expected at least 1")
     if not gradient_clipping >= 0:
-        raise ValueError(f"optimizer.gradient_clipping: {gradient_clipping}, expected 0 (off) or a positive norm")
+        raise UserError(f"optimizer.gradient_clipping: {gradient_clipping}, expected 0 (off) or a positive norm")
     config: dict[str, Any] = {
         "train_batch_size": micro_batch_size * accumulation * world.size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
@@ -123,7 +124,7 @@ def build_deepspeed_config(
     extra = _nested(overrides or {})
     for dotted, ours in OWNED.items():
         if _contains(extra, dotted.split(".")):
-            raise ValueError(f"deepspeed_overrides.{dotted}: decided by {ours}; set that field instead")
+            raise UserError(f"deepspeed_overrides.{dotted}: decided by {ours}; set that field instead")
     return _merge(config, extra)
 
 
@@ -131,9 +132,9 @@ def check_parameters(module: nn.Module) -> None:
     """Refuse what crashes ``deepspeed.initialize``: parameters without dimensions, and models without parameters to train."""
     scalars = [name for name, parameter in module.named_parameters() if parameter.ndim == 0]
     if scalars:
-        raise ValueError(f"parameter {scalars[0]!r} has shape (), which DeepSpeed cannot partition: give it shape (1,)")
+        raise UserError(f"parameter {scalars[0]!r} has shape (), which DeepSpeed cannot partition: give it shape (1,)")
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ValueError("the model has no parameters to train")
+        raise UserError("the model has no parameters to train")
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from data_prep.contract.errors import UserError
+
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -19,12 +21,12 @@ GROWTH_STEPS = 2000
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Raise ValueError, in a sentence, where the device cannot train in this precision."""
     if precision not in DTYPES:
-        raise ValueError(f"train.precision: {precision!r}, expected fp32, bf16 or fp16")
+        raise UserError(f"train.precision: {precision!r}, expected fp32, bf16 or fp16")
     if precision == "fp16" and device.type == "cpu":
-        raise ValueError("train.precision: fp16 is not supported on the CPU; use bf16 or fp32")
+        raise UserError("train.precision: fp16 is not supported on the CPU; use bf16 or fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         name = torch.cuda.get_device_name(device)
-        raise ValueError(f"train.precision: bf16 is not supported by {name}; use fp16 or fp32")
+        raise UserError(f"train.precision: bf16 is not supported by {name}; use fp16 or fp32")
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:

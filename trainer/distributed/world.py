@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 import torch.distributed
 
+from data_prep.contract.errors import UserError
+
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -49,7 +51,7 @@ class World:
     def rows(self, count: int) -> slice:
         """The contiguous slice of ``count`` rows that is this rank's; ``count`` must be divisible by the world size."""
         if count % self.size:
-            raise ValueError(f"{count} rows cannot be divided among {self.size} ranks")
+            raise UserError(f"{count} rows cannot be divided among {self.size} ranks")
         share = count // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
@@ -69,7 +71,7 @@ def read_world(environ: Mapping[str, str] | None = None) -> World:
         return World()
     for needed, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
         if needed not in environ:
-            raise ValueError(
+            raise UserError(
                 f"{other} is {environ[other]!r} in the environment but {needed} is missing: start through a launcher, or unset it"
             )
     rank, size = _integer(environ, "RANK", 0), _integer(environ, "WORLD_SIZE", 1)
@@ -80,9 +82,7 @@ def read_world(environ: Mapping[str, str] | None = None) -> World:
 def check_world_size(world: World, expected: int | None) -> None:
     """Raise ValueError unless the world has ``expected`` ranks (None: any). A missing hostfile only warns in the launcher."""
     if expected is not None and world.size != expected:
-        raise ValueError(
-            f"train.world_size: {expected} ranks were asked for, but {world.size} started: check the launcher and its hostfile"
-        )
+        raise UserError(f"train.world_size: {expected} ranks were asked for, but {world.size} started: check the launcher and its hostfile")
 
 
 def choose_device(name: DeviceName, world: World) -> torch.device:
@@ -100,18 +100,18 @@ def choose_device(name: DeviceName, world: World) -> torch.device:
         name = "cuda" if num_cuda >= world.local_size else "cpu"
     if name == "cuda":
         if num_cuda == 0:
-            raise ValueError("train.device: cuda, but this machine has no usable CUDA device; use cpu or auto")
+            raise UserError("train.device: cuda, but this machine has no usable CUDA device; use cpu or auto")
         if world.local_size > num_cuda:
-            raise ValueError(f"train.device: cuda with {world.local_size} ranks on this host, but it has {num_cuda} CUDA devices")
+            raise UserError(f"train.device: cuda with {world.local_size} ranks on this host, but it has {num_cuda} CUDA devices")
         return torch.device("cuda", world.local_rank)
     if name == "mps":
         if not torch.backends.mps.is_available():
-            raise ValueError("train.device: mps, but this machine has no Apple GPU that torch can use; use cpu or auto")
+            raise UserError("train.device: mps, but this machine has no Apple GPU that torch can use; use cpu or auto")
         if world.size > 1:
-            raise ValueError(f"train.device: mps with {world.size} ranks, but mps has no collectives: use one rank, or cpu")
+            raise UserError(f"train.device: mps with {world.size} ranks, but mps has no collectives: use one rank, or cpu")
         return torch.device("mps")
     if name != "cpu":
-        raise ValueError(f"train.device: {name!r}, expected auto, cpu, cuda or mps")
+        raise UserError(f"train.device: {name!r}, expected auto, cpu, cuda or mps")
     return torch.device("cpu")
 
 
@@ -127,7 +127,7 @@ def start_distributed(world: World, device: torch.device, timeout_seconds: float
         deepspeed was imported for another accelerator, or the timeout is not positive.
     """
     if timeout_seconds <= 0:
-        raise ValueError(f"train.timeout_seconds: {timeout_seconds}, expected a positive number of seconds")
+        raise UserError(f"train.timeout_seconds: {timeout_seconds}, expected a positive number of seconds")
     os.environ["DS_ACCELERATOR"] = device.type
     if world.size == 1 and "MASTER_ADDR" not in os.environ:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
@@ -145,7 +145,7 @@ def start_distributed(world: World, device: torch.device, timeout_seconds: float
 
     chosen = get_accelerator().device_name()
     if chosen != device.type:
-        raise ValueError(f"train.device: {device.type}, but deepspeed was already set up for {chosen}: set DS_ACCELERATOR={device.type}")
+        raise UserError(f"train.device: {device.type}, but deepspeed was already set up for {chosen}: set DS_ACCELERATOR={device.type}")
     if device.type == "cpu":
         # The shared-memory op serves tensor-parallel inference only, and compiling it at first use takes a minute.
         getattr(deepspeed.ops, "__compatible_ops__", {}).update(deepspeed_shm_comm=False)
@@ -183,4 +183,4 @@ def _integer(environ: Mapping[str, str], name: str, default: int) -> int:
     try:
         return int(environ.get(name, default))
     except ValueError:
-        raise ValueError(f"{name} is {environ[name]!r} in the environment, expected an integer") from None
+        raise UserError(f"{name} is {environ[name]!r} in the environment, expected an integer") from None

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.contract.errors import UserError
+
 _WEIGHTS_A_BLOCK = 1 << 23
 
 
@@ -42,7 +44,7 @@ def bootstrap_mean(
     """
     values_Q = np.asarray(values_Q, dtype=np.float64)
     if len(values_Q) == 0:
-        raise ValueError("no queries: expected at least one")
+        raise UserError("no queries: expected at least one")
     weights_NQ = _weights(len(values_Q), stimulus_Q, subject_Q, num_resamples, np.random.default_rng(seed))
     totals_N = weights_NQ.sum(axis=1)
     means_N = (weights_NQ @ values_Q)[totals_N > 0] / totals_N[totals_N > 0]
@@ -65,7 +67,7 @@ def bootstrap_class_mean(
     """
     values_Q, class_Q = np.asarray(values_Q, dtype=np.float64), np.unique(class_Q, return_inverse=True)[1].reshape(-1)
     if len(values_Q) == 0:
-        raise ValueError("no queries: expected at least one")
+        raise UserError("no queries: expected at least one")
     weights_NQ = _weights(len(values_Q), stimulus_Q, subject_Q, num_resamples, np.random.default_rng(seed))
     member_QK = np.eye(int(class_Q.max()) + 1)[class_Q]
     with np.errstate(invalid="ignore"):

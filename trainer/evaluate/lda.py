@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.contract.errors import UserError
+
 SHRINKAGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 """Candidates: the share of a scaled identity in the covariance; 1 ignores covariances between features."""
 
@@ -39,10 +41,10 @@ class LdaScores:
 def bin_features(eeg_BCT: np.ndarray, bin_points: int = 4) -> np.ndarray:
     """Mean over bins of ``bin_points`` time points, (B, C * bins); points left over at the end are dropped."""
     if eeg_BCT.ndim != 3:
-        raise ValueError(f"eeg has shape {eeg_BCT.shape}, expected (trials, n_chans, n_times)")
+        raise UserError(f"eeg has shape {eeg_BCT.shape}, expected (trials, n_chans, n_times)")
     bins = eeg_BCT.shape[-1] // bin_points
     if bin_points < 1 or bins < 1:
-        raise ValueError(f"bin_points is {bin_points}, the trial has {eeg_BCT.shape[-1]} time points: expected from 1 to that many")
+        raise UserError(f"bin_points is {bin_points}, the trial has {eeg_BCT.shape[-1]} time points: expected from 1 to that many")
     trials, n_chans, _ = eeg_BCT.shape
     binned = np.asarray(eeg_BCT[..., : bins * bin_points], np.float64).reshape(trials, n_chans, bins, bin_points).mean(-1)
     return binned.reshape(trials, n_chans * bins)
@@ -84,11 +86,11 @@ def lda_scores(
         return LdaScores(scores_B=_automatic_scores(train_BF, train_y, test_BF), shrinkage=None, inner_auc={})
     candidates = [float(s) for s in shrinkages]
     if not candidates or min(candidates) < 0 or max(candidates) > 1:
-        raise ValueError(f"shrinkages is {candidates}, expected values from 0 to 1")
+        raise UserError(f"shrinkages is {candidates}, expected values from 0 to 1")
     inner_auc = dict.fromkeys(candidates, float("nan"))
     if len(candidates) > 1:
         if train_groups is None:
-            raise ValueError(f"train_groups is None, expected the recording of every trial to choose among {len(candidates)} shrinkages")
+            raise UserError(f"train_groups is None, expected the recording of every trial to choose among {len(candidates)} shrinkages")
         inner_auc = _inner_auc(train_BF, train_y, np.asarray(train_groups).reshape(-1), candidates)
     best = candidates[0] if len(candidates) == 1 else max(candidates, key=lambda s: inner_auc[s])
     return LdaScores(scores_B=_scores(train_BF, train_y, test_BF, [best])[0], shrinkage=best, inner_auc=inner_auc)
@@ -101,7 +103,7 @@ def _inner_auc(x_BF: np.ndarray, y_B: np.ndarray, groups_B: np.ndarray, candidat
     # A recording with one class only has no AUC, and training needs both classes.
     folds = [(fit, held) for fit, held in folds if len(np.unique(y_B[held])) == 2 and len(np.unique(y_B[fit])) == 2]
     if len(folds) < 2:
-        raise ValueError(f"{len(folds)} inner folds have both classes, expected at least 2 recordings to choose the shrinkage from")
+        raise UserError(f"{len(folds)} inner folds have both classes, expected at least 2 recordings to choose the shrinkage from")
     auc: list[list[float]] = []
     for fit, held in folds:
         scores_SB = _scores(x_BF[fit], y_B[fit], x_BF[held], candidates)
@@ -135,14 +137,14 @@ def _automatic_scores(train_BF: np.ndarray, train_y: np.ndarray, test_BF: np.nda
 
 def _check(train_x: np.ndarray, train_y: np.ndarray, train_groups: np.ndarray | None, test_x: np.ndarray) -> None:
     if train_x.ndim != 3 or test_x.ndim != 3 or train_x.shape[1:] != test_x.shape[1:]:
-        raise ValueError(
+        raise UserError(
             f"train_x has shape {train_x.shape} and test_x {test_x.shape}, expected "
             "(trials, n_chans, n_times) with equal channels and times"
         )
     if len(train_x) != len(train_y) or (train_groups is not None and len(train_groups) != len(train_y)):
         groups = None if train_groups is None else len(train_groups)
-        raise ValueError(f"train_x has {len(train_x)} trials, train_y {len(train_y)} labels, train_groups {groups}: expected as many")
+        raise UserError(f"train_x has {len(train_x)} trials, train_y {len(train_y)} labels, train_groups {groups}: expected as many")
     if sorted(np.unique(train_y).tolist()) != [0, 1]:
-        raise ValueError(f"train_y holds the classes {np.unique(train_y).tolist()}, expected exactly 0 and 1")
+        raise UserError(f"train_y holds the classes {np.unique(train_y).tolist()}, expected exactly 0 and 1")
     if not (np.isfinite(train_x).all() and np.isfinite(test_x).all()):
-        raise ValueError("train_x or test_x holds values that are not finite")
+        raise UserError("train_x or test_x holds values that are not finite")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind
 from trainer.losses import LossConfig
 from trainer.models.encoders import EncoderConfig, EncoderOutput, TSConv
@@ -125,7 +126,7 @@ class ContrastiveModel(nn.Module):
         super().__init__()
         proj_dim = config.proj_dim or embedding_dim
         if config.image_head == "none" and proj_dim != embedding_dim:
-            raise ValueError(
+            raise UserError(
                 f"model.proj_dim: {proj_dim}, but model.image_head is none and the image embedding has {embedding_dim} dimensions: "
                 "leave proj_dim null or choose image_head linear or mlp"
             )
@@ -141,9 +142,7 @@ class ContrastiveModel(nn.Module):
         self.concept_head = None
         if loss.cross_entropy_weight:
             if num_concepts < 2:
-                raise ValueError(
-                    f"loss.cross_entropy_weight: {loss.cross_entropy_weight} with {num_concepts} concepts, expected at least 2"
-                )
+                raise UserError(f"loss.cross_entropy_weight: {loss.cross_entropy_weight} with {num_concepts} concepts, expected at least 2")
             self.concept_head = nn.Linear(proj_dim, num_concepts)
         self.max_logit_scale = loss.max_logit_scale
         # Shape (1,): DeepSpeed cannot partition a parameter without dimensions.
@@ -175,7 +174,7 @@ class ContrastiveModel(nn.Module):
     def encode(self, eeg_BCT: Tensor, subject_B: Tensor) -> EncoderOutput:
         """Tokens and embedding of the encoder itself, before the head."""
         if eeg_BCT.shape[1:] != (self.n_chans, self.n_times):
-            raise ValueError(
+            raise UserError(
                 f"EEG has {eeg_BCT.shape[1]} channels x {eeg_BCT.shape[2]} time points, the model wants {self.n_chans} x {self.n_times}"
             )
         if self.subjects is not None:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from data_prep.contract.errors import UserError
+
 HeadKind = Literal["none", "linear", "mlp", "residual"]
 
 
@@ -20,7 +22,7 @@ def build_head(kind: HeadKind, in_dim: int, out_dim: int, hidden: int, dropout: 
     """
     if kind == "none":
         if in_dim != out_dim:
-            raise ValueError(f"{field}: none, but its input has {in_dim} dimensions and the common space {out_dim}; choose linear or mlp")
+            raise UserError(f"{field}: none, but its input has {in_dim} dimensions and the common space {out_dim}; choose linear or mlp")
         return nn.Identity()
     if kind == "linear":
         return nn.Linear(in_dim, out_dim)
@@ -28,7 +30,7 @@ def build_head(kind: HeadKind, in_dim: int, out_dim: int, hidden: int, dropout: 
         return nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, out_dim))
     if kind == "residual":
         return nn.Sequential(nn.Linear(in_dim, out_dim), ResidualBlock(out_dim, dropout), nn.LayerNorm(out_dim))
-    raise ValueError(f"{field}: {kind!r}, expected none, linear, mlp or residual")
+    raise UserError(f"{field}: {kind!r}, expected none, linear, mlp or residual")
 
 
 class ResidualBlock(nn.Module):

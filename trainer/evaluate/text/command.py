@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from data_prep.contract.cli import to_plain
+from data_prep.contract.errors import UserError
 from data_prep.contract.files import write_atomically
 from trainer.artifacts.generations import Generations, read_generations
 from trainer.callbacks.mlflow import check_tracking_uri
@@ -168,7 +169,7 @@ def score(config: EvaluateTextConfig, generations: Generations) -> tuple[list[Sc
     }
     scored = [found for name, (source, make) in families.items() if name in config.metrics and source for found in make()]
     if not scored:
-        raise ValueError("metrics: none of those asked for can be computed; name the model or file that they need")
+        raise UserError("metrics: none of those asked for can be computed; name the model or file that they need")
     return scored, notes
 
 

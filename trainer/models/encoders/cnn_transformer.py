@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind, build_norm
 from trainer.models.encoders.base import Encoder, EncoderConfig, EncoderOutput, require_positive, require_share
 
@@ -93,7 +94,7 @@ class CnnTransformerModule(Encoder):
         reach = max((kernel - 1) * dilation + 1 for kernel, dilation in zip(config.kernel_samples, config.dilations, strict=True))
         shortest = max(reach, config.downsample)
         if n_times < shortest:
-            raise ValueError(
+            raise UserError(
                 f"CnnTransformer: kernel_samples {config.kernel_samples} with dilations {config.dilations} and downsample "
                 f"{config.downsample} need at least {shortest} time points, the data have n_times {n_times}"
             )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind, build_norm
 from trainer.models.encoders.base import Encoder, EncoderConfig, EncoderOutput, require_positive, require_share
 
@@ -44,7 +45,7 @@ class FlatLinearModule(Encoder):
     def __init__(self, config: FlatLinear, n_chans: int, n_times: int, norm: NormKind) -> None:
         super().__init__()
         if config.num_windows > n_times:
-            raise ValueError(f"FlatLinear: num_windows {config.num_windows}, but the data have n_times {n_times}")
+            raise UserError(f"FlatLinear: num_windows {config.num_windows}, but the data have n_times {n_times}")
         self.num_windows = config.num_windows
         num_features = n_chans * (config.num_windows or n_times)
         normalize = config.normalize_features and norm == "batch"

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind, build_norm
 from trainer.models.encoders.base import Encoder, EncoderConfig, EncoderOutput, require_positive, require_share
 
@@ -55,7 +56,7 @@ class TSConvModule(Encoder):
         super().__init__()
         shortest = config.kernel_samples + config.pool_samples - 1
         if n_times < shortest:
-            raise ValueError(
+            raise UserError(
                 f"TSConv: kernel_samples {config.kernel_samples} and pool_samples {config.pool_samples} need at least {shortest} "
                 f"time points, the data have n_times {n_times}: shorten them or widen the window"
             )

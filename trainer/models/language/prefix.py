@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_prep.contract.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixConfig:
@@ -46,7 +48,7 @@ class PrefixConfig:
     def build(self, feature_dim: int, hidden_size: int, embedding_rms: float) -> Projector:
         """The module, randomly initialised; ``embedding_rms`` is the scale of the language model's own token embeddings."""
         if self.kind == "resampler" and hidden_size % self.heads:
-            raise ValueError(f"prefix.heads: {self.heads}, expected a divisor of the language model's hidden size {hidden_size}")
+            raise UserError(f"prefix.heads: {self.heads}, expected a divisor of the language model's hidden size {hidden_size}")
         return Projector(self, feature_dim, hidden_size, embedding_rms)
 
 

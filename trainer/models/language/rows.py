@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from data_prep.contract.errors import UserError
 from trainer.models.language.prompt import Prompt
 
 
@@ -69,7 +70,7 @@ def build_rows(
         A sequence longer than ``pack_length`` (both numbers are in the message), or nothing before a caption.
     """
     if any(not (prompt.before or prompt.after or num_prefix) for prompt in prompts):
-        raise ValueError("prompt: empty, and there is no prefix, expected at least one token before the caption that it predicts")
+        raise UserError("prompt: empty, and there is no prefix, expected at least one token before the caption that it predicts")
     lengths = [len(p.before) + num_prefix + len(p.after) + len(t) - 1 for p, t in zip(prompts, targets, strict=True)]
     if pack_length is None:
         width = -(-max(lengths) // pad_multiple) * pad_multiple
@@ -77,7 +78,7 @@ def build_rows(
         num_rows = len(lengths)
     else:
         if max(lengths) > pack_length:
-            raise ValueError(f"stage.pack_length: {pack_length}, but a sequence has {max(lengths)} tokens")
+            raise UserError(f"stage.pack_length: {pack_length}, but a sequence has {max(lengths)} tokens")
         width = pack_length
         places, num_rows = first_fit(lengths, pack_length)
     ids = torch.zeros(num_rows, width, dtype=torch.int64)
@@ -126,7 +127,7 @@ def cut_by_length(lengths: Sequence[int], num_parts: int) -> list[list[int]]:
         The items cannot be dealt out evenly.
     """
     if num_parts < 1 or len(lengths) % num_parts:
-        raise ValueError(f"{len(lengths)} items cannot be cut into {num_parts} equal parts")
+        raise UserError(f"{len(lengths)} items cannot be cut into {num_parts} equal parts")
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     size = len(lengths) // num_parts
     return [order[first : first + size] for first in range(0, len(order), size)]
