@@ -31,11 +31,13 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
 from trainer.artifacts.text import trained_parameters
 from trainer.distributed.child import environment_of_its_own, run_in_group
-from trainer.evaluate.page import document, html_table
+from trainer.evaluate.page import TableSection, render
+from trainer.evaluate.results import plain
 from trainer.evaluate.text import base_differences
-from trainer.evaluate.text.command import EvaluateTextConfig
 from trainer.evaluate.text.command import run as evaluate_text
 from trainer.evaluate.text.comparison import CONTROLS
+from trainer.evaluate.text.config import EvaluateTextConfig
+from trainer.evaluate.text.results import TextScore, read_text
 from trainer.generate.config import GenerateConfig
 from trainer.models.language.base import BaseConfig, count_parameters
 from trainer.tasks.text.config import TextConfig
@@ -117,7 +119,7 @@ def run(config: CompareBasesConfig) -> None:
         "differences": base_differences.differences(folders, settings, list(METRICS)),
         "notes": notes(config, found),
     }
-    write_json(output / "compare.json", results)
+    write_json(output / "compare.json", {**results, "differences": [plain(d) for d in results["differences"]]})
     write_atomically(output / "compare.html", page(results).encode())
     show(results)
 
@@ -190,7 +192,7 @@ def evaluate(report: Path, generations: Sequence[Path], settings: EvaluateTextCo
     made = max((folder / "generate.json").stat().st_mtime for folder in generations)
     if not done.is_file() or done.stat().st_mtime < made or read_json(done).get("config") != to_plain(settings):
         evaluate_text(settings)
-    results = read_json(done)
+    results = read_text(done)
     runs = [folder.parent for folder in generations]
     likelihoods = [_likelihood(folder) for folder in runs]
     speeds = [speed for speed in map(_speed, runs) if speed is not None]
@@ -199,13 +201,17 @@ def evaluate(report: Path, generations: Sequence[Path], settings: EvaluateTextCo
         "base": read_json(runs[0] / "export" / "config.json")["base"],
         "trained_parameters": trained_parameters(runs[0] / "export"),
         "log_likelihood": {"value": float(np.mean(known)) if len(known) == len(runs) else None, "by_seed": likelihoods},
-        "eeg": {metric: results["arms"]["eeg"].get(metric) for metric in METRICS},
-        "eeg_minus_noise": {metric: results["differences"]["eeg"]["noise"].get(metric) for metric in METRICS},
+        "eeg": {metric: _cell(results.arms["eeg"].scores, metric) for metric in METRICS},
+        "eeg_minus_noise": {metric: _cell(results.differences["eeg"]["noise"], metric) for metric in METRICS},
         "seconds": float(np.mean([_seconds(folder) for folder in runs])),
         "tokens_per_second": float(np.mean(speeds)) if speeds else None,
         "report": str(report / "text.html"),
-        "notes": results["notes"],
+        "notes": list(results.notes),
     }
+
+
+def _cell(scores: Mapping[str, TextScore], metric: str) -> dict[str, Any] | None:
+    return plain(scores[metric]) if metric in scores else None
 
 
 def launch(config: CompareBasesConfig, command: Sequence[str], *, on_cpu: bool) -> int:
@@ -273,18 +279,19 @@ def show(results: Mapping[str, Any]) -> None:
 def page(results: Mapping[str, Any]) -> str:
     """The HTML report."""
     header, lines = rows(results)
-    told = [[f"{d['a']} - {d['b']}, {d['title']}", *_told(d)] for d in results["differences"]]
-    body = [
-        html_table("EEG arm", header, lines),
-        html_table("Differences", ["pair", "difference", "95 % interval", "by seed", "clear"], told),
+    told = [[f"{d.a} - {d.b}, {d.title}", *_told(d)] for d in results["differences"]]
+    sections = [
+        TableSection(title="EEG arm", header=header, rows=lines),
+        TableSection(title="Differences", header=["pair", "difference", "95 % interval", "by seed", "clear"], rows=told),
     ]
     said = [*base_differences.sentences(results["differences"]), *results["notes"]]
-    return document("Base models compared: same split, steps, batch and seeds", body, said, {})
+    return render("Base models compared: same split, steps, batch and seeds", sections, notes=said)
 
 
-def _told(d: Mapping[str, Any]) -> list[str]:
-    clear = {True: "yes", False: "no", None: "one seed"}[d["clear"]]
-    return [_value(d, "+"), f"{d['low']:+.3f} to {d['high']:+.3f}", ", ".join(f"{value:+.3f}" for value in d["by_seed"]), clear]
+def _told(d: base_differences.BaseDifference) -> list[str]:
+    clear = {True: "yes", False: "no", None: "one seed"}[d.clear]
+    by_seed = ", ".join("" if value is None else f"{value:+.3f}" for value in d.by_seed)
+    return [_value(plain(d), "+"), "" if d.low is None else f"{d.low:+.3f} to {d.high:+.3f}", by_seed, clear]
 
 
 def _value(cell: Mapping[str, Any] | None, sign: str) -> str:

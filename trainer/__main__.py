@@ -26,18 +26,18 @@ COMMANDS = {
         help="score an encoder on a split's test part",
     ),
     "evaluate-classes": Command(
-        config="trainer.evaluate.classes.command:EvaluateClassesConfig",
+        config="trainer.evaluate.classes.config:EvaluateClassesConfig",
         run="trainer.evaluate.classes.command:run",
         help="score how an encoder names the concept of each trial",
     ),
     "evaluate-text": Command(
-        config="trainer.evaluate.text.command:EvaluateTextConfig",
+        config="trainer.evaluate.text.config:EvaluateTextConfig",
         run="trainer.evaluate.text.command:run",
         help="score generated captions and say what EEG adds over its controls",
     ),
     "export-embeddings": Command(
-        config="trainer.evaluate.embeddings:ExportEmbeddingsConfig",
-        run="trainer.evaluate.embeddings:run",
+        config="trainer.evaluate.export_embeddings:ExportEmbeddingsConfig",
+        run="trainer.evaluate.export_embeddings:run",
         help="write EEG and image embeddings as .npz",
     ),
     "generate": Command(

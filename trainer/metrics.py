@@ -35,19 +35,6 @@ def check_scores(scores_QG: np.ndarray) -> np.ndarray:
     return scores_QG
 
 
-def cosine_similarity(a_QE: np.ndarray, b_GE: np.ndarray) -> np.ndarray:
-    """Cosine of every row of ``a_QE`` with every row of ``b_GE``: (Q, G); a row that is zero or not finite is refused."""
-    units = []
-    for name, rows in (("first", a_QE), ("second", b_GE)):
-        rows = check_scores(rows)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        lacking = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-        if len(lacking):
-            raise UserError(f"row {int(lacking[0])} of the {name} embeddings has no direction (norm {norms[lacking[0], 0]:g})")
-        units.append(rows / norms)
-    return units[0] @ units[1].T
-
-
 def retrieval_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
     """Rank (from 1) of each query's first relevant candidate; where it is tied, the mean of it over all orders of the tied.
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_json
 from launch.quickstart.steps import Step, python, run_steps
+from trainer.evaluate.retrieval.results import ClassLevelResults, RetrievalResults, read_retrieval
 
 Metrics = dict[str, float | None]
 
@@ -111,11 +112,11 @@ def run(config: QuickstartConfig) -> int:
 def summarise(config: QuickstartConfig, *, seconds: float) -> dict[str, Any]:
     """The quickstart's result for a machine to read; null where a value does not apply."""
     run = config.run
-    results = read_json(run / "reports" / "retrieval.json")
+    results = read_retrieval(run / "reports" / "retrieval.json")
     registered = read_json(run / "registered.json")
     return {
         "study": config.study,
-        "simulated": bool(results.get("simulated", False)),
+        "simulated": results.simulated,
         **_values(results),
         "run_id": registered.get("run_id"),
         "model_uri": registered["model_uri"],
@@ -124,16 +125,15 @@ def summarise(config: QuickstartConfig, *, seconds: float) -> dict[str, Any]:
     }
 
 
-def _values(results: dict[str, Any]) -> dict[str, Any]:
+def _values(results: RetrievalResults | ClassLevelResults) -> dict[str, Any]:
     """Scores by arm from the evaluation's JSON, under the names that ``summary.json`` promises."""
-    arms: dict[str, dict[str, float]] = results["summary"]
 
     def score(arm: str, metric: str) -> float | None:
-        return arms.get(arm, {}).get(metric)
+        return results.summary.get(arm, {}).get(metric)
 
     ceiling, top1 = score("ceiling", "top1"), score("model", "top1")
     return {
-        "metric": results["metric"],
+        "metric": results.metric,
         "top1": top1,
         "top5": score("model", "top5"),
         "ceiling_top1": ceiling,

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from data_prep.contract.files import read_json, write_json
 from launch.quickstart.steps import Step, python, run_steps
+from trainer.evaluate.text.results import read_text
 
 ARMS = ("eeg", "noise", "shuffled", "image", "nearest-caption", "caption-prior")
 STUDY, SOURCE = Path("studies/simulated-text"), Path("studies/simulated-text-source")
@@ -105,18 +106,19 @@ def run(config: QuickstartTextConfig) -> int:
 
 def summarise(run: Path, *, seconds: float) -> dict[str, Any]:
     """The result for a machine to read: attribute accuracy and BLEU-1 by arm, and the sentences of the evaluation."""
-    results = read_json(run / "reports" / "text.json")
+    results = read_text(run / "reports" / "text.json")
     registered = read_json(run / "registered.json")
     scores = {
-        arm: {metric: cell[metric]["value"] for metric in ("attribute_accuracy", "bleu_1") if metric in cell}
-        for arm, cell in results["arms"].items()
+        arm: {metric: row.scores[metric].value for metric in ("attribute_accuracy", "bleu_1") if metric in row.scores}
+        for arm, row in results.arms.items()
     }
+    share = results.share_of_image.get("eeg", {}).get("attribute_accuracy")
     return {
         "study": "simulated-text",
         "simulated": True,
         "arms": scores,
-        "share_of_image": results.get("share_of_image", {}).get("eeg", {}).get("attribute_accuracy", {}).get("value"),
-        "verdicts": [verdict["sentence"] for verdict in results["verdicts"] if verdict["metric"] in ("attribute_accuracy", "bleu_1")],
+        "share_of_image": share.value if share else None,
+        "verdicts": [verdict.sentence for verdict in results.verdicts if verdict.metric in ("attribute_accuracy", "bleu_1")],
         "model_uri": registered["model_uri"],
         "report": str(run / "reports" / "text.html"),
         "seconds": round(seconds, 1),

@@ -11,7 +11,8 @@ import yaml
 from data_prep.contract.files import write_json
 from tests.helpers import generations as made
 from trainer.callbacks.mlflow import training_run
-from trainer.evaluate.text.command import EvaluateTextConfig, run
+from trainer.evaluate.text.command import run
+from trainer.evaluate.text.config import EvaluateTextConfig
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,10 @@ from data_prep.contract.files import write_json
 from launch.compare_bases import check_same, train
 from tests.helpers.generations import ATTRIBUTES, records, write
 from tests.helpers.tiny_text import tiny_config
-from trainer.evaluate.text.base_differences import differences, sentences
-from trainer.evaluate.text.command import EvaluateTextConfig, evaluate
+from trainer.evaluate.text.base_differences import BaseDifference, differences, over_seeds, sentences
+from trainer.evaluate.text.command import evaluate
+from trainer.evaluate.text.config import EvaluateTextConfig
+from trainer.evaluate.text.results import TextScore
 
 METRICS = ["bleu_1", "rouge_l", "attribute_accuracy"]
 SHARES = {"good": 0.85, "poor": 0.45, "alike": 0.45}
@@ -43,38 +45,36 @@ def test_what_differs_is_told_from_what_does_not(tmp_path: Path) -> None:
     )
     generations = folders(tmp_path, 3)
     found = differences(generations, settings, METRICS)
-    by_pair = {(d["a"], d["b"], d["metric"]): d for d in found}
+    by_pair = {(d.a, d.b, d.metric): d for d in found}
     assert len(by_pair) == 9
     for metric in METRICS:
-        assert by_pair["good", "poor", metric]["clear"] is True
-        assert by_pair["poor", "alike", metric]["clear"] is False
+        assert by_pair["good", "poor", metric].clear is True
+        assert by_pair["poor", "alike", metric].clear is False
     accuracy = by_pair["good", "poor", "attribute_accuracy"]
-    assert 0.2 < accuracy["value"] < 0.45
+    assert 0.2 < accuracy.value < 0.45
     # The same numbers that evaluate-text has of each base by itself: corpus BLEU, mean over seeds.
     alone = {}
     for base in ("good", "poor"):
         results, _ = evaluate(EvaluateTextConfig(**{**vars(settings), "generations": [str(f) for f in generations[base]]}))
-        alone[base] = results["arms"]["eeg"]["bleu_1"]["value"]
-    assert by_pair["good", "poor", "bleu_1"]["value"] == pytest.approx(alone["good"] - alone["poor"], abs=1e-12)
+        alone[base] = results.arms["eeg"].scores["bleu_1"].value
+    assert by_pair["good", "poor", "bleu_1"].value == pytest.approx(alone["good"] - alone["poor"], abs=1e-12)
     said = sentences(found)
     assert any(line.startswith("good beats poor by") and "more than training seeds differ" in line for line in said)
     assert not any("beats" in line and "alike" in line and "poor" in line for line in said)
 
     one = differences(folders(tmp_path, 1), settings, METRICS)
-    assert {d["clear"] for d in one} == {None}
+    assert {d.clear for d in one} == {None}
     assert any("one training seed says nothing about another training" in line for line in sentences(one))
 
 
 def test_a_difference_no_larger_than_seeds_differ_is_not_called_one() -> None:
-    from trainer.evaluate.text.base_differences import _over_seeds
-
-    estimate = {"value": 0.1, "se": 0.01, "low": 0.08, "high": 0.12, "by_seed": [0.25, 0.06, -0.01], "title": "BLEU-1"}
-    about = {"a": "one", "b": "two", **estimate, **_over_seeds(estimate)}
-    assert about["clear"] is False
+    estimate = TextScore(value=0.1, se=0.01, low=0.08, high=0.12, seeds_sd=None, by_seed=(0.25, 0.06, -0.01))
+    about = BaseDifference(a="one", b="two", metric="bleu_1", title="BLEU-1", **vars(estimate), **vars(over_seeds(estimate)))
+    assert about.clear is False
     (line,) = sentences([about])
     assert "one is ahead of two by 0.100 ± 0.010 BLEU-1, but no more than training seeds differ" in line
-    assert about["seeds_low"] < 0 < about["seeds_high"]
-    assert np.isclose((about["seeds_low"] + about["seeds_high"]) / 2, 0.1)
+    assert about.seeds_low < 0 < about.seeds_high
+    assert np.isclose((about.seeds_low + about.seeds_high) / 2, 0.1)
 
 
 def test_bases_of_other_items_are_refused(tmp_path: Path) -> None:

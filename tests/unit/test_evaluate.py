@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from trainer.artifacts.encoder import load_encoder, write_export
 from trainer.artifacts.part import collect
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
-from trainer.evaluate.baselines import lda_class_scores
+from trainer.evaluate.baselines import Trials
+from trainer.evaluate.baselines.lda import lda_class_scores
 from trainer.evaluate.retrieval.class_level import class_auc
-from trainer.evaluate.retrieval.command import chance
+from trainer.evaluate.retrieval.image_level import chance
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import FlatLinear
@@ -145,7 +147,7 @@ def test_the_same_config_gives_the_same_numbers(images: Path, scored: dict[str, 
 
 
 def test_single_trials_embedded_and_then_averaged(images: Path, tmp_path: Path) -> None:
-    output = ("--output", tmp_path, "--baselines", "false")
+    output = ("--output", tmp_path, "--baselines", "[]")
     assert evaluate("--export", images / "export", *output, "--average", "embedding") == 0
     found = results(tmp_path)
     assert found["average"] == "embedding"
@@ -171,15 +173,15 @@ def test_simulated_data_are_called_simulated_and_have_a_ceiling(tmp_path: Path, 
     study = write_tiny_study(tmp_path / "study", n_subjects=1, n_stimuli=30, n_test=6, n_reps=2)
     write_split(SplitConfig(study=str(study), policy="zero-shot", num_validation_concepts=2))
     write_ridge_export(study, "zero-shot", tmp_path / "export")
-    assert evaluate("--export", tmp_path / "export", "--output", tmp_path / "reports", "--baselines", "false") == 0
+    assert evaluate("--export", tmp_path / "export", "--output", tmp_path / "reports", "--baselines", "[]") == 0
     found = results(tmp_path / "reports")
     assert found["simulated"] is True
     assert found["summary"]["ceiling"] == {"top1": 0.9, "top5": 1.0}
     page = (tmp_path / "reports" / "retrieval.html").read_text()
     assert "simulated EEG" in page
-    assert "of the ceiling&#x27;s top-1" in page
+    assert "of the ceiling&#39;s top-1" in page
     # The ceiling is of the test images: another part has none.
-    assert evaluate("--export", tmp_path / "export", "--output", tmp_path / "reports", "--baselines", "false", "--part", "train") == 0
+    assert evaluate("--export", tmp_path / "export", "--output", tmp_path / "reports", "--baselines", "[]", "--part", "train") == 0
     assert "ceiling" not in results(tmp_path / "reports")["summary"]
 
 
@@ -240,28 +242,37 @@ def test_a_class_level_study_has_auc_and_lda_and_never_retrieval(classes: Path, 
         assert "ndcg" not in text.lower()
 
 
+def two_class_trials(index: StudyIndex, config: DataConfig) -> Trials:
+    """What a baseline is given of a study with two classes."""
+    train, test = (Loader(index, config, part, seed=0) for part in ("train", "test"))
+    nothing = train.gallery[:0]
+    return Trials(train=collect(train), test=collect(test), train_loader=train, gallery_GE=nothing, concepts_G=np.arange(2))
+
+
 def test_lda_of_each_subject_is_its_own(tmp_path: Path) -> None:
     # Responses differ between subjects: one LDA for all would average them away.
     study = write_tiny_study(tmp_path / "study", stimulus_level="class", n_subjects=2, n_recordings=4, n_reps=20, noise=3.0)
     write_split(SplitConfig(study=str(study), policy="recording"))
     index = StudyIndex.open(study)
     config = DataConfig(study=str(study), split="recording", embedding="tiny")
-    train, test = (collect(Loader(index, config, part, seed=0)) for part in ("train", "test"))
-    both, shrinkages = lda_class_scores(train, test, 2)
+    trials = two_class_trials(index, config)
+    train, test = trials.train, trials.test
+    both, shrinkages = lda_class_scores(trials)
     assert len(shrinkages) == 2
     for subject in (0, 1):
-        alone, _ = lda_class_scores(train.where(train.subject_N == subject), test.where(test.subject_N == subject), 2)
+        own = {"train": train.where(train.subject_N == subject), "test": test.where(test.subject_N == subject)}
+        alone, _ = lda_class_scores(replace(trials, **own))
         np.testing.assert_allclose(both[test.subject_N == subject], alone)
 
 
 def test_lda_falls_back_to_automatic_shrinkage_where_there_is_nothing_to_choose_from(classes: Path) -> None:
     index = StudyIndex.open(classes / "study")
     config = DataConfig(study=str(classes / "study"), split="recording", embedding="tiny")
-    train, test = (collect(Loader(index, config, part, seed=0)) for part in ("train", "test"))
-    one = train.where(train.recording_N == train.recording_N[0])
-    scores_QK, shrinkages = lda_class_scores(one, test, 2)
+    trials = two_class_trials(index, config)
+    one = trials.train.where(trials.train.recording_N == trials.train.recording_N[0])
+    scores_QK, shrinkages = lda_class_scores(replace(trials, train=one))
     assert shrinkages == [None]
-    assert class_auc(scores_QK, test.concept_N) > 0.6
+    assert class_auc(scores_QK, trials.test.concept_N) > 0.6
 
 
 # --------------------------------------------------------------------------------------------------------- embeddings
@@ -356,7 +367,7 @@ def test_chance_of_a_small_gallery() -> None:
 
 def test_every_config_of_this_folder_is_read() -> None:
     from data_prep.contract.cli import parse
-    from trainer.evaluate.embeddings import ExportEmbeddingsConfig
+    from trainer.evaluate.export_embeddings import ExportEmbeddingsConfig
     from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
 
     folder = Path(__file__).parents[2] / "configs" / "evaluate"

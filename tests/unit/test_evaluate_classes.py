@@ -28,8 +28,9 @@ from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.data.select import SelectConfig
 from trainer.distributed.world import World
-from trainer.evaluate.classes.command import EvaluateClassesConfig
+from trainer.evaluate.classes.config import EvaluateClassesConfig
 from trainer.evaluate.classes.report import confusion_figure
+from trainer.evaluate.classes.results import ConfusionCell
 from trainer.evaluate.intervals import bootstrap_class_mean, bootstrap_mean
 from trainer.losses import LossConfig
 from trainer.metrics import balanced_accuracy
@@ -125,11 +126,11 @@ def test_the_report_counts_what_the_encoder_named(home: Path, tmp_path: Path, ca
     assert "Model minus ridge" in printed
     page = (tmp_path / "classes.html").read_text()
     assert page.count("<img") == 1
-    assert all(f"<th>{name}</th>" in page for name in names)
+    assert all(f'<th scope="row">{name}</th>' in page for name in names)
 
 
 def test_scores_equal_those_of_the_encoder_trial_by_trial(home: Path, tmp_path: Path) -> None:
-    evaluate("--export", home / "export", "--output", tmp_path, "--baselines", "false")
+    evaluate("--export", home / "export", "--output", tmp_path, "--baselines", "[]")
     encoder, index = load_encoder(home / "export"), StudyIndex.open(home / "study")
     loader = Loader(index, encoder.data_config(), "test", seed=0)
     batch = loader.prepare(next(loader.sequential(10_000)), "cpu")
@@ -141,7 +142,7 @@ def test_scores_equal_those_of_the_encoder_trial_by_trial(home: Path, tmp_path: 
 
 
 def test_without_a_head_the_nearest_concept_is_named(home: Path, tmp_path: Path) -> None:
-    assert evaluate("--export", home / "nearest", "--output", tmp_path, "--baselines", "false") == 0
+    assert evaluate("--export", home / "nearest", "--output", tmp_path, "--baselines", "[]") == 0
     found = results(tmp_path)
     assert found["named_by"] == "nearest concept"
     assert found["summary"]["model"]["top1"] > 3 / 11
@@ -195,8 +196,8 @@ def test_intervals_of_balanced_accuracy_weigh_classes_equally() -> None:
 
 
 def test_the_confusion_matrix_has_a_row_for_every_shown_concept_and_no_formulas() -> None:
-    cells = [{"true": "a$b$", "named": "a$b$", "trials": 3}, {"true": "a$b$", "named": "c", "trials": 1}]
-    figure = confusion_figure({"per_class": [{"concept": "a$b$"}], "confusion": cells})
+    cells = [ConfusionCell(true="a$b$", named="a$b$", trials=3), ConfusionCell(true="a$b$", named="c", trials=1)]
+    figure = confusion_figure(["a$b$"], cells)
     axis = figure.axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == [r"a\$b\$", "c"]
     np.testing.assert_allclose(axis.images[0].get_array(), [[0.75, 0.25]])

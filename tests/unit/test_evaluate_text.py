@@ -20,10 +20,12 @@ from tests.helpers import generations as made
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.generations import read_generations
 from trainer.evaluate.intervals import bootstrap_mean, resample_weights
+from trainer.evaluate.results import plain
 from trainer.evaluate.text import comparison
 from trainer.evaluate.text import metrics as text_metrics
 from trainer.evaluate.text import report as text_report
-from trainer.evaluate.text.command import EvaluateTextConfig, evaluate, run
+from trainer.evaluate.text.command import evaluate, run
+from trainer.evaluate.text.config import EvaluateTextConfig
 
 CHEAP = ["bleu", "attributes", "concepts", "length"]
 CONFIG = Path(__file__).parents[2] / "configs" / "evaluate" / "text.yaml"
@@ -38,7 +40,7 @@ def settings(folders: list[Path], output: Path, **changes: Any) -> EvaluateTextC
 
 def results_of(tmp_path: Path, rows: list[dict[str, Any]], name: str = "g", **changes: Any) -> dict[str, Any]:
     folder = made.write(tmp_path / name, rows)
-    return evaluate(settings([folder], tmp_path / f"out-{name}", **changes))[0]
+    return plain(evaluate(settings([folder], tmp_path / f"out-{name}", **changes))[0])
 
 
 def sentence(results: dict[str, Any], metric: str, arm: str, other: str) -> str:
@@ -116,13 +118,13 @@ def test_a_predicted_word_needs_a_control_with_a_word(tmp_path: Path) -> None:
     assert "over EEG of another image (without a word) (" in sentence(results, "bleu_1", "eeg+concept", "shuffled")
     rows = made.records(40, made.ARMS | {"eeg+concept": 0.9, "noise+word": 0.3})
     folder = made.write(tmp_path / "words", rows, with_words=["eeg+concept", "noise+word", "shuffled"])
-    results = evaluate(settings([folder], tmp_path / "words-out"))[0]
+    results = plain(evaluate(settings([folder], tmp_path / "words-out"))[0])
     assert "over EEG of another image (9" in sentence(results, "bleu_1", "eeg+concept", "shuffled")
 
 
 def test_the_rivals_that_could_embarrass_the_model_are_printed(tmp_path: Path) -> None:
-    results = results_of(tmp_path, made.records(40, made.ARMS | {"label-only": 0.7, "nearest-caption": 0.7}))
-    printed = "\n".join(text_report.headline_verdicts(results))
+    folder = made.write(tmp_path / "g", made.records(40, made.ARMS | {"label-only": 0.7, "nearest-caption": 0.7}))
+    printed = "\n".join(text_report.headline_verdicts(evaluate(settings([folder], tmp_path / "out"))[0]))
     for rival in ("the model trained on predicted labels only", "the nearest training caption", "matched noise"):
         assert rival in printed
 
@@ -138,7 +140,7 @@ def test_an_interval_that_ends_near_zero_is_told_with_three_digits() -> None:
 def test_trials_that_were_trained_on_are_called_so(tmp_path: Path) -> None:
     for part, note in (("train", "nothing about new images"), ("validation", "for development only")):
         folder = made.write(tmp_path / part, made.records(20), part=part)
-        results = evaluate(settings([folder], tmp_path / f"out-{part}"))[0]
+        results = plain(evaluate(settings([folder], tmp_path / f"out-{part}"))[0])
         images = {"train": "training", "validation": "validation"}[part]
         assert f"20 {images} images" in sentence(results, "bleu_1", "eeg", "noise")
         assert any(note in line for line in results["notes"])
@@ -147,7 +149,7 @@ def test_trials_that_were_trained_on_are_called_so(tmp_path: Path) -> None:
 def test_what_generate_had_to_say_is_in_the_report(tmp_path: Path) -> None:
     note = "The model never saw a prompt without words in training: arms without words are foreign to it."
     folder = made.write(tmp_path / "g", made.records(20), notes=[note], trained_on=["eeg"])
-    results = evaluate(settings([folder], tmp_path / "out"))[0]
+    results = plain(evaluate(settings([folder], tmp_path / "out"))[0])
     assert note in results["notes"]
     # Without an upper bound nobody has a share of its distance.
     assert results["share_of_image"] == {}
@@ -179,9 +181,10 @@ def test_an_arm_equal_to_eeg_differs_by_exactly_nothing(tmp_path: Path) -> None:
 
 def test_only_simulated_eeg_is_called_simulated(tmp_path: Path) -> None:
     folder = made.write(tmp_path / "g", made.records(20), simulated=False)
-    results = evaluate(settings([folder], tmp_path / "out"))[0]
+    found = evaluate(settings([folder], tmp_path / "out"))[0]
+    results = plain(found)
     assert sentence(results, "bleu_1", "eeg", "noise").startswith("EEG ")
-    assert "simulated" not in text_report.headline(results) + "".join(results["notes"]).lower()
+    assert "simulated" not in text_report.headline(found) + "".join(results["notes"]).lower()
 
 
 def other_values() -> dict[str, Any]:
@@ -209,7 +212,8 @@ def test_every_item_counts_right_or_wrong_whatever_the_options(tmp_path: Path, o
             row["generated"], row["concept_predicted"] = row["expected"][0], row["concept_true"]
     changed = {option: other_values()[option]} if option else {}
     folder = made.write(tmp_path / "g", rows)
-    results, generations = evaluate(settings([folder], tmp_path / "out", **changed))
+    found, generations = evaluate(settings([folder], tmp_path / "out", **changed))
+    results = plain(found)
     assert len(generations.stimulus_Q) == results["num_images"] == 30
     scores = results["arms"]["eeg"]
     for metric in ("attribute_accuracy", "concept_accuracy", "predicted_concept"):
@@ -224,7 +228,8 @@ def test_every_item_counts_right_or_wrong_whatever_the_options(tmp_path: Path, o
 def test_bleu_is_bootstrapped_as_a_corpus_score(tmp_path: Path) -> None:
     rows = [row for row in made.records(25) if row["arm"] in ("eeg", "noise")]
     folder = made.write(tmp_path / "g", rows)
-    results, generations = evaluate(settings([folder], tmp_path / "out", resamples=40, seed=7, metrics=["bleu"]))
+    found, generations = evaluate(settings([folder], tmp_path / "out", resamples=40, seed=7, metrics=["bleu"]))
+    results = plain(found)
     draws = []
     (weights_NQ,) = resample_weights(25, stimulus_Q=generations.stimulus_Q, num_resamples=40, seed=7)
     for weights_Q in weights_NQ.astype(int):
@@ -246,7 +251,8 @@ def test_a_mean_s_interval_is_that_of_the_other_evaluations(tmp_path: Path) -> N
         row["item"] *= 2
     rows += [row | {"item": row["item"] + 1, "subject": "02"} for row in rows]
     folder = made.write(tmp_path / "g", rows)
-    results, generations = evaluate(settings([folder], tmp_path / "out", seed=3))
+    found, generations = evaluate(settings([folder], tmp_path / "out", seed=3))
+    results = plain(found)
     value_Q = text_metrics.score_attributes([generations.records[0, "eeg", q].caption() for q in range(60)], made.ATTRIBUTES)[0].sentence_N
     theirs = bootstrap_mean(value_Q, stimulus_Q=generations.stimulus_Q, subject_Q=generations.subject_Q, num_resamples=300, seed=3)
     found = results["arms"]["eeg"]["attribute_accuracy"]
@@ -277,8 +283,8 @@ def test_differences_are_paired(tmp_path: Path) -> None:
 
 def test_training_seeds_are_averaged_and_their_spread_is_told(tmp_path: Path) -> None:
     folders = [made.write(tmp_path / f"seed{s}", made.records(60, seed=s)) for s in range(3)]
-    results = evaluate(settings(folders, tmp_path / "out"))[0]
-    alone = [evaluate(settings([folder], tmp_path / "out"))[0] for folder in folders]
+    results = plain(evaluate(settings(folders, tmp_path / "out"))[0])
+    alone = [plain(evaluate(settings([folder], tmp_path / "out"))[0]) for folder in folders]
     values = [a["differences"]["eeg"]["noise"]["bleu_1"]["value"] for a in alone]
     found = results["differences"]["eeg"]["noise"]["bleu_1"]
     assert found["by_seed"] == pytest.approx(values)
@@ -345,7 +351,7 @@ def test_hostile_captions_survive_scoring_and_do_not_break_the_page(tmp_path: Pa
     page = (tmp_path / "out" / "text.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "onerror=alert(1)>" not in page
-    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in page
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;" in page
     assert "😺" in page
     assert "(empty)" in page
     assert page.count("<table>") == page.count("</table>")

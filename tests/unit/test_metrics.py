@@ -15,6 +15,7 @@ from sklearn.metrics import (
 )
 from torchmetrics.functional import retrieval as torch_retrieval
 
+from data_prep.contract.closed_form import cosine_similarity
 from tests.helpers.shared_data import shared_data
 from trainer import metrics
 
@@ -141,11 +142,11 @@ def test_bad_scores_are_refused_in_a_sentence(scores_QG: np.ndarray, relevant_QG
 
 def test_embeddings_without_a_direction_are_refused() -> None:
     with pytest.raises(ValueError, match="row 1 of the first embeddings has no direction"):
-        metrics.cosine_similarity(np.array([[1.0, 0.0], [0.0, 0.0]]), np.eye(2))
+        cosine_similarity(np.array([[1.0, 0.0], [0.0, 0.0]]), np.eye(2))
     with pytest.raises(ValueError, match="NaN"):
-        metrics.cosine_similarity(np.eye(2), np.array([[np.nan, 1.0]]))
+        cosine_similarity(np.eye(2), np.array([[np.nan, 1.0]]))
     with pytest.raises(ValueError, match="row 0 of the second embeddings"):
-        metrics.cosine_similarity(np.eye(2), np.array([[np.inf, 1.0]]))
+        cosine_similarity(np.eye(2), np.array([[np.inf, 1.0]]))
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -169,7 +170,7 @@ def test_auc_of_a_constant_is_chance_and_one_class_or_nan_is_refused() -> None:
 def test_real_clip_vectors_find_their_centres() -> None:
     folder = shared_data() / "things_clip"
     images, centres = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("clip_feature_maps_test", "center_clip"))
-    scores_QG = metrics.cosine_similarity(images[:, 0], centres)
+    scores_QG = cosine_similarity(images[:, 0], centres)
     found = metrics.retrieval_metrics(scores_QG, 2 * np.eye(200, dtype=np.int64))
     assert found["recall@1"].mean() == pytest.approx(0.98)
     assert found["recall@5"].mean() == 1.0

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from data_prep.contract.closed_form import cosine_similarity
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.part import embed
 from trainer.data.batch import Batch
 from trainer.data.loader import Loader
-from trainer.metrics import cosine_similarity
 
 
 def trained_concepts(encoder: Encoder, train: Loader) -> np.ndarray:

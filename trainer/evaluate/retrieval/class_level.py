@@ -7,18 +7,22 @@ Q: trials, K: classes, P: dimension of the common space.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from data_prep.contract.closed_form import cosine_similarity
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.part import collect, embed
 from trainer.data.loader import Loader
-from trainer.evaluate import baselines
+from trainer.evaluate.baselines.base import Trials, score_baselines
 from trainer.evaluate.intervals import bootstrap_statistic, permutation_p_value
+from trainer.evaluate.results import Score
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
+from trainer.evaluate.retrieval.results import ClassArm, ClassLevelResults
+from trainer.evaluate.study_facts import StudyFacts
 
 METHOD = (
     "Stimuli are known by class only: no image-level retrieval is reported.",
@@ -28,39 +32,39 @@ METHOD = (
 )
 
 
-def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, loader: Loader, train: Loader | None) -> dict[str, Any]:
-    """Arms of a class-level study: model, LDA with shrinkage chosen in inner folds over recordings, chance."""
-    part = collect(loader)
-    tables = loader.index.manifest.tables
-    num_classes = len(tables.concepts)
-    class_of_stimulus = tables.concept_of_stimulus()
-    images_KP = encoder.embed_image(loader.gallery[[int(np.flatnonzero(class_of_stimulus == k)[0]) for k in range(num_classes)]])
+def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, loader: Loader, facts: StudyFacts) -> ClassLevelResults:
+    """Arms of a class-level study: model, the baselines that name concepts, chance."""
+    part, tables = collect(loader), loader.index.manifest.tables
+    classes_K = np.arange(len(tables.concepts))
+    first_K = [int(np.flatnonzero(tables.concept_of_stimulus() == k)[0]) for k in classes_K]
+    images_KP = encoder.embed_image(loader.gallery[first_K])
     z_QP = embed(loader, encoder.embed_batch, torch.device(config.device))
-    scores = {"model": metrics.cosine_similarity(z_QP, images_KP)}
-    notes = list(METHOD)
-    if train is not None:
-        scores["lda"], shrinkages = baselines.lda_class_scores(collect(train), part, num_classes)
-        notes.append(f"LDA's shrinkage, chosen in inner folds over the training recordings: {', '.join(map(str, shrinkages))}.")
-    arms, summary = {}, {"chance": {"auc": 0.5, "balanced_accuracy": 1 / num_classes}}
-    for name, scores_QK in scores.items():
-        arms[name] = class_metrics(config, scores_QK, part.concept_N, part.recording_N)
-        summary[name] = {metric: arms[name][metric]["value"] for metric in ("auc", "balanced_accuracy")}
-    per_class = {tables.concepts[k]: int((part.concept_N == k).sum()) for k in range(num_classes)}
-    return {
-        "kind": "classes",
-        "metric": "AUC",
-        "num_queries": len(part),
-        "num_gallery": num_classes,
-        "trials_by_class": per_class,
-        "arms": arms,
-        "summary": summary,
-        "notes": notes,
-        "by_subject": {
+    scores = {"model": cosine_similarity(z_QP, images_KP)}
+    chosen = [baseline for baseline in config.baselines if baseline.candidates == "concepts"]
+    notes: list[str] = []
+    if chosen:
+        train = Loader(loader.index, loader.config, "train", seed=0)
+        no_gallery = loader.gallery[:0]
+        trials = Trials(train=collect(train), test=part, train_loader=train, gallery_GE=no_gallery, concepts_G=classes_K)
+        others, _, notes = score_baselines(chosen, trials)
+        scores |= others
+    arms = {name: class_metrics(config, scores_QK, part.concept_N, part.recording_N) for name, scores_QK in scores.items()}
+    summary = {name: {"auc": arm.auc.value, "balanced_accuracy": arm.balanced_accuracy.value} for name, arm in arms.items()}
+    return ClassLevelResults(
+        **vars(facts),
+        metric="AUC",
+        num_queries=len(part),
+        num_gallery=len(classes_K),
+        arms=arms,
+        summary=summary | {"chance": {"auc": 0.5, "balanced_accuracy": 1 / len(classes_K)}},
+        by_subject={
             tables.subjects[s]: {"auc": class_auc(scores["model"][rows], part.concept_N[rows])}
             for s in np.unique(part.subject_N).tolist()
             if len(np.unique(part.concept_N[rows := np.flatnonzero(part.subject_N == s)])) > 1
         },
-    }
+        trials_by_class={tables.concepts[k]: int((part.concept_N == k).sum()) for k in classes_K},
+        notes=(*METHOD, *notes),
+    )
 
 
 def class_auc(scores_QK: np.ndarray, concept_Q: np.ndarray) -> float:
@@ -72,18 +76,20 @@ def class_auc(scores_QK: np.ndarray, concept_Q: np.ndarray) -> float:
     return float(np.mean([metrics.auc((scores_QK - others)[:, k], concept_Q == k) for k in np.unique(concept_Q)]))
 
 
-def class_metrics(config: EvaluateRetrievalConfig, scores_QK: np.ndarray, concept_Q: np.ndarray, recording_Q: np.ndarray) -> dict[str, Any]:
+def class_metrics(config: EvaluateRetrievalConfig, scores_QK: np.ndarray, concept_Q: np.ndarray, recording_Q: np.ndarray) -> ClassArm:
     """AUC and balanced accuracy with intervals, and the permutation null of the AUC."""
     predicted_Q = scores_QK.argmax(axis=1)
     groups_Q = recording_Q.astype(np.int64) * (int(concept_Q.max()) + 1) + concept_Q
-    found: dict[str, Any] = {}
-    for name, statistic in (
-        ("auc", lambda rows: class_auc(scores_QK[rows], concept_Q[rows])),
-        ("balanced_accuracy", lambda rows: metrics.balanced_accuracy(predicted_Q[rows], concept_Q[rows])),
-    ):
-        interval = bootstrap_statistic(statistic, groups_Q, num_resamples=config.num_resamples, seed=config.seed)
-        found[name] = {"value": interval.value, "low": interval.low, "high": interval.high}
+
+    def score(statistic: Callable[[np.ndarray], float]) -> Score:
+        found = bootstrap_statistic(statistic, groups_Q, num_resamples=config.num_resamples, seed=config.seed)
+        return Score(value=found.value, low=found.low, high=found.high)
+
     p, null = permutation_p_value(
         lambda order: class_auc(scores_QK, concept_Q[order]), len(concept_Q), num_permutations=config.num_permutations, seed=config.seed
     )
-    return found | {"null": {"p_auc": p, "null_auc": float(null.mean())}}
+    return ClassArm(
+        auc=score(lambda rows: class_auc(scores_QK[rows], concept_Q[rows])),
+        balanced_accuracy=score(lambda rows: metrics.balanced_accuracy(predicted_Q[rows], concept_Q[rows])),
+        null={"p_auc": p, "null_auc": float(null.mean())},
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from trainer.evaluate.baselines import Baseline, EncodingModel, Lda, Ridge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,9 @@ class EvaluateRetrievalConfig:
     """Part of the split to score."""
     average: Literal["input", "embedding"] = "input"
     """Average a stimulus's repetitions as EEG before the encoder, or their embeddings after it."""
-    baselines: bool = True
-    """Fit and score the baselines (ridge and encoding model, or LDA) on the same trials."""
+    baselines: list[Baseline] = field(default_factory=lambda: [Ridge(), EncodingModel(), Lda()])
+    """Baselines fitted on the split's training trials and scored on the same trials, by name or import path
+    (``[{class_path: Ridge}]``); those that name concepts serve class-level studies, the others image-level ones. ``[]``: none."""
     expect_sfreq: float | None = None
     """Sampling rate in Hz that the trials must have; another is refused. null: the file's rate, whatever it is."""
     num_resamples: int = 2000

@@ -6,22 +6,45 @@ Q: items, S: training seeds, F: statistics of a metric.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
 from trainer.artifacts.generations import read_generations
-from trainer.evaluate.text.command import EvaluateTextConfig, arm_scores, score
 from trainer.evaluate.text.comparison import ArmScores, compare
+from trainer.evaluate.text.config import EvaluateTextConfig
+from trainer.evaluate.text.results import TextScore
+from trainer.evaluate.text.scoring import arm_scores, score
 
 ARM = "eeg"
 FAMILIES = ("bleu", "rouge", "attributes")
 
 
-def differences(generations: Mapping[str, Sequence[Path]], settings: EvaluateTextConfig, metrics: Sequence[str]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class OverSeeds:
+    """A difference held against the spread of training seeds; None with one seed."""
+
+    seeds_low: float | None
+    seeds_high: float | None
+    """Ends of its 95 % t interval over training seeds."""
+    clear: bool | None
+    """Whether this interval and that over images both exclude 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseDifference(TextScore, OverSeeds):
+    """Base ``a`` minus base ``b``, by the bootstrap of :func:`comparison.compare`: images, and subjects where there are several, are
+    drawn alike for both."""
+
+    a: str
+    b: str
+    metric: str
+    title: str
+
+
+def differences(generations: Mapping[str, Sequence[Path]], settings: EvaluateTextConfig, metrics: Sequence[str]) -> list[BaseDifference]:
     """Every pair of bases and metric: how much better the first one's captions of the same items are.
 
     Parameters
@@ -32,13 +55,6 @@ def differences(generations: Mapping[str, Sequence[Path]], settings: EvaluateTex
         How captions are scored; its ``resamples`` and ``seed`` are those of the bootstrap.
     metrics
         Names of metrics.
-
-    Returns
-    -------
-    list of dict
-        ``a, b, metric, title``; ``value, se, low, high`` of a minus b, by the bootstrap of :func:`comparison.compare` (images, and
-        subjects where there are several, are drawn alike for both); ``by_seed`` and ``seeds_low, seeds_high``, its 95 % t interval over
-        training seeds (null with one); ``clear``: whether both intervals exclude 0 (null with one seed).
 
     Raises
     ------
@@ -73,38 +89,50 @@ def differences(generations: Mapping[str, Sequence[Path]], settings: EvaluateTex
         ).differences[ARM]
         for key, b in others.items():
             for found in arranged:
-                estimate = compared[key][found.metric.name].plain()
-                about = {"a": names[a], "b": names[b], "metric": found.metric.name, "title": found.metric.unit or found.metric.title}
-                results.append(about | estimate | _over_seeds(estimate))
+                estimate = compared[key][found.metric.name].score()
+                title = found.metric.unit or found.metric.title
+                measured = vars(estimate) | vars(over_seeds(estimate))
+                results.append(BaseDifference(a=names[a], b=names[b], metric=found.metric.name, title=title, **measured))
     return results
 
 
-def _over_seeds(estimate: Mapping[str, Any]) -> dict[str, Any]:
-    by_seed = np.array(estimate["by_seed"], dtype=np.float64)
+def over_seeds(estimate: TextScore) -> OverSeeds:
+    """Whether a difference exceeds what training seeds differ by."""
+    by_seed = np.array(estimate.by_seed, dtype=np.float64)
     if len(by_seed) < 2:
-        return {"seeds_low": None, "seeds_high": None, "clear": None}
+        return OverSeeds(seeds_low=None, seeds_high=None, clear=None)
     reach = float(student.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / np.sqrt(len(by_seed)))
     low, high = float(by_seed.mean() - reach), float(by_seed.mean() + reach)
-    clear = (estimate["low"] > 0 and low > 0) or (estimate["high"] < 0 and high < 0)
-    return {"seeds_low": low, "seeds_high": high, "clear": bool(clear)}
+    clear = (_least(estimate) > 0 and low > 0) or (_most(estimate) < 0 and high < 0)
+    return OverSeeds(seeds_low=low, seeds_high=high, clear=bool(clear))
 
 
-def sentences(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def sentences(found: Sequence[BaseDifference]) -> list[str]:
     """What the differences say, plainly: which exceed the spread over seeds, and which do not."""
     said = []
     for d in found:
-        better, worse = (d["a"], d["b"]) if d["value"] >= 0 else (d["b"], d["a"])
-        amount = f"{abs(d['value']):.3f} ± {d['se']:.3f} {d['title']}"
-        span = f"{d['a']} minus {d['b']}: 95 % interval {d['low']:+.3f} to {d['high']:+.3f} over images"
-        if d["clear"] is not None:
-            span += f", {d['seeds_low']:+.3f} to {d['seeds_high']:+.3f} over {len(d['by_seed'])} training seeds"
-        excludes = d["low"] > 0 or d["high"] < 0
-        if not excludes:
+        if d.value is None:
+            said.append(f"{d.a} and {d.b} have no {d.title} to compare.")
+            continue
+        better, worse = (d.a, d.b) if d.value >= 0 else (d.b, d.a)
+        amount = f"{abs(d.value):.3f} ± {d.se or 0.0:.3f} {d.title}"
+        span = f"{d.a} minus {d.b}: 95 % interval {_least(d):+.3f} to {_most(d):+.3f} over images"
+        if d.clear is not None:
+            span += f", {d.seeds_low:+.3f} to {d.seeds_high:+.3f} over {len(d.by_seed)} training seeds"
+        if not (_least(d) > 0 or _most(d) < 0):
             said.append(f"{better} and {worse} are not told apart: {amount} ({span}).")
-        elif d["clear"]:
+        elif d.clear:
             said.append(f"{better} beats {worse} by {amount}, more than training seeds differ ({span}).")
-        elif d["clear"] is None:
+        elif d.clear is None:
             said.append(f"{better} is ahead of {worse} by {amount} ({span}); one training seed says nothing about another training.")
         else:
             said.append(f"{better} is ahead of {worse} by {amount}, but no more than training seeds differ ({span}).")
     return said
+
+
+def _least(estimate: TextScore) -> float:
+    return -np.inf if estimate.low is None else estimate.low
+
+
+def _most(estimate: TextScore) -> float:
+    return np.inf if estimate.high is None else estimate.high

@@ -17,6 +17,7 @@ import numpy as np
 
 from trainer.evaluate.intervals import resample_weights
 from trainer.evaluate.text.metrics import Metric, combine_mean
+from trainer.evaluate.text.results import Difference, TextScore, Verdict
 
 CONTROLS = ("noise", "shuffled", "caption-prior")
 """Arms without which no verdict is given."""
@@ -72,11 +73,26 @@ class Estimate:
     high: float
     by_seed: tuple[float, ...]
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON: NaN becomes null."""
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return bool(self.low > 0 or self.high < 0)
+
+    def score(self) -> TextScore:
+        """For the results: what is not a number is None."""
         spread = float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else float("nan")
-        found: dict[str, Any] = {"value": self.value, "se": self.se, "low": self.low, "high": self.high, "seeds_sd": spread}
-        return {k: _finite(v) for k, v in found.items()} | {"by_seed": [_finite(v) for v in self.by_seed]}
+        return TextScore(
+            value=_finite(self.value),
+            se=_finite(self.se),
+            low=_finite(self.low),
+            high=_finite(self.high),
+            seeds_sd=_finite(spread),
+            by_seed=tuple(_finite(v) for v in self.by_seed),
+        )
+
+    def difference(self) -> Difference:
+        """For the results, where it is a difference."""
+        return Difference(**vars(self.score()), excludes_zero=self.excludes_zero)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,14 +221,14 @@ def lacks_word_control(arm: str, arms: Collection[str]) -> bool:
 
 def verdicts(
     comparison: Comparison, metrics: Sequence[Metric], *, simulated: bool = False, images: str = "images", with_words: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+) -> list[Verdict]:
     """A sentence for each tested arm, other arm and metric; the sentences of one metric stand together.
 
     Nothing where a control or every tested arm is missing: without them a number does not say what EEG adds. Nothing on EEG with the
     predicted word where noise with its own word is missing: a word helps whatever it comes with. ``images`` is what was captioned,
     ``with_words`` names arms whose prompts have words.
     """
-    found = []
+    found: list[Verdict] = []
     if missing_controls(list(comparison.arms)):
         return []
     for metric in metrics:
@@ -226,8 +242,8 @@ def verdicts(
                 count = comparison.num_images[arm][other][metric.name]
                 wordless = arm == WITH_WORD and other in WORDLESS and other not in with_words
                 sentence = verdict(metric, arm, other, estimate, f"{count} {images}", simulated=simulated, wordless=wordless)
-                excludes = bool(estimate.low > 0 or estimate.high < 0)
-                found.append({"metric": metric.name, "arm": arm, "other": other, "excludes_zero": excludes, "sentence": sentence})
+                excludes = estimate.excludes_zero
+                found.append(Verdict(metric=metric.name, arm=arm, other=other, excludes_zero=excludes, sentence=sentence))
         for arm, shares in comparison.shares.items():
             if lacks_word_control(arm, comparison.arms):
                 continue
@@ -235,7 +251,7 @@ def verdicts(
             if estimate is not None and np.isfinite(estimate.value) and np.isfinite(estimate.low):
                 reached = f"{_who(arm, simulated)} reaches {estimate.value:.0%} of the image arm's distance above the caption prior"
                 sentence = f"{reached} in {metric.title} (95 % interval {estimate.low:.0%} to {estimate.high:.0%})."
-                found.append({"metric": metric.name, "arm": arm, "other": UPPER, "excludes_zero": None, "sentence": sentence})
+                found.append(Verdict(metric=metric.name, arm=arm, other=UPPER, excludes_zero=None, sentence=sentence))
     return found
 
 
@@ -248,7 +264,7 @@ def verdict(
     digits = 3 if 0 < estimate.se < 0.005 or (estimate.se and near_zero) else 2
     amount = f"{_rounded(abs(estimate.value), digits)} ± {_rounded(estimate.se, digits)} {metric.unit or metric.title}"
     over = NAMES.get(other, other) + (" (without a word)" if wordless else "")
-    excludes = estimate.low > 0 or estimate.high < 0
+    excludes = estimate.excludes_zero
     claim = f"{who} adds {amount} over {over}" if estimate.value >= 0 else f"{who} stays {amount} below {over}"
     if not excludes:
         claim = f"{who} is not told apart from {over}: {'+' if estimate.value >= 0 else '−'}{amount}"

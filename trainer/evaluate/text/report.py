@@ -1,4 +1,4 @@
-"""A text evaluation's faces: verdicts and a table in the terminal, JSON for machines, a page of pictures and captions.
+"""A text evaluation's faces: verdicts and a table in the terminal, a page of pictures and captions.
 
 Captions are a model's or a stranger's words: everything is escaped, the page runs nothing and fetches nothing.
 """
@@ -6,19 +6,19 @@ Captions are a model's or a stranger's words: everything is escaped, the page ru
 from __future__ import annotations
 
 import base64
-import html
 import io
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.contract.files import write_atomically, write_json
 from trainer.artifacts.generations import Generations
-from trainer.evaluate import page as report
+from trainer.evaluate.page import Cell, FigureSection, TableSection, number, render
 from trainer.evaluate.text import comparison
+from trainer.evaluate.text.results import TextArm, TextResults, TextScore
 
 HEADLINE = ("bleu_1", "attribute_accuracy")
 """Metrics whose verdicts are printed; JSON and HTML have all."""
@@ -32,125 +32,119 @@ _INVISIBLE = dict.fromkeys([*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F],
 _COLOUR = dict.fromkeys(comparison.TESTED, "#4878a8") | {"image": "#5a9e6f"}
 
 
-def write(folder: Path, results: dict[str, Any], generations: Generations, *, images: Path | None, num_items: int) -> None:
-    """``text.json`` and ``text.html`` in ``folder``, each under its final name only when whole; notes on pictures are added to ``results``.
+@dataclass(frozen=True, kw_only=True)
+class ShownItem:
+    """An item of the page."""
 
-    Parameters
-    ----------
-    images
-        Folder that the records' image paths are relative to; None: no pictures.
-    num_items
-        Items whose captions are shown, drawn by the evaluation's seed.
-    """
-    captions = _captions(results, generations, images, num_items)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "text.html", page(results, captions).encode())
-    write_json(folder / "text.json", results)  # last: the sign that both are there
+    name: str
+    picture: str | None
+    """A data URI."""
+    captions: tuple[tuple[str, str], ...]
+    """The true ones, then each arm's."""
 
 
-def print_results(results: dict[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ShownCaptions:
+    """Items drawn by chance, with every arm's caption."""
+
+    items: tuple[ShownItem, ...]
+    title: str
+    notes: tuple[str, ...]
+    """On pictures that could not be shown."""
+
+
+def print_results(results: TextResults) -> None:
     """Verdicts, the table of arms, and what the numbers mean."""
     console = Console(highlight=False)
     table = Table(title=headline(results))
-    shown = ([name for name in TERMINAL if name in results["metrics"]] or list(results["metrics"]))[:3]
+    shown = ([name for name in TERMINAL if name in results.metrics] or list(results.metrics))[:3]
     table.add_column("", no_wrap=True)
     for name in shown:
-        table.add_column(results["metrics"][name]["title"], justify="right")
-    for arm, values in results["arms"].items():
-        table.add_row(arm, *(_short(values.get(name)) for name in shown))
+        table.add_column(results.metrics[name].title, justify="right")
+    for arm, row in results.arms.items():
+        table.add_row(arm, *(_with_error(row.scores.get(name)) for name in shown))
     console.print(table)
     for line in headline_verdicts(results):
         console.print(line, soft_wrap=True, markup=False)
-    for note in results["notes"]:
+    for note in results.notes:
         console.print(f"- {note}", soft_wrap=True, markup=False)
 
 
-def headline(results: dict[str, Any]) -> str:
+def headline(results: TextResults) -> str:
     """What was scored on what."""
-    kind = "simulated EEG" if results["simulated"] else "EEG"
-    where = ", ".join(filter(None, [f"split {results['split']}" if results["split"] else "", results["part"] or ""]))
-    subjects = f", {results['num_subjects']} subjects" if results["num_subjects"] > 1 else ""
-    seeds = f"{results['num_seeds']} training seed{'s' if results['num_seeds'] > 1 else ''}"
-    study = f"{results['study']}, " if results["study"] else ""
-    return f"{study}{where + ', ' if where else ''}{kind}: captions of {results['num_images']} images{subjects}, {seeds}"
+    kind = "simulated EEG" if results.simulated else "EEG"
+    where = [results.study, f"split {results.split}" if results.split else "", results.part or "", kind]
+    subjects = f", {results.num_subjects} subjects" if results.num_subjects > 1 else ""
+    seeds = f"{results.num_seeds} training seed{'s' if results.num_seeds > 1 else ''}"
+    return f"{', '.join(filter(None, where))}: captions of {results.num_images} images{subjects}, {seeds}"
 
 
-def headline_verdicts(results: dict[str, Any]) -> list[str]:
+def headline_verdicts(results: TextResults) -> list[str]:
     """The sentences to print: what EEG adds over the controls in BLEU-1 and attribute accuracy, or why nothing is said."""
     if refusal := no_verdict(results):
         return [refusal]
     return [
-        v["sentence"]
-        for v in results["verdicts"]
-        if v["metric"] in HEADLINE and v["other"] in PRINTED[v["arm"]] and (v["excludes_zero"] is None or v["other"] != comparison.UPPER)
+        v.sentence
+        for v in results.verdicts
+        if v.metric in HEADLINE and v.other in PRINTED[v.arm] and (v.excludes_zero is None or v.other != comparison.UPPER)
     ]
 
 
-def no_verdict(results: dict[str, Any]) -> str:
+def no_verdict(results: TextResults) -> str:
     """Why there is no verdict, or an empty string."""
-    if results["missing_controls"]:
-        missing = ", ".join(results["missing_controls"])
+    if results.missing_controls:
+        missing = ", ".join(results.missing_controls)
         return f"No verdict: without the controls {missing} these scores do not say what EEG adds; generate them with `arms`."
-    if not results["differences"]:
+    if not results.differences:
         return f"No verdict: none of the arms {', '.join(comparison.TESTED)} was generated, there is nothing to compare the controls with."
     return ""
 
 
-def page(results: dict[str, Any], captions: str) -> str:
-    """The HTML report; ``captions`` is its last part, escaped already."""
-    titles = {name: facts["title"] for name, facts in results["metrics"].items()}
+def page(results: TextResults, shown: ShownCaptions) -> str:
+    """The HTML report."""
     refusal = no_verdict(results)
-    lines = [refusal] if refusal else headline_verdicts(results)
-    body = ["<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"]
-    body += [report.html_figure("scores of all arms with intervals", _figure(results))]
-    rows = [
-        [arm, *(_long(values.get(name)) for name in titles), _long(values["distinct"]), str(values["num_items"])]
-        for arm, values in results["arms"].items()
-    ]
-    body.append(report.html_table("All arms", ["", *titles.values(), "distinct captions", "items"], rows))
-    compared = [name for name, facts in results["metrics"].items() if facts["compared"]]
-    for arm, others in results["differences"].items():
-        rows = [[f"minus {other}", *(_long(found.get(name)) for name in compared)] for other, found in others.items()]
-        body.append(report.html_table(f"{arm} minus every other arm, paired", ["", *(titles[n] for n in compared)], rows))
-    if results["share_of_image"] and not refusal:
-        rows = [[arm, *(_long(found.get(name)) for name in compared)] for arm, found in results["share_of_image"].items()]
+    compared = {name: facts.title for name, facts in results.metrics.items() if facts.compared}
+    sections: list[TableSection | FigureSection] = [_figure(results), _all_arms(results)]
+    for arm, others in results.differences.items():
+        rows = {f"minus {other}": found for other, found in others.items()}
+        sections.append(_scores(f"{arm} minus every other arm, paired", rows, compared))
+    if results.share_of_image and not refusal:
         title = "Share of the image arm's distance above the caption prior"
-        body.append(report.html_table(title, ["", *(titles[n] for n in compared)], rows))
-    if results["verdicts"]:
-        sentences = "".join(f"<li>{html.escape(v['sentence'])}</li>" for v in results["verdicts"])
-        body.append(f"<details><summary>All comparisons in words</summary><ul>{sentences}</ul></details>")
-    body.append(captions)
-    how = [f"{facts['title']}: {facts['how']}." for facts in results["metrics"].values()]
-    return report.document(headline(results), body, [*results["notes"], *how], results)
+        sections.append(_scores(title, results.share_of_image, compared))
+    return render(
+        headline(results),
+        sections,
+        notes=[*results.notes, *(f"{facts.title}: {facts.how}." for facts in results.metrics.values())],
+        provenance={"fingerprint": results.fingerprint},
+        template="text.html",
+        verdicts=[refusal] if refusal else headline_verdicts(results),
+        comparisons=[v.sentence for v in results.verdicts],
+        items=shown.items,
+        items_title=shown.title,
+    )
 
 
-def _captions(results: dict[str, Any], generations: Generations, images: Path | None, num_items: int) -> str:
-    rng = np.random.default_rng([results["config"]["seed"], 9])
+def captions(generations: Generations, *, seed: int, num_items: int, images: Path | None) -> ShownCaptions:
+    """Items to show, drawn by ``seed`` and never chosen by score; ``images`` is the folder of their pictures, None: no pictures."""
+    rng = np.random.default_rng([seed, 9])
     chosen = sorted(rng.permutation(len(generations.items))[:num_items].tolist())
-    if not chosen:
-        return ""
-    found, shown = 0, []
+    items = []
     for q in chosen:
-        picture = thumbnail(images, generations.image_Q[q]) if images else None
-        found += picture is not None
         records = {arm: generations.records[0, arm, q] for arm in generations.arms if (0, arm, q) in generations.records}
         first = next(iter(records.values()))
-        rows = [("true", "; ".join(_clean(line) for line in first.expected))] + [(arm, _clean(r.generated)) for arm, r in records.items()]
-        lines = "".join(
-            f'<tr><th>{html.escape(arm)}</th><td style="text-align:left;white-space:pre-wrap">'
-            f"<bdi>{html.escape(text) if text.strip() else '<em>(empty)</em>'}</bdi></td></tr>"
-            for arm, text in rows
+        true = "; ".join(_clean(line) for line in first.expected)
+        items.append(
+            ShownItem(
+                name=_clean(f"item {first.item}, {first.concept_true or first.stimulus}"),
+                picture=thumbnail(images, generations.image_Q[q]) if images else None,
+                captions=(("true", true), *((arm, _clean(record.generated)) for arm, record in records.items())),
+            )
         )
-        image = f'<img alt="" src="{picture}" style="width:{THUMBNAIL_PIXELS}px">' if picture else ""
-        name = html.escape(_clean(f"item {first.item}, {first.concept_true or first.stimulus}"))
-        shown.append(
-            f'<div style="display:flex;gap:1rem;margin:1rem 0;border-top:1px solid #ddd;padding-top:.6rem">'
-            f"<div>{image}</div><div><strong>{name}</strong><table>{lines}</table></div></div>"
-        )
-    if images and found < len(chosen):
-        results["notes"].append(f"{len(chosen) - found} of {len(chosen)} pictures to show are not readable images under {images}.")
-    seed = " (first training seed)" if results["num_seeds"] > 1 else ""
-    return f"<h2>Captions{seed}: {len(chosen)} of {len(generations.items)} items, drawn by chance</h2>{''.join(shown)}"
+    lacking = sum(item.picture is None for item in items) if images else 0
+    note = f"{lacking} of {len(chosen)} pictures to show are not readable images under {images}."
+    first_seed = " (first training seed)" if len(generations.folders) > 1 else ""
+    title = f"Captions{first_seed}: {len(chosen)} of {len(generations.items)} items, drawn by chance"
+    return ShownCaptions(items=tuple(items), title=title, notes=(note,) if lacking else ())
 
 
 def thumbnail(folder: Path, name: str) -> str | None:
@@ -175,43 +169,53 @@ def thumbnail(folder: Path, name: str) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _figure(results: dict[str, Any]) -> Any:
+def _all_arms(results: TextResults) -> TableSection:
+    titles = {name: facts.title for name, facts in results.metrics.items()}
+    rows: list[list[Cell | str]] = [
+        [arm, *(_cell(row.scores.get(name)) for name in titles), number(row.distinct.value), str(row.num_items)]
+        for arm, row in results.arms.items()
+    ]
+    return TableSection(title="All arms", header=["", *titles.values(), "distinct captions", "items"], rows=rows)
+
+
+def _scores(title: str, rows: Mapping[str, Mapping[str, TextScore]], titles: Mapping[str, str]) -> TableSection:
+    cells: list[list[Cell | str]] = [[name, *(_cell(found.get(metric)) for metric in titles)] for name, found in rows.items()]
+    return TableSection(title=title, header=["", *titles.values()], rows=cells)
+
+
+def _figure(results: TextResults) -> FigureSection:
     from matplotlib.figure import Figure
 
-    shown = [name for name in HEADLINE if name in results["metrics"]] or list(results["metrics"])[:1]
-    arms = list(results["arms"])[::-1]
+    shown = [name for name in HEADLINE if name in results.metrics] or list(results.metrics)[:1]
+    arms = list(results.arms)[::-1]
     figure = Figure(figsize=(4.5 * len(shown), 0.8 + 0.3 * len(arms)), layout="constrained")
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(shown), sharey=True)), shown, strict=True):
-        cells = [results["arms"][arm][name] for arm in arms]
-        value = np.array([np.nan if c["value"] is None else c["value"] for c in cells])
-        low, high = (np.array([v if c[end] is None else c[end] for c, v in zip(cells, value, strict=True)]) for end in ("low", "high"))
-        errors = np.maximum(np.stack([value - low, high - value]), 0)
-        axis.barh(arms, value, xerr=errors, color=[_COLOUR.get(arm, "#b0b0b0") for arm in arms], capsize=3)
-        axis.set_xlabel(results["metrics"][name]["title"])
-        prior = results["arms"].get(comparison.PRIOR, {}).get(name, {}).get("value")
+        value, low, high = (_column(results.arms, arms, name, end) for end in ("value", "low", "high"))
+        reach = np.stack([value - np.where(np.isnan(low), value, low), np.where(np.isnan(high), value, high) - value])
+        axis.barh(arms, value, xerr=np.maximum(reach, 0), color=[_COLOUR.get(arm, "#b0b0b0") for arm in arms], capsize=3)
+        axis.set_xlabel(results.metrics[name].title)
+        prior = results.arms[comparison.PRIOR].scores[name].value if comparison.PRIOR in results.arms else None
         if prior is not None:
             axis.axvline(prior, color="#222", linestyle=":", linewidth=1, label="caption prior")
             axis.legend(frameon=False, fontsize=8)
-    return figure
+    return FigureSection(title="Scores of all arms with 95 % intervals", figure=figure)
+
+
+def _column(rows: Mapping[str, TextArm], arms: list[str], metric: str, end: str) -> np.ndarray:
+    return np.array([getattr(rows[arm].scores[metric], end) for arm in arms], dtype=np.float64)  # None becomes NaN
 
 
 def _clean(text: str) -> str:
     return text.translate(_INVISIBLE)
 
 
-def _number(value: float | None) -> str:
-    if value is None:
+def _with_error(score: TextScore | None) -> str:
+    if score is None or score.value is None:
         return ""
-    return f"{value:.3f}" if abs(value) < 2 else f"{value:.1f}"
+    return number(score.value) + (f" ± {number(score.se)}" if score.se is not None else "")
 
 
-def _short(cell: dict[str, Any] | None) -> str:
-    if not cell or cell["value"] is None:
-        return ""
-    return _number(cell["value"]) + (f" ± {_number(cell['se'])}" if cell.get("se") is not None else "")
-
-
-def _long(cell: dict[str, Any] | None) -> str:
-    if not cell or cell["value"] is None:
-        return ""
-    return _number(cell["value"]) + (f" [{_number(cell['low'])}, {_number(cell['high'])}]" if cell.get("low") is not None else "")
+def _cell(score: TextScore | None) -> Cell:
+    if score is None or score.value is None:
+        return Cell("")
+    return Cell(number(score.value), f"[{number(score.low)}, {number(score.high)}]" if score.low is not None else "")

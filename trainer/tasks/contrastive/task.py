@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from data_prep.contract.closed_form import cosine_similarity
 from trainer import metrics
 from trainer.artifacts.encoder import known_subjects, write_export
 from trainer.callbacks.mlflow import MlflowConfig, git_revision
@@ -285,7 +286,7 @@ def naming_scores(found: Embedded) -> dict[str, float]:
 def retrieval_scores(found: Embedded) -> dict[str, float]:
     """Each query among the part's own distinct stimuli: top-1, top-5 and mean reciprocal rank, the least noisy of the three."""
     stimulus_S, first = np.unique(found.stimulus_Q, return_index=True)
-    scores_QS = metrics.cosine_similarity(found.eeg_QP, found.image_QP[first])
+    scores_QS = cosine_similarity(found.eeg_QP, found.image_QP[first])
     ranks_Q = metrics.retrieval_ranks(scores_QS, found.stimulus_Q[:, None] == stimulus_S)
     return {
         "top1": float(metrics.recall_at(ranks_Q, 1).mean()),
@@ -297,7 +298,7 @@ def retrieval_scores(found: Embedded) -> dict[str, float]:
 def class_scores(found: Embedded) -> dict[str, float]:
     """Balanced accuracy of the nearest class and, with two classes, the AUC of the difference of similarities."""
     concept_S, first = np.unique(found.concept_Q, return_index=True)
-    scores_QS = metrics.cosine_similarity(found.eeg_QP, found.image_QP[first])
+    scores_QS = cosine_similarity(found.eeg_QP, found.image_QP[first])
     scores = {"balanced_accuracy": metrics.balanced_accuracy(concept_S[scores_QS.argmax(axis=1)], found.concept_Q)}
     if len(concept_S) == 2:
         scores["auc"] = metrics.auc(scores_QS[:, 1] - scores_QS[:, 0], found.concept_Q == concept_S[1])
