@@ -26,6 +26,7 @@ from data_prep.contract import cli, safe_load, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, sha256_json
 from data_prep.contract.manifest import Manifest, read_manifest, write_manifest
+from data_prep.contract.progress import tracked
 from data_prep.embed import table as embedding_table
 from data_prep.studies.base import StudyFacts
 from data_prep.studies.image_names import image_key, inside, same_image
@@ -228,7 +229,6 @@ def _encode_files(
     """float32 (len(files), dim); decoding runs in threads ahead of the network."""
     import torch
     from PIL import Image, UnidentifiedImageError
-    from rich.progress import track
 
     missing = [file for file in files if not file.is_file()]
     if missing:
@@ -252,7 +252,7 @@ def _encode_files(
 
     rows: list[np.ndarray] = []
     with ThreadPoolExecutor(workers) as pool, torch.inference_mode():
-        for images_BCHW in track(batches(pool), total=len(starts), description=f"embedding by {name}", transient=True):
+        for images_BCHW in tracked(batches(pool), f"batches of images embedded by {name}", len(starts)):
             rows.append(encode(images_BCHW).numpy())
     return check_table(np.concatenate(rows), name)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, write_atomically
 from data_prep.contract.manifest import Manifest, Shard, Stimulus, read_manifest
+from data_prep.contract.progress import tracked
 from data_prep.shards import ustar
 
 _HEADER_BYTES = 4096
@@ -41,7 +41,7 @@ def run(config: ReindexConfig) -> int:
     root, console = Path(config.study), Console(stderr=True)
     manifest = read_manifest(root)
     faults, restored = [], []
-    for shard in track(manifest.shards, "index", console=console, transient=True, disable=not console.is_terminal):
+    for shard in tracked(manifest.shards, "shards indexed"):
         try:
             restored += reindex_shard(root, manifest, shard, write=config.write)
         except StudyError as error:

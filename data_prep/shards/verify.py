@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file
 from data_prep.contract.manifest import Manifest, Shard, assign_parts, read_manifest, read_shard_tables, read_split, repetition_table
+from data_prep.contract.progress import tracked
 from data_prep.shards import reindex
 
 
@@ -32,7 +32,7 @@ class VerifyConfig:
 def run(config: VerifyConfig) -> int:
     """Print every fault; raise with the first of them, or say that the study is whole."""
     root, console = Path(config.study), Console(stderr=True)
-    faults = verify(root, console)
+    faults = verify(root)
     for fault in faults:
         console.print(f"fault: {fault}", highlight=False, soft_wrap=True)
     if faults:
@@ -42,7 +42,7 @@ def run(config: VerifyConfig) -> int:
     return 0
 
 
-def verify(root: Path, console: Console | None = None) -> list[str]:
+def verify(root: Path) -> list[str]:
     """All faults of a study, one sentence each; empty if it is whole.
 
     Raises
@@ -52,18 +52,12 @@ def verify(root: Path, console: Console | None = None) -> list[str]:
     """
     manifest = read_manifest(root)
     faults: list[str] = []
-    for shard in track(
-        manifest.shards,
-        "verify",
-        console=console or Console(quiet=True),
-        transient=True,
-        disable=console is None or not console.is_terminal,
-    ):
+    for shard in tracked(manifest.shards, "shards verified"):
         try:
             _check_shard(root, manifest, shard)
         except (StudyError, OSError) as error:
             faults.append(f"shard {shard.name}: {error}")
-    for check in (_check_embeddings, _check_splits, _check_transforms, _check_strangers):
+    for check in tracked((_check_embeddings, _check_splits, _check_transforms, _check_strangers), "other checks"):
         faults += check(root, manifest)
     return faults
 

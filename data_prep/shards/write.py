@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_prep.contract import cli, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import canonical_json, fsync_folder, read_json, sha256_file, sha256_json, write_atomically, write_json
 from data_prep.contract.manifest import Embedding, Manifest, Quality, Shard, Signal, Tables, read_manifest, write_manifest
+from data_prep.contract.progress import tracked
 from data_prep.embed import table as embedding_table
 from data_prep.embed.command import EmbeddingConfig
 from data_prep.shards import ustar
@@ -151,16 +151,12 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
     if lacking:
         console.print(f"captions: {lacking} of {len(facts.stimuli)} stimuli have none", highlight=False, soft_wrap=True)
     starts = range(0, len(source.samples), config.samples_per_shard)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shards, quality = [], Counter[str]()
-    with Progress(*columns, console=console, disable=console.quiet) as progress:
-        task = progress.add_task("shards", total=len(starts))
-        for number, start in enumerate(starts):
-            stop = min(start + config.samples_per_shard, len(source.samples))
-            done = _finished(root, number, plan_hash) or _write_shard(job, number, range(start, stop))
-            quality.update(done["quality"])
-            shards.append(_manifest_row(number, done))
-            progress.advance(task)
+    for number, start in enumerate(tracked(starts, "shards")):
+        stop = min(start + config.samples_per_shard, len(source.samples))
+        done = _finished(root, number, plan_hash) or _write_shard(job, number, range(start, stop))
+        quality.update(done["quality"])
+        shards.append(_manifest_row(number, done))
     manifest = Manifest(
         stimulus_level=facts.stimulus_level,
         signal=_signal(facts, config.eeg_dtype),

@@ -31,6 +31,7 @@ from data_prep.contract import cli, closed_form, schema
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_json, write_json
 from data_prep.contract.manifest import Stimulus
+from data_prep.contract.progress import tracked
 from data_prep.embed import table as embedding_table
 from data_prep.embed.command import EfficientNetLite0Config, EmbeddingConfig
 from data_prep.simulate import ceiling, forward, images
@@ -149,8 +150,6 @@ def run(config: SimulateConfig) -> None:
 
 def write_images(config: SimulateConfig, root: Path) -> StudyFacts:
     """Images, ``image_metadata.npy``, ``captions.json``, ``attributes.json``; returns the facts that an embedding needs."""
-    from rich.progress import track
-
     train, test = images.draw_concepts(config.num_train_concepts, config.num_test_concepts, config.seed)
     jobs: list[tuple[str, images.Concept, tuple[int, ...]]] = []
     stimuli: list[Stimulus] = []
@@ -170,7 +169,7 @@ def write_images(config: SimulateConfig, root: Path) -> StudyFacts:
         return captions
 
     with ThreadPoolExecutor(2) as pool:
-        captions = list(track(pool.map(draw, jobs), total=len(jobs), description="rendering images", transient=True))
+        captions = list(tracked(pool.map(draw, jobs), "images rendered", len(jobs)))
     metadata: dict[str, list[str]] = {}
     for part, prefix in (("training", "train"), ("test", "test")):
         paths = [Path(s.id) for s in stimuli if s.part == part]
@@ -197,8 +196,6 @@ def write_eeg(config: SimulateConfig, root: Path, table_NE: np.ndarray) -> dict[
     table_NE
         Embeddings of the training images, then of the test images.
     """
-    from rich.progress import track
-
     num_train = config.num_train_concepts * config.images_per_concept
     train_NE, test_NE = table_NE[:num_train], table_NE[num_train:]
     drive_NK, components_EK, mean_E = closed_form.leading_components(train_NE, config.num_drives)
@@ -213,7 +210,7 @@ def write_eeg(config: SimulateConfig, root: Path, table_NE: np.ndarray) -> dict[
     )  # fmt: skip
     positions = forward.electrode_positions(config.montage).round(6).tolist()
     by_subject: dict[str, Any] = {}
-    for number, label in enumerate(track(_labels(config), description="simulating EEG", transient=True)):
+    for number, label in enumerate(tracked(_labels(config), "subjects simulated")):
         person = people[number]
         test_RNG = np.random.default_rng([config.seed, 13, number])
         train_NRCT = _trials(person, noise, drive_NK, config.train_repetitions, np.random.default_rng([config.seed, 12, number]))

@@ -20,6 +20,7 @@ from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import write_json
 from data_prep.contract.manifest import Split, assign_parts, read_split
+from data_prep.contract.progress import tracked
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 
@@ -74,11 +75,15 @@ def audit(study: StudyFolder, split: Split) -> dict[str, Any]:
     """The audit of a split: ``verdict, claim, findings[{level, kind, message, ...}], parts``."""
     part = assign_parts(split, study.table)
     findings: list[dict[str, Any]] = []
-    _overlaps(study, split, part, findings)
-    _blocks(study, part, findings)
-    _lost(study, split, part, findings)
-    _balance(study, part, findings)
-    _whitened(study, part, findings)
+    checks = (
+        lambda: _overlaps(study, split, part, findings),
+        lambda: _blocks(study, part, findings),
+        lambda: _lost(study, split, part, findings),
+        lambda: _balance(study, part, findings),
+        lambda: _whitened(study, part, findings),
+    )
+    for check in tracked(checks, f"audit checks of {split.name}"):
+        check()
     worst = max((f["level"] for f in findings), key=list(VERDICTS).index, default="info")
     what = SENTENCES.get(split.policy, "holds for trials like the test part's")
     if split.policy == "subject" and not set(_ids(study, part, 1, "concept")) & set(_ids(study, part, 3, "concept")):

@@ -110,7 +110,7 @@ def run(config: SplitConfig) -> None:
     study = open_study(config.study)
     for number, fold in enumerate(folds(config, study)):
         name = config.name or config.policy
-        split, report = write_split(fold, f"{name}-{number:02d}" if config.folds else name, study, console)
+        split, report = write_split(fold, f"{name}-{number:02d}" if config.folds else name, study)
         counts = ", ".join(f"{part} {facts['trials']}" for part, facts in report["parts"].items())
         console.print(f"split {split.name}: trials {counts}; audit: {report['verdict']}", highlight=False, soft_wrap=True)
         for finding in report["findings"]:
@@ -128,9 +128,7 @@ def folds(config: SplitConfig, study: StudyFolder) -> list[SplitConfig]:
     return [replace(config, folds=False, test_recordings=[view.recordings[r]]) for r in view.recording_ids]
 
 
-def write_split(
-    config: SplitConfig, name: str = "", study: StudyFolder | None = None, console: Console | None = None
-) -> tuple[Split, dict[str, Any]]:
+def write_split(config: SplitConfig, name: str = "", study: StudyFolder | None = None) -> tuple[Split, dict[str, Any]]:
     """Write ``splits/NAME.json``, the transform if one is asked for, and last ``splits/NAME.audit.json``.
 
     Returns
@@ -151,7 +149,7 @@ def write_split(
         before = read_json(path)
         if before.get("hash") != split.hash:
             raise StudyError(f"{path}: a different split of this name is there: choose another name, or set overwrite: true")
-    arrays = None if config.transform == "none" else transforms.fit_transform(study, split, config.transform, console)
+    arrays = None if config.transform == "none" else transforms.fit_transform(study, split, config.transform)
     write_json(path, split.plain())
     if arrays is not None:
         transforms.write_transform(study.root, name, arrays)

@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from data_prep.contract import schema, signals
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import write_atomically
 from data_prep.contract.manifest import Split, assign_parts
+from data_prep.contract.progress import Advance, progress
 from data_prep.shards.open import StudyFolder
 
 KINDS = ("none", "zscore", "mvnn")
 
 
-def fit_transform(study: StudyFolder, split: Split, kind: str, console: Console | None = None) -> dict[str, np.ndarray]:
+def fit_transform(study: StudyFolder, split: Split, kind: str) -> dict[str, np.ndarray]:
     """Fit on the split's training repetitions.
 
     Parameters
@@ -52,9 +51,13 @@ def fit_transform(study: StudyFolder, split: Split, kind: str, console: Console 
     part = assign_parts(split, study.table)
     groups = _groups(study, split, part)
     fitted = {}
-    for number, group in enumerate(groups):
-        label = f"{kind} {number + 1}/{len(groups)}"
-        fitted[group] = (_fit_zscore if kind == "zscore" else _fit_mvnn)(study, part, group, console, label)
+    fit = _fit_zscore if kind == "zscore" else _fit_mvnn
+    # The noise around a class's mean takes a pass for the means.
+    passes = 2 if kind == "mvnn" and study.manifest.class_level else 1
+    num_samples = len(np.unique(np.stack([study.table.sample, study.table.session])[:, part == 1], axis=1).T)
+    with progress(f"samples read for {kind}", passes * num_samples) as advance:
+        for group in groups:
+            fitted[group] = fit(study, part, group, advance)
     return {
         "subject": np.array([subject for subject, _ in groups], np.int32),
         "session": np.array([session for _, session in groups], np.int32),
@@ -78,24 +81,22 @@ def _groups(study: StudyFolder, split: Split, part: np.ndarray) -> list[tuple[in
     return sorted(train)
 
 
-def _training_trials(
-    study: StudyFolder, part: np.ndarray, group: tuple[int, int], console: Console | None, label: str
-) -> Iterator[tuple[np.ndarray, int]]:
+def _training_trials(study: StudyFolder, part: np.ndarray, group: tuple[int, int], advance: Advance) -> Iterator[tuple[np.ndarray, int]]:
     """float64 (R, C, T) and stimulus of every sample that has training repetitions in the group."""
     subject, session = group
     wanted = (part == 1) & (study.table.subject == subject) & (study.table.session == session)
     first = study.first_repetition()
     samples = np.unique(study.table.sample[wanted])
-    quiet = console is None or not console.is_terminal
-    for sample in track(samples, label, console=console or Console(quiet=True), transient=True, disable=quiet):
+    for sample in samples:
         rows = wanted[first[sample] : first[sample] + study.index["n_reps"][sample]]
         yield study.eeg(sample)[rows].astype(np.float64), int(study.index["stimulus"][sample])
+        advance()
 
 
-def _fit_zscore(study: StudyFolder, part: np.ndarray, group: tuple[int, int], console: Console | None, label: str) -> Any:
+def _fit_zscore(study: StudyFolder, part: np.ndarray, group: tuple[int, int], advance: Advance) -> Any:
     n_chans = study.manifest.signal.n_chans
     count, total_C, squares_C = 0, np.zeros(n_chans), np.zeros(n_chans)
-    for eeg_RCT, _ in _training_trials(study, part, group, console, label):
+    for eeg_RCT, _ in _training_trials(study, part, group, advance):
         count += eeg_RCT.shape[0] * eeg_RCT.shape[2]
         total_C += eeg_RCT.sum(axis=(0, 2))
         squares_C += (eeg_RCT**2).sum(axis=(0, 2))
@@ -107,14 +108,12 @@ def _fit_zscore(study: StudyFolder, part: np.ndarray, group: tuple[int, int], co
     return np.diag(1 / std_C), mean_C
 
 
-def _fit_mvnn(study: StudyFolder, part: np.ndarray, group: tuple[int, int], console: Console | None, label: str) -> Any:
-    sigma_CC = noise_covariance(study, part, group, console, label)
+def _fit_mvnn(study: StudyFolder, part: np.ndarray, group: tuple[int, int], advance: Advance) -> Any:
+    sigma_CC = noise_covariance(study, part, group, advance)
     return signals.inverse_sqrt(sigma_CC), np.zeros(len(sigma_CC))
 
 
-def noise_covariance(
-    study: StudyFolder, part: np.ndarray, group: tuple[int, int], console: Console | None = None, label: str = "noise"
-) -> np.ndarray:
+def noise_covariance(study: StudyFolder, part: np.ndarray, group: tuple[int, int], advance: Advance = lambda count=1: None) -> np.ndarray:
     """Covariance of the training repetitions around their stimulus' mean, shrunk by time point, averaged over time: (C, C).
 
     ``group`` is (subject, session). A study of classes takes the class's mean over the group, an image study the mean of
@@ -123,13 +122,13 @@ def noise_covariance(
     by_class = study.manifest.class_level
     means: dict[int, tuple[np.ndarray, int]] = {}
     if by_class:
-        for eeg_RCT, stimulus in _training_trials(study, part, group, console, label):
+        for eeg_RCT, stimulus in _training_trials(study, part, group, advance):
             total_CT, count = means.get(stimulus, (0, 0))
             means[stimulus] = total_CT + eeg_RCT.sum(axis=0), count + len(eeg_RCT)
     signal = study.manifest.signal
     products_TCC = np.zeros((signal.n_times, signal.n_chans, signal.n_chans))
     fourth_T, count = np.zeros(signal.n_times), 0
-    for eeg_RCT, stimulus in _training_trials(study, part, group, console, label):
+    for eeg_RCT, stimulus in _training_trials(study, part, group, advance):
         total_CT, n = means[stimulus] if by_class else (eeg_RCT.sum(axis=0), len(eeg_RCT))
         if n < 2:
             continue

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.progress import track
 
+from data_prep.contract.progress import tracked
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.guards import check_signal, check_unseen
 from trainer.data.batch import Batch
@@ -69,7 +69,7 @@ def collect(loader: Loader) -> PartArrays:
     table = loader.index.table
     first_row = np.searchsorted(table.sample, np.arange(len(loader.index.samples)))
     columns: dict[str, list[np.ndarray]] = {name: [] for name in PartArrays.__dataclass_fields__}
-    for counts, batch in _batches(loader, f"reading {loader.part}"):
+    for counts, batch in _batches(loader, f"batches of {loader.part} read"):
         columns["eeg_NCT"].append(batch.eeg_BCT.numpy())
         columns["target_NE"].append(batch.target_BE.numpy())
         for name in ("subject", "stimulus", "concept"):
@@ -117,5 +117,5 @@ def embed(loader: Loader, embed_batch: Callable[[Batch], torch.Tensor], device: 
 
 def _batches(loader: Loader, title: str) -> Iterator[tuple[np.ndarray, Batch]]:
     total = -(-loader.num_samples // BATCH_ITEMS)
-    for host in track(loader.sequential(BATCH_ITEMS), description=title, total=total, transient=True, disable=total < 8):
+    for host in tracked(loader.sequential(BATCH_ITEMS), title, total):
         yield host.counts_B.numpy(), loader.prepare(host, "cpu")
