@@ -19,17 +19,22 @@ from data_prep.contract.files import read_json, sha256_file, write_atomically, w
 from data_prep.contract.manifest import Embedding
 
 
-def check_table(name: str, array: np.ndarray, num_stimuli: int) -> np.ndarray:
-    """Return ``array`` as C-ordered float32 if it is an embedding of every stimulus, finite also as float16."""
-    schema.check_embedding_name(name)
-    if array.ndim != 2 or len(array) != num_stimuli or array.shape[1] == 0:
-        raise StudyError(f"embedding {name!r}: shape {array.shape}, expected ({num_stimuli}, dim): one row a stimulus")
-    array = np.ascontiguousarray(array, dtype="<f4")
+def check_table(table_NE: np.ndarray, where: str, num_rows: int) -> np.ndarray:
+    """The table as C-ordered float32 if it has ``num_rows`` rows, each finite (also as float16, which the tars hold) and none zero.
+
+    Raises
+    ------
+    StudyError
+        Names ``where`` the table is from and the first bad row.
+    """
+    if table_NE.ndim != 2 or len(table_NE) != num_rows or table_NE.shape[1] == 0:
+        raise StudyError(f"{where}: shape {table_NE.shape}, expected ({num_rows}, dim)")
+    table_NE = np.ascontiguousarray(table_NE, dtype="<f4")
     with np.errstate(over="ignore"):
-        bad = ~np.isfinite(array.astype("<f2")).all(axis=1)
-    if bad.any():
-        raise StudyError(f"embedding {name!r}: row {int(bad.argmax())} has values that are not finite (as float16)")
-    return array
+        bad_N = ~np.isfinite(table_NE.astype("<f2")).all(axis=1) | ~table_NE.any(axis=1)
+    if bad_N.any():
+        raise StudyError(f"{where}: row {int(bad_N.argmax())} is zero or not finite as float16 ({int(bad_N.sum())} of {num_rows} rows)")
+    return table_NE
 
 
 def write_table(root: Path, name: str, array: np.ndarray, provenance: Mapping[str, Any], *, key: str) -> Embedding:
@@ -44,6 +49,7 @@ def write_table(root: Path, name: str, array: np.ndarray, provenance: Mapping[st
     key
         Hash of what the table was computed from; :func:`read_table` returns it only to who asks with the same key.
     """
+    schema.check_embedding_name(name)
     data = table_bytes(array)
     entry = Embedding(dim=int(array.shape[1]), sha256=hashlib.sha256(data).hexdigest(), provenance=provenance)
     write_atomically(root / "embeddings" / f"{name}.npy", data)

@@ -30,11 +30,9 @@ from data_prep.contract.files import canonical_json, fsync_folder, read_json, sh
 from data_prep.contract.manifest import Embedding, Manifest, Quality, Shard, Signal, Tables, read_manifest, write_manifest
 from data_prep.contract.progress import tracked
 from data_prep.embed import table as embedding_table
-from data_prep.embed.command import EmbeddingConfig
+from data_prep.embed.base import EmbeddingConfig
 from data_prep.shards import ustar
 from data_prep.studies import captions
-from data_prep.studies import muse as _muse  # noqa: F401  (configs may then name its reader by class name alone)
-from data_prep.studies import things as _things  # noqa: F401
 from data_prep.studies.base import ReaderConfig, SamplePlan, Source, StudyFacts
 
 MAX_ROUNDING = 0.01
@@ -275,7 +273,7 @@ def _embeddings(
         kept = embedding_table.read_table(root, name, key=keys[name])
         if kept is None:
             array, provenance = embedding.compute(source.facts)
-            array = embedding_table.check_table(name, array, len(source.facts.stimuli))
+            array = embedding_table.check_table(array, f"embedding {name!r}", len(source.facts.stimuli))
             kept = array, embedding_table.write_table(root, name, array, provenance, key=keys[name])
         else:
             console.print(f"embedding {name}: kept from an earlier run", highlight=False, soft_wrap=True)

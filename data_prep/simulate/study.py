@@ -33,7 +33,8 @@ from data_prep.contract.files import sha256_json, write_json
 from data_prep.contract.manifest import Stimulus
 from data_prep.contract.progress import tracked
 from data_prep.embed import table as embedding_table
-from data_prep.embed.command import EfficientNetLite0Config, EmbeddingConfig
+from data_prep.embed.base import EmbeddingConfig
+from data_prep.embed.efficientnet_lite0 import EfficientNetLite0Config
 from data_prep.simulate import ceiling, forward, images
 from data_prep.studies.base import StudyFacts
 

@@ -36,7 +36,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scipy import stats
 
 from data_prep.contract.files import write_json
-from data_prep.embed.command import EfficientNetLite0Config, EmbeddingConfig, ImportedConfig
+from data_prep.embed.base import EmbeddingConfig
+from data_prep.embed.efficientnet_lite0 import EfficientNetLite0Config
+from data_prep.embed.imported import ImportedConfig
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.splits.split import SplitConfig, write_split
 from data_prep.studies.base import ReaderConfig, SamplePlan, Source

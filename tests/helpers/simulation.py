@@ -7,7 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from data_prep.embed.command import EfficientNetLite0Config
+from data_prep.embed.efficientnet_lite0 import EfficientNetLite0Config
 from data_prep.simulate.study import SimulateConfig, run
 
 _folder = tempfile.TemporaryDirectory(prefix="simulated-")

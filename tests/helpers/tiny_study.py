@@ -14,7 +14,7 @@ import numpy as np
 
 from data_prep.contract import schema
 from data_prep.contract.manifest import Stimulus
-from data_prep.embed.command import EmbeddingConfig
+from data_prep.embed.base import EmbeddingConfig
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts
 

