@@ -19,8 +19,6 @@ from trainer.evaluate.results import Score
 
 NO_VALUE = "–"
 """What stands where a score is no finite number."""
-MAX_COLUMNS = 11
-"""A table with more columns than this is turned, where that makes it narrower."""
 SIMULATED = "The EEG is simulated: these numbers say what the method can learn, not what brains tell."
 
 
@@ -45,10 +43,8 @@ class TableSection:
         """The rows as cells."""
         return [[content if isinstance(content, Cell) else Cell(content) for content in row] for row in self.rows]
 
-    def upright(self) -> TableSection:
-        """The table itself, or the turned one where it would be wider than a page."""
-        if len(self.header) <= MAX_COLUMNS or len(self.rows) + 1 >= len(self.header):
-            return self
+    def turned(self) -> TableSection:
+        """Columns as rows: for tables that have more columns than a page is wide."""
         columns = list(zip(*self.cells(), strict=True))
         header = [self.header[0], *(cell.text for cell in columns[0])]
         rows = [[Cell(name), *column] for name, column in zip(self.header[1:], columns[1:], strict=True)]
@@ -87,7 +83,7 @@ def render(
         A template that extends ``base.html``, and the values that it shows besides.
     """
     facts = {name: value for name, value in (provenance or {}).items() if value is not None}
-    shown = [_figure(s) if isinstance(s, FigureSection) else _table(s.upright()) for s in sections]
+    shown = [_figure(s) if isinstance(s, FigureSection) else _table(s) for s in sections]
     return _environment().get_template(template).render(title=title, sections=shown, notes=notes, provenance=facts, **more) + "\n"
 
 
@@ -113,6 +109,11 @@ def score_cell(score: Score | None) -> Cell:
 def score_text(score: Score | None) -> str:
     """A score with its interval, on one line."""
     return " ".join(filter(None, score_cell(score)))
+
+
+def legend(axis: Any) -> None:
+    """A matplotlib legend above the axis, where it hides no bar."""
+    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
 
 
 @lru_cache

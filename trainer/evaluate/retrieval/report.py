@@ -13,6 +13,7 @@ from trainer.evaluate.page import (
     Cell,
     FigureSection,
     TableSection,
+    legend,
     number,
     render,
     score_cell,
@@ -140,7 +141,7 @@ def _arms_figure(results: Found) -> FigureSection:
                 axis.axvline(known, color="#222", linestyle=style, linewidth=1, label=name)
         axis.set_xlabel(metric)
         axis.set_xlim(0, 1)
-        axis.legend(frameon=False, fontsize=8)
+        legend(axis)
     return FigureSection(title="Scores of all arms with 95 % intervals", figure=figure)
 
 
@@ -168,7 +169,7 @@ def _ranks_figure(ranks_Q: np.ndarray, num_gallery: int) -> FigureSection:
     axis.axhline(len(ranks_Q) / num_bins, color="#222", linestyle=":", linewidth=1, label="chance")
     axis.set_xlabel(f"rank of the right image among {num_gallery}")
     axis.set_ylabel("EEG trials")
-    axis.legend(frameon=False, fontsize=8)
+    legend(axis)
     return FigureSection(title="Ranks that the model gives to the right image", figure=figure)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.artifacts.generations import Generations
-from trainer.evaluate.page import Cell, FigureSection, TableSection, number, render
+from trainer.evaluate.page import Cell, FigureSection, TableSection, legend, number, render
 from trainer.evaluate.text import comparison
 from trainer.evaluate.text.results import TextArm, TextResults, TextScore
 
@@ -175,12 +175,12 @@ def _all_arms(results: TextResults) -> TableSection:
         [arm, *(_cell(row.scores.get(name)) for name in titles), number(row.distinct.value), str(row.num_items)]
         for arm, row in results.arms.items()
     ]
-    return TableSection(title="All arms", header=["", *titles.values(), "distinct captions", "items"], rows=rows)
+    return TableSection(title="All arms", header=["", *titles.values(), "distinct captions", "items"], rows=rows).turned()
 
 
 def _scores(title: str, rows: Mapping[str, Mapping[str, TextScore]], titles: Mapping[str, str]) -> TableSection:
     cells: list[list[Cell | str]] = [[name, *(_cell(found.get(metric)) for metric in titles)] for name, found in rows.items()]
-    return TableSection(title=title, header=["", *titles.values()], rows=cells)
+    return TableSection(title=title, header=["", *titles.values()], rows=cells).turned()
 
 
 def _figure(results: TextResults) -> FigureSection:
@@ -197,7 +197,7 @@ def _figure(results: TextResults) -> FigureSection:
         prior = results.arms[comparison.PRIOR].scores[name].value if comparison.PRIOR in results.arms else None
         if prior is not None:
             axis.axvline(prior, color="#222", linestyle=":", linewidth=1, label="caption prior")
-            axis.legend(frameon=False, fontsize=8)
+            legend(axis)
     return FigureSection(title="Scores of all arms with 95 % intervals", figure=figure)
 
 
