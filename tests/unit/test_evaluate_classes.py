@@ -165,6 +165,7 @@ def test_concepts_never_trained_are_left_out_in_a_sentence(home: Path, tmp_path:
     assert found["trials_left_out"] + found["num_trials"] == 2 * len(held_out)
 
     write_classifier(study, "zero-shot", tmp_path / "zero-shot")
+    capsys.readouterr()
     assert evaluate("--export", tmp_path / "zero-shot", "--output", tmp_path / "none") == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -103,7 +103,9 @@ def embed(loader: Loader, embed_batch: Callable[[Batch], torch.Tensor], device: 
     With ``single_trials`` every repetition is embedded and the embeddings of an item are averaged, instead of its EEG.
     """
     found, samples = [], []
-    for host in loader.sequential(BATCH_ITEMS, single_trials=single_trials):
+    total = None if single_trials else -(-loader.num_samples // BATCH_ITEMS)
+    hosts = loader.sequential(BATCH_ITEMS, single_trials=single_trials)
+    for host in tracked(hosts, f"batches of {loader.part} embedded", total):
         batch = loader.prepare(host, device)
         found.append(embed_batch(batch).float().cpu().numpy())
         samples.append(host.sample_B.numpy())

@@ -16,6 +16,7 @@ import numpy as np
 
 from data_prep.contract.cli import polymorphic
 from data_prep.contract.errors import CommandError
+from data_prep.contract.progress import tracked
 from trainer.artifacts.part import PartArrays, repetitions
 from trainer.data.loader import Loader
 
@@ -93,7 +94,7 @@ def score_baselines(baselines: Sequence[Baseline], trials: Trials) -> tuple[dict
     within: set[str] = set()
     notes: list[str] = []
     shape = (len(trials.test), len(trials.gallery_GE) or len(trials.concepts_G))
-    for baseline in baselines:
+    for baseline in tracked(baselines, "baselines"):
         name = type(baseline).__name__
         found = baseline.score(trials)
         for arm, scores_QG in found.arms.items():

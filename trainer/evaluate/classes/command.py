@@ -17,6 +17,7 @@ import numpy as np
 
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
+from data_prep.contract.progress import tracked
 from trainer import metrics
 from trainer.artifacts.concept_scores import score_concepts, trained_concepts
 from trainer.artifacts.encoder import load_encoder
@@ -55,8 +56,9 @@ def evaluate(config: EvaluateClassesConfig) -> ClassesResults:
     train = Loader(loader.index, loader.config, "train", seed=0)
     tables, class_level = loader.index.manifest.tables, loader.index.manifest.class_level
     concepts_K = trained_concepts(encoder, train)
+    _check_nameable(loader, concepts_K)
     whole = collect(loader)
-    known_Q = _nameable(whole, concepts_K, loader)
+    known_Q = np.isin(whole.concept_N, concepts_K)
     part = whole.where(known_Q)
     scores_QK, how = score_concepts(encoder, loader, concepts_K, train)
     scores: dict[str, np.ndarray] = {"model": scores_QK[known_Q]}
@@ -92,15 +94,14 @@ def evaluate(config: EvaluateClassesConfig) -> ClassesResults:
     )
 
 
-def _nameable(whole: PartArrays, concepts_K: np.ndarray, loader: Loader) -> np.ndarray:
-    known_Q, shown = np.isin(whole.concept_N, concepts_K), np.unique(whole.concept_N)
-    if not known_Q.any():
+def _check_nameable(loader: Loader, concepts_K: np.ndarray) -> None:
+    shown = loader.concepts
+    if not np.isin(shown, concepts_K).any():
         first = loader.index.manifest.tables.concepts[int(shown[0])]
         raise CommandError(
             f"{loader.index.root}: none of the {len(shown)} concepts of part {loader.part!r} of split {loader.config.split!r} was trained "
             f"(first {first!r}): expected trained concepts, as a closed-set split has, or use evaluate-retrieval"
         )
-    return known_Q
 
 
 def _left_out(whole: PartArrays, known_Q: np.ndarray, new: list[str], top1: Score) -> str:
@@ -120,7 +121,7 @@ def _score_arms(
     options: dict[str, Any] = together | {"num_resamples": config.num_resamples, "seed": config.seed}
     arms: dict[str, dict[str, Score]] = {}
     hits: dict[str, np.ndarray] = {}
-    for name, scores_NK in scores.items():
+    for name, scores_NK in tracked(scores.items(), "arms scored", len(scores)):
         ranks_N = metrics.retrieval_ranks(scores_NK, part.concept_N[:, None] == concepts_K)
         hits[name] = concepts_K[scores_NK.argmax(axis=1)] == part.concept_N
         arms[name] = {

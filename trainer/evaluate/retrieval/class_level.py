@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from data_prep.contract.closed_form import cosine_similarity
+from data_prep.contract.progress import tracked
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.part import collect, embed
@@ -48,7 +49,10 @@ def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, load
         trials = Trials(train=collect(train), test=part, train_loader=train, gallery_GE=no_gallery, concepts_G=classes_K)
         others, _, notes = score_baselines(chosen, trials)
         scores |= others
-    arms = {name: class_metrics(config, scores_QK, part.concept_N, part.recording_N) for name, scores_QK in scores.items()}
+    arms = {
+        name: class_metrics(config, scores_QK, part.concept_N, part.recording_N)
+        for name, scores_QK in tracked(scores.items(), "arms scored", len(scores))
+    }
     summary = {name: {"auc": arm.auc.value, "balanced_accuracy": arm.balanced_accuracy.value} for name, arm in arms.items()}
     return ClassLevelResults(
         **vars(facts),

@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 
 from data_prep.contract.closed_form import cosine_similarity
 from data_prep.contract.errors import CommandError
+from data_prep.contract.progress import tracked
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.part import PartArrays, collect, embed
@@ -143,7 +144,7 @@ def score_arms(config: EvaluateRetrievalConfig, queries: Queries, scores: Mappin
     summary: dict[str, dict[str, float | None]] = {}
     differences: dict[str, dict[str, Score]] = {}
     model_Q: dict[str, np.ndarray] = {}
-    for name, scores_QG in scores.items():
+    for name, scores_QG in tracked(scores.items(), "arms scored", len(scores)):
         forward = metrics.retrieval_metrics(scores_QG, relevance_QG)
         backward = None if name in one_way else metrics.retrieval_metrics(scores_QG.T, relevance_QG.T)
         arms[name] = RetrievalArm(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.contract.progress import tracked
 from trainer.evaluate.intervals import resample_weights
 from trainer.evaluate.text.metrics import Metric, combine_mean
 from trainer.evaluate.text.results import Difference, TextScore, Verdict
@@ -146,7 +147,7 @@ def compare(
         block_ESQF = np.stack([score.statistics[arm] * both_Q[None, :, None] for (arm, _), both_Q in sets.items()])
         stacked.append(block_ESQF)
     resamples = resample_weights(len(stimulus_Q), stimulus_Q=stimulus_Q, subject_Q=subject_Q, num_resamples=num_resamples, seed=seed)
-    for weights_NQ in resamples:
+    for weights_NQ in tracked(resamples, "bootstrap: blocks of resamples"):
         weights_NQ = weights_NQ[weights_NQ.any(axis=1)]  # subjects x images may draw no item at all
         for m, (score, block_ESQF) in enumerate(zip(scores, stacked, strict=True)):
             num_sets, num_seeds, num_items, num_statistics = block_ESQF.shape

@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import re
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -24,10 +23,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.progress import tracked
 from trainer.artifacts.generations import Caption
 from trainer.evaluate.text.metrics import Metric, Scored, scored_mean
 
@@ -163,9 +162,7 @@ def _ask_all(questions: list[str], config: JudgeConfig, kept: Path) -> dict[str,
         waiting = [*first, *waiting]
         try:
             results = pool.map(lambda q: _ask(q, config, key), waiting)
-            for q, score in track(
-                zip(waiting, results, strict=True), total=len(waiting), description="judge", transient=True, console=Console(stderr=True)
-            ):
+            for q, score in tracked(zip(waiting, results, strict=True), "judge: captions", len(waiting)):
                 keep(q, score)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -173,30 +170,43 @@ def _ask_all(questions: list[str], config: JudgeConfig, kept: Path) -> dict[str,
     return found
 
 
+class _NoGrade(Exception):
+    """An error of the network or server, or an answer without a score: worth asking again."""
+
+
 def _ask(asked: str, config: JudgeConfig, key: str) -> int | None:
+    again = Retrying(
+        stop=stop_after_attempt(config.retries + 1),
+        wait=wait_exponential(multiplier=config.retry_wait_seconds),
+        retry=retry_if_exception_type(_NoGrade),
+        retry_error_callback=lambda state: None,
+    )
+    found: int | None = again(_ask_once, asked, config, key)
+    return found
+
+
+def _ask_once(asked: str, config: JudgeConfig, key: str) -> int:
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked}]
     length = {"max_tokens": config.max_tokens} if config.max_tokens else {}
     body = json.dumps({"model": config.model, "messages": messages, "temperature": 0, **length}).encode("utf-8")
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    for attempt in range(config.retries + 1):
-        if attempt:
-            time.sleep(config.retry_wait_seconds * 2 ** (attempt - 1))
-        # Checked to be http or https when the config was read; no other scheme opens.
-        request = urllib.request.Request(f"{config.endpoint.rstrip('/')}/chat/completions", data=body, headers=headers, method="POST")
-        try:
-            with _opener.open(request, timeout=config.timeout_seconds) as response:
-                content = json.loads(response.read(MAX_ANSWER_BYTES))["choices"][0]["message"]["content"]
-            score = parse_score(content) if isinstance(content, str) else None
-            if score is not None:
-                return score
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code not in RETRIED:
-                    reason = " ".join(error.read(300).decode("utf-8", "replace").split())
-                    raise CommandError(f"judge: {config.endpoint} answered {error.code} {error.reason}: {reason}".rstrip(": ")) from None
-        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
-            continue
-    return None
+    # Checked to be http or https when the config was read; no other scheme opens.
+    request = urllib.request.Request(f"{config.endpoint.rstrip('/')}/chat/completions", data=body, headers=headers, method="POST")
+    try:
+        with _opener.open(request, timeout=config.timeout_seconds) as response:
+            content = json.loads(response.read(MAX_ANSWER_BYTES))["choices"][0]["message"]["content"]
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code in RETRIED:
+                raise _NoGrade from error
+            reason = " ".join(error.read(300).decode("utf-8", "replace").split())
+            raise CommandError(f"judge: {config.endpoint} answered {error.code} {error.reason}: {reason}".rstrip(": ")) from error
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        raise _NoGrade from error
+    score = parse_score(content) if isinstance(content, str) else None
+    if score is None:
+        raise _NoGrade
+    return score
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

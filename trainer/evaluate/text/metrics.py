@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.progress import tracked
 from trainer.artifacts.generations import Caption
 
 BLEU_ORDERS = (1, 2, 3, 4)
@@ -110,7 +109,7 @@ def bleu_statistics(captions: Sequence[Caption], *, lowercase: bool = False) -> 
 
     reference = BLEU(effective_order=True, lowercase=lowercase)
     rows = []
-    for caption in track(captions, description="BLEU", transient=True, console=Console(stderr=True)):
+    for caption in tracked(captions, "BLEU: captions"):
         score = reference.sentence_score(caption.generated, list(caption.expected))
         rows.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
     return np.asarray(rows, dtype=np.float64).reshape(-1, NUM_BLEU_STATISTICS)
@@ -197,7 +196,7 @@ def score_rouge(captions: Sequence[Caption], *, stemmer: bool) -> list[Scored]:
 
     def score(unique: list[Caption]) -> np.ndarray:
         rows = []
-        for caption in track(unique, description="ROUGE", transient=True, console=Console(stderr=True)):
+        for caption in tracked(unique, "ROUGE: captions"):
             best = scorer.score_multi(list(caption.expected), caption.generated)
             rows.append([best[name].fmeasure for name in ROUGES])
         return np.asarray(rows, dtype=np.float64).reshape(-1, len(ROUGES))
@@ -229,7 +228,7 @@ def score_meteor(captions: Sequence[Caption], wordnet: Any) -> list[Scored]:
         return np.asarray(
             [
                 meteor_score([tokens(line) for line in c.expected], tokens(c.generated), stemmer=cached, wordnet=cached)
-                for c in track(unique, description="METEOR", transient=True, console=Console(stderr=True))
+                for c in tracked(unique, "METEOR: captions")
             ],
             dtype=np.float64,
         )

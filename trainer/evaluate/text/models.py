@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.progress import progress
 from trainer.artifacts.generations import Caption
 from trainer.evaluate.text.metrics import Metric, Scored, on_unique, scored_mean
 
@@ -42,7 +42,7 @@ def score_bertscore(captions: Sequence[Caption], *, model: str, layers: int, dev
         value_N = np.zeros(len(unique))
         full = [n for n, caption in enumerate(unique) if caption.generated.strip()]
         if full:
-            with _one_sentence(folder, "bertscore_model"), Console(stderr=True).status("BERTScore"):
+            with _one_sentence(folder, "bertscore_model"), progress("BERTScore: batches of captions"):
                 from bert_score import BERTScorer
 
                 scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
@@ -78,7 +78,7 @@ def sentence_embeddings(texts: Sequence[str], *, model: str, device: str = "cpu"
     import torch
 
     folder = model_folder(model, "embedding_model")
-    with _one_sentence(folder, "embedding_model"), Console(stderr=True).status("sentence embeddings"):
+    with _one_sentence(folder, "embedding_model"), progress("sentence embeddings", len(texts)) as advance:
         from transformers import AutoModel, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -94,6 +94,7 @@ def sentence_embeddings(texts: Sequence[str], *, model: str, device: str = "cpu"
                 states_BLD = network(**tokens.to(device)).last_hidden_state.float()
             mask_BL1 = tokens["attention_mask"].unsqueeze(-1).float()
             mean_BD = (states_BLD * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1).clamp_min(1.0)
+            advance(len(chosen))
             rows |= dict(zip(chosen, torch.nn.functional.normalize(mean_BD, dim=-1).cpu().numpy(), strict=True))
     return np.stack([rows[n] for n in range(len(texts))])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from data_prep.contract.progress import tracked
 from trainer.artifacts.generations import Generations
 from trainer.evaluate.text.report import headline_verdicts
 from trainer.evaluate.text.results import TextResults
@@ -16,7 +17,7 @@ def track(results: TextResults, generations: Generations, output: Path, *, track
 
     found: list[str] = []
     prefix = f"text/{results.part}" if results.part else "text"
-    for s, facts in enumerate(generations.facts):
+    for s, facts in enumerate(tracked(generations.facts, "training runs logged")):
         exported = facts.get("export") or (facts.get("config") or {}).get("export")
         evaluation = TextEvaluation(
             folder=prefix,
