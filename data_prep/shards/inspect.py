@@ -13,6 +13,7 @@ from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json
 from data_prep.contract.manifest import assign_parts, read_split
+from data_prep.contract.words import short
 from data_prep.shards.open import StudyFolder, open_study
 
 
@@ -29,8 +30,10 @@ class InspectConfig:
 def run(config: InspectConfig) -> None:
     """Print the tables."""
     study, console = open_study(config.study), Console()
-    if not 0 <= config.sample < len(study.index):
-        raise StudyError(f"sample is {config.sample}, expected 0 to {len(study.index) - 1}: {study.root} has {len(study.index)} samples")
+    if not 0 <= config.sample < len(study.samples):
+        raise StudyError(
+            f"sample is {config.sample}, expected 0 to {len(study.samples) - 1}: {study.root} has {len(study.samples)} samples"
+        )
     if not console.is_terminal:
         console = Console(width=160)
     for table in (_facts(study), _subjects(study), _embeddings(study), _splits(study), _sample(study, config.sample)):
@@ -63,12 +66,12 @@ def _facts(study: StudyFolder) -> Table:
             "channels": " ".join(signal.ch_names),
             "shards": f"{len(manifest.shards)}, {sum(s.tar_bytes for s in manifest.shards) / 1e6:.1f} MB",
             "a stock reader sees": _stock_sample(study),
-            "samples, trials": f"{len(study.index)}, {len(study.table)} ({manifest.quality.railed_trials} railed)",
+            "samples, trials": f"{len(study.samples)}, {len(study.table)} ({manifest.quality.railed_trials} railed)",
             "stimuli, concepts": f"{len(tables.stimuli)}, {len(tables.concepts)} ({', '.join(tables.concepts[:4])}, ...)",
             "sessions": ", ".join(tables.sessions[i] for i in seen["session"][:10]),
             "recordings": f"{len(seen['recording'])} ({', '.join(tables.recordings[i] for i in seen['recording'][:3])}, ...)",
             "captions": f"yes, {lacking} stimuli have none" if (lacking := manifest.captions_missing) else manifest.captions,
-            "preprocessing": _shortened(json.dumps(manifest.preprocessing, ensure_ascii=False), 1500),
+            "preprocessing": short(json.dumps(manifest.preprocessing, ensure_ascii=False), 1500),
         },
     )
 
@@ -76,7 +79,7 @@ def _facts(study: StudyFolder) -> Table:
 def _subjects(study: StudyFolder) -> Table:
     table = Table("subject", "samples", "trials", "repetitions a sample", "stimuli", "recordings", title="subjects", title_justify="left")
     for number, label in enumerate(study.manifest.tables.subjects):
-        rows, samples = study.table.subject == number, study.index[study.index["subject"] == number]
+        rows, samples = study.table.subject == number, study.samples[study.samples["subject"] == number]
         if not len(samples):
             continue
         reps = samples["n_reps"]
@@ -126,18 +129,14 @@ def _stock_sample(study: StudyFolder) -> str:
 
 def _sample(study: StudyFolder, sample: int) -> Table:
     eeg_RCT = study.eeg(sample)
-    row = study.index[sample]
+    row = study.samples[sample]
     names = study.manifest.signal.ch_names
     std_C = eeg_RCT.astype(np.float64).std(axis=(0, 2))
     return _pairs(
-        f"sample {sample} in shard {study.manifest.shards[int(study.shard[sample])].name}",
+        f"sample {sample} in shard {study.manifest.shards[int(row['shard'])].name}",
         {
             "eeg": f"{eeg_RCT.dtype} {eeg_RCT.shape} at byte {row['eeg_offset']}",
             "standard deviation": ", ".join(f"{name} {value:.2f}" for name, value in zip(names, std_C, strict=True)),
-            **{name: _shortened(str(value), 200) for name, value in study.description(sample).items()},
+            **{name: short(str(value), 200) for name, value in study.description(sample).items()},
         },
     )
-
-
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else text[:most] + " ..."

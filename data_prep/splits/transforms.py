@@ -88,8 +88,8 @@ def _training_trials(study: StudyFolder, part: np.ndarray, group: tuple[int, int
     first = study.first_repetition()
     samples = np.unique(study.table.sample[wanted])
     for sample in samples:
-        rows = wanted[first[sample] : first[sample] + study.index["n_reps"][sample]]
-        yield study.eeg(sample)[rows].astype(np.float64), int(study.index["stimulus"][sample])
+        rows = wanted[first[sample] : first[sample] + study.samples["n_reps"][sample]]
+        yield study.eeg(sample)[rows].astype(np.float64), int(study.samples["stimulus"][sample])
         advance()
 
 

@@ -1,7 +1,7 @@
 """A study as training sees it: tables in memory, tars mapped, nothing parsed.
 
-``StudyIndex.open(root)`` reads the manifest and the small tables beside the shards and checks their sizes and hashes; a
-tar is mapped read-only when it is first touched, and its pages come and go with the operating system's cache.
+``StudyIndex.open(root)`` reads a study as everybody does (:func:`data_prep.contract.open_study.read_study`). A tar is mapped
+read-only when it is first touched, and its pages come and go with the operating system's cache.
 """
 
 from __future__ import annotations
@@ -15,17 +15,8 @@ import numpy as np
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError, UserError
 from data_prep.contract.files import sha256_file
-from data_prep.contract.manifest import (
-    Manifest,
-    RepetitionTable,
-    Signal,
-    Split,
-    assign_parts,
-    read_manifest,
-    read_shard_tables,
-    read_split,
-    repetition_table,
-)
+from data_prep.contract.manifest import Split, assign_parts, read_split
+from data_prep.contract.open_study import OpenStudy, read_study
 
 _SPARE_FILES = 256
 """Files that the process needs beside the mapped tars (sockets, logs, libraries)."""
@@ -38,23 +29,23 @@ class StudyIndex:
     ----------
     root : Path
         The study's folder.
-    manifest : dict
-        As :func:`read_manifest` gives it.
-    signal : dict
-        ``manifest.signal``: unit, sfreq, tmin, n_times, n_chans, ch_names, positions, dtype.
+    manifest : Manifest
+    signal : Signal
+        The manifest's.
     samples : np.ndarray
         All shards' index rows, joined, with a last column ``shard`` (int32): (n_samples,).
     table : RepetitionTable
         Every repetition of the study, in shard order.
     """
 
-    def __init__(self, root: Path, manifest: Manifest, samples: np.ndarray, table: RepetitionTable) -> None:
-        self.root = root
-        self.manifest = manifest
-        self.signal: Signal = manifest.signal
-        self.samples = samples
-        self.table = table
-        self._tars: list[memoryview | None] = [None] * len(manifest.shards)
+    def __init__(self, study: OpenStudy) -> None:
+        self._study = study
+        self.root = study.root
+        self.manifest = study.manifest
+        self.signal = study.manifest.signal
+        self.samples = study.samples
+        self.table = study.table
+        self._tars: list[memoryview | None] = [None] * len(study.manifest.shards)
         self._splits: dict[str, tuple[Split, np.ndarray]] = {}
         self._embeddings: dict[str, np.ndarray] = {}
 
@@ -67,32 +58,13 @@ class StudyIndex:
         StudyError
             One sentence naming the file, what was found and what was expected.
         """
-        root = Path(root)
-        manifest = read_manifest(root)
-        shards = manifest.shards
-        if not shards:
-            raise StudyError(f"{root / 'manifest.json'}: lists no shards, expected at least one")
-        _allow_open_files(len(shards) + _SPARE_FILES, root)
-        tables = [read_shard_tables(root, manifest, shard) for shard in shards]
-        repetition_bytes = repetition_shape_bytes(manifest.signal)
-        for shard, (index, _) in zip(shards, tables, strict=True):
-            wrong = np.flatnonzero(index["eeg_bytes"] != index["n_reps"].astype(np.uint64) * np.uint64(repetition_bytes))
-            if len(wrong):
-                raise StudyError(
-                    f"{root / shard.name}.index.npy: row {wrong[0]} has {index['eeg_bytes'][wrong[0]]} bytes of EEG, "
-                    f"expected n_reps {index['n_reps'][wrong[0]]} times {repetition_bytes}"
-                )
-        first = tables[0][0].dtype
-        samples = np.empty(sum(len(index) for index, _ in tables), np.dtype([*first.descr, ("shard", "<i4")]))
-        for name in first.names or ():
-            samples[name] = np.concatenate([index[name] for index, _ in tables])
-        samples["shard"] = np.repeat(np.arange(len(tables)), [len(index) for index, _ in tables])
-        table = repetition_table([index for index, _ in tables], [trials for _, trials in tables])
-        return cls(root, manifest, samples, table)
+        study = read_study(root)
+        _allow_open_files(len(study.manifest.shards) + _SPARE_FILES, study.root)
+        return cls(study)
 
     def tar_path(self, shard: int) -> Path:
         """File of shard number ``shard``."""
-        return self.root / f"{self.manifest.shards[shard].name}.tar"
+        return self._study.tar_path(shard)
 
     def tar(self, shard: int) -> memoryview:
         """Bytes of a shard's tar, mapped at the first call."""
@@ -103,7 +75,7 @@ class StudyIndex:
                 with path.open("rb") as file:
                     view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             except (OSError, ValueError) as error:
-                raise StudyError(f"{path}: cannot be mapped into memory ({error})") from None
+                raise StudyError(f"{path}: cannot be mapped into memory ({error})") from error
             if len(view) != expected:
                 raise StudyError(f"{path}: {len(view)} bytes, expected {expected}: it changed since the study was opened")
             self._tars[shard] = view
@@ -145,18 +117,6 @@ class StudyIndex:
             split = read_split(self.root, self.manifest, name)
             self._splits[name] = (split, assign_parts(split, self.table))
         return self._splits[name]
-
-
-def repetition_shape_bytes(signal: Signal) -> int:
-    """Bytes of one repetition in a tar: n_chans x n_times x the stored dtype's size."""
-    return int(signal.n_chans) * int(signal.n_times) * eeg_dtype(signal).itemsize
-
-
-def eeg_dtype(signal: Signal) -> np.dtype:
-    """Stored dtype of the EEG, little-endian."""
-    if signal.dtype not in schema.EEG_DTYPES:
-        raise StudyError(f"manifest: signal dtype {signal.dtype!r}, expected one of {sorted(schema.EEG_DTYPES)}")
-    return np.dtype(schema.EEG_DTYPES[signal.dtype])
 
 
 def _allow_open_files(wanted: int, root: Path) -> None:

@@ -27,7 +27,7 @@ from data_prep.contract import schema
 from data_prep.contract.errors import StudyError, UserError
 from trainer.data import random
 from trainer.data.batch import Batch, HostBatch, Normalise, Transform, prepare
-from trainer.data.index import StudyIndex, eeg_dtype
+from trainer.data.index import StudyIndex
 from trainer.data.order import Order, rank_slices
 from trainer.data.prefetch import Prefetched
 from trainer.data.select import SelectConfig, select_channels, select_fraction, select_rows, select_times
@@ -263,9 +263,9 @@ class Loader:
         # A transform mixes all stored channels, so it also makes the choice among them, on the device.
         everything = self.transform is not None or channels == list(range(signal.n_chans))
         self._channels = None if everything else np.asarray(channels)
-        self._dtype = eeg_dtype(signal)
+        self._dtype = signal.eeg_dtype
         self._shape = (signal.n_chans, signal.n_times)
-        self._repetition_bytes = self._dtype.itemsize * self._shape[0] * self._shape[1]
+        self._repetition_bytes = signal.repetition_bytes
 
     def _select_rows(self) -> np.ndarray:
         index, config = self.index, self.config

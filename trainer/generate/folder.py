@@ -25,6 +25,7 @@ from rich.table import Table
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
+from data_prep.contract.words import short
 from trainer.artifacts.generations import ARMS, FACTS, GENERATIONS
 from trainer.training.run_folder import read_lines
 
@@ -63,7 +64,7 @@ class GenerationFolder:
             if name == LABEL_ONLY and name not in now:
                 continue  # another model, of an arm that is not asked for now
             if before.get(name) != now.get(name):
-                found, wanted = (_short(side.get(name)) for side in (before, now))
+                found, wanted = (short(side.get(name)) for side in (before, now))
                 raise CommandError(
                     f"output: {self.path} holds captions made with {name} {found}, now it is {wanted}: choose another folder"
                 )
@@ -147,8 +148,3 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {name: value}
     return {key: leaf for own, inner in value.items() for key, leaf in _flat(inner, f"{name}.{own}" if name else own).items()}
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:14]}…"

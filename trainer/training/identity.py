@@ -9,6 +9,7 @@ from typing import Any
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
+from data_prep.contract.words import short
 
 IDENTITY_FIELDS = ("data", "augment", "model", "loss", "optimizer")
 """Parts of a training config that belong to its identity whole; of ``train``, only the batch size and the seed do.
@@ -51,7 +52,7 @@ def check_identity(path: Path, found: Mapping[str, Any]) -> None:
     for field in sorted(saved.keys() | current.keys()):
         before, after = saved.get(field, "nothing"), current.get(field, "nothing")
         if before != after:
-            raise CommandError(f"{path}: {field} was {_short(before)} when this run began and is {_short(after)} now: not the same run")
+            raise CommandError(f"{path}: {field} was {short(before)} when this run began and is {short(after)} now: not the same run")
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -62,8 +63,3 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         joined |= flat(item, f"{prefix}.{key}" if prefix else str(key))
     return joined
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

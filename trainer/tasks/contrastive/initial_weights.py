@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.cli import from_plain, to_plain
 from data_prep.contract.errors import CommandError
+from data_prep.contract.words import short
 from trainer.artifacts.encoder import find_export, lineage, load_encoder
 from trainer.artifacts.guards import check_held_out
 from trainer.data.loader import Loader
@@ -79,8 +80,8 @@ class InitialWeights:
         here["n_chans"], there["n_chans"] = loader.n_chans, self.encoder.config["build"]["n_chans"]
         for name, value in here.items():
             if there[name] != value:
-                found = f"{self.path} was trained on {name} {_short(there[name])}"
-                raise CommandError(f"init_from: {found}, this run's data have {_short(value)}: expected the same")
+                found = f"{self.path} was trained on {name} {short(there[name])}"
+                raise CommandError(f"init_from: {found}, this run's data have {short(value)}: expected the same")
 
     def _check_architecture(self) -> None:
         saved = from_plain(ContrastiveModelConfig, self.encoder.config["model"])  # fields newer than the export get their defaults
@@ -136,8 +137,3 @@ def _part(name: str) -> str:
 def _describe(plain: dict[str, Any], fields: list[str]) -> str:
     values = ", ".join(f"{field} {plain['init_args'][field]}" for field in fields)
     return plain["class_path"].rpartition(".")[2] + (f" with {values}" if values else "")
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,0 +1,65 @@
+"""Whoever opens a study reads it by one function, with the same checks; values in sentences stay short."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.contract.errors import StudyError
+from data_prep.contract.manifest import read_manifest, write_manifest
+from data_prep.contract.open_study import read_study
+from data_prep.contract.words import short
+from data_prep.shards import ustar
+from data_prep.shards.open import open_study
+from tests.helpers.tiny_study import write_tiny_study
+from trainer.data.index import StudyIndex
+
+OPENERS = [read_study, open_study, StudyIndex.open]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_tiny_study(tmp_path / "study")
+
+
+def test_all_see_the_same_samples(study: Path) -> None:
+    ours, theirs = open_study(study), StudyIndex.open(study)
+    assert np.array_equal(ours.samples, theirs.samples)
+    assert ours.samples["shard"].max() == len(ours.manifest.shards) - 1
+    assert len(ours.samples) == sum(shard.rows for shard in ours.manifest.shards)
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_no_shards_is_refused(study: Path, opener: Callable[[Path], Any]) -> None:
+    write_manifest(study, replace(read_manifest(study), shards=[]))
+    with pytest.raises(StudyError, match="lists no shards"):
+        opener(study)
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_bytes_of_eeg_that_are_not_its_repetitions_are_refused(study: Path, opener: Callable[[Path], Any]) -> None:
+    """Hashes and sizes agree, the content does not: a writer of another version, or by hand."""
+    manifest = read_manifest(study)
+    first = manifest.shards[0]
+    path = study / f"{first.name}.index.npy"
+    index = np.load(path)
+    index["eeg_bytes"][1] -= 2
+    path.write_bytes(ustar.npy_bytes(index))
+    shards = [replace(first, index_sha256=hashlib.sha256(path.read_bytes()).hexdigest()), *manifest.shards[1:]]
+    write_manifest(study, replace(manifest, shards=shards))
+    with pytest.raises(StudyError, match=r"index\.npy: row 1 has \d+ bytes of EEG, expected n_reps"):
+        opener(study)
+
+
+def test_values_in_sentences_are_one_short_line() -> None:
+    assert short(None) == "None"
+    assert short(["a", 1]) == "a, 1"
+    assert short("two\nlines") == "two lines"
+    assert short("x" * 60) == "x" * 60
+    assert short("x" * 61) == "x" * 59 + "…"
