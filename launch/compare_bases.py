@@ -45,7 +45,7 @@ from trainer.training.run_folder import read_lines
 
 METRICS = {"bleu_1": "BLEU-1", "rouge_l": "ROUGE-L", "attribute_accuracy": "attributes"}
 """Metrics of the table, with the heading they have there."""
-MAY_CHANGE = ("run", "resume", "mlflow", "tensorboard", "checkpoint")
+MAY_CHANGE = ("run", "resume", "mlflow", "callbacks", "checkpoint")
 """Fields of a text config that do not change what a completed run is worth."""
 _GRACE_SECONDS = 120.0
 """Time for a training to save a checkpoint after a signal."""

@@ -21,7 +21,7 @@ from launch.plan import LaunchConfig, Plan, plan
 from trainer.distributed.child import run_in_group
 
 _COMMANDS: dict[str, tuple[str, Callable[[Any], Path]]] = {
-    "contrastive": ("trainer.tasks.contrastive.task:ContrastiveConfig", lambda config: Path(config.run) / "completed.json"),
+    "contrastive": ("trainer.tasks.contrastive.config:ContrastiveConfig", lambda config: Path(config.run) / "completed.json"),
     "text": ("trainer.tasks.text.config:TextConfig", lambda config: Path(config.run) / "completed.json"),
     "generate": ("trainer.generate.config:GenerateConfig", lambda config: Path(config.output) / "generate.json"),
 }

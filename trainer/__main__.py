@@ -6,13 +6,13 @@ from data_prep.contract.cli import Command, main
 
 COMMANDS = {
     "contrastive": Command(
-        config="trainer.tasks.contrastive.task:ContrastiveConfig",
-        run="trainer.training.loop:run",
+        config="trainer.tasks.contrastive.config:ContrastiveConfig",
+        run="trainer.run:contrastive",
         help="align EEG with image embeddings",
     ),
     "text": Command(
-        config="trainer.tasks.text.task:TextConfig",
-        run="trainer.training.loop:run",
+        config="trainer.tasks.text.config:TextConfig",
+        run="trainer.run:text",
         help="tune a language model to caption from EEG",
     ),
     "export": Command(

@@ -4,22 +4,88 @@ Each rank computes the loss of its own rows against the columns of all ranks. Th
 is the loss of the global batch, and with gathers that carry gradients so is its gradient (see
 ``trainer.distributed.collectives``), whatever the number of ranks.
 
-B: rows of this rank, G: rows of all ranks, E: embedding dimension, K: concepts.
+A loss of your own is one file with a :class:`LossTerm` and one line of a config, ``loss: {terms: [{class_path: my_lab.Crowding}]}``.
+
+B: rows of this rank, G: rows of all ranks, E: embedding dimension, P: dimension of the common space, K: concepts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from trainer.models.contrastive import ContrastiveOutput
+from data_prep.contract.cli import polymorphic
+
+Gather = Callable[[Tensor], Tensor]
+BUILT_IN = ("contrastive", "mse", "cosine", "cross_entropy")
+"""Losses that ``LossConfig.<name>_weight`` turns on."""
+
+
+class GlobalColumns(NamedTuple):
+    """What this rank's rows are compared with: the rows of all ranks, in rank order."""
+
+    eeg_GE: Tensor
+    image_GE: Tensor
+    ids_G: Tensor | None
+    offset: int
+    """Column of this rank's first row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """A rank's rows of a batch, as a :class:`LossTerm` gets them; embeddings are float32 and carry gradients."""
+
+    eeg_BP: Tensor
+    """EEG in the common space, not normalised."""
+    image_BP: Tensor
+    """Images in the common space, not normalised; row b is the pair of ``eeg_BP``'s row b."""
+    z_eeg_BP: Tensor
+    """``eeg_BP`` with unit norm."""
+    z_image_BP: Tensor
+    """``image_BP`` with unit norm."""
+    stimulus_B: Tensor
+    """Integer ids of the stimuli."""
+    concept_B: Tensor
+    """Integer ids of their concepts."""
+    logit_scale: Tensor
+    """Reciprocal of the temperature, shape (1,), clamped; trained where ``learnable_temperature`` says so."""
+    gather_rows: Gather
+    """Rows of all ranks in rank order, with gradients: (B, ...) -> (G, ...). A collective: every rank must call it alike."""
+    gather_ids: Gather
+    """The same for integers, without gradients: (B,) -> (G,)."""
+    rank: int
+    """This rank's number: its rows are ``rank * B`` to ``(rank + 1) * B`` of what is gathered."""
+
+    def columns(self, ids_B: Tensor | None = None) -> GlobalColumns:
+        """Unit embeddings (and ids, where given) of all ranks: what rows are contrasted with. A collective."""
+        return gather_columns(
+            self.z_eeg_BP, self.z_image_BP, ids_B, gather_rows=self.gather_rows, gather_ids=self.gather_ids, rank=self.rank
+        )
+
+
+@polymorphic
+@dataclass(frozen=True, kw_only=True)
+class LossTerm:
+    """Base of losses of your own: a config whose instance is called with a batch.
+
+    What is minimised is the mean over ranks of what they return, so the result does not depend on the number of ranks if the term is
+    either the mean over this rank's rows, each seen against its pair or against gathered columns, or one and the same function of what
+    is gathered, computed by all ranks. A mean over pairs of *this rank's* rows would change with the number of ranks. It must not draw
+    random numbers.
+    """
+
+    weight: float = 1.0
+    """Weight in the sum that is minimised."""
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """Scalar, float32."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +112,20 @@ class LossConfig:
     """The logit scale is clamped to this in the forward pass."""
     logit_bias: float = -10.0
     """Initial bias of SigLIP's logits; InfoNCE has none."""
+    terms: list[LossTerm] = field(default_factory=list)
+    """Losses of your own, added to those above: ``[{class_path: my_lab.losses.Crowding, init_args: {weight: 0.1}}]``; with
+    ``contrastive_weight: 0`` one of them may take the contrastive loss's place."""
 
     def __post_init__(self) -> None:
         if self.name not in ("info_nce", "siglip"):
             raise ValueError(f"loss.name: {self.name!r}, expected info_nce or siglip")
         if self.positives not in ("pair", "stimulus", "concept"):
             raise ValueError(f"loss.positives: {self.positives!r}, expected pair, stimulus or concept")
-        weights = {f"{term}_weight": getattr(self, f"{term}_weight") for term in ("contrastive", "mse", "cosine", "cross_entropy")}
-        for field, weight in weights.items():
+        weights = self.weights
+        for name, weight in weights.items():
             if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"loss.{field}: {weight}, expected 0 or a positive number")
+                where = f"{name}_weight" if name in BUILT_IN else f"terms: {name}: weight"
+                raise ValueError(f"loss.{where}: {weight}, expected 0 or a positive number")
         if not any(weights.values()):
             raise ValueError("loss: every weight is 0, expected at least one positive weight")
         if not self.max_logit_scale > 0:
@@ -63,18 +133,20 @@ class LossConfig:
         if not self.temperature > 0 or 1 / self.temperature > self.max_logit_scale:
             raise ValueError(f"loss.temperature: {self.temperature}, expected at least 1 / max_logit_scale = {1 / self.max_logit_scale:g}")
 
+    @property
+    def named_terms(self) -> dict[str, LossTerm]:
+        """``terms`` by the names they are logged under: their class's, numbered from the second of a class on."""
+        named: dict[str, LossTerm] = {}
+        for term in self.terms:
+            name = type(term).__name__
+            same = sum(type(other) is type(term) for other in named.values())
+            named[f"{name}_{same + 1}" if same else name] = term
+        return named
 
-class GlobalColumns(NamedTuple):
-    """What this rank's rows are compared with: the rows of all ranks, in rank order."""
-
-    eeg_GE: Tensor
-    image_GE: Tensor
-    ids_G: Tensor | None
-    offset: int
-    """Column of this rank's first row."""
-
-
-Gather = Callable[[Tensor], Tensor]
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of all losses by name, zeros included."""
+        return {name: getattr(self, f"{name}_weight") for name in BUILT_IN} | {name: t.weight for name, t in self.named_terms.items()}
 
 
 def gather_columns(
@@ -167,47 +239,6 @@ def positive_ids(positives: str, stimulus_B: Tensor, concept_B: Tensor) -> Tenso
 
 
 def weighted_sum(terms: dict[str, Tensor], config: LossConfig) -> dict[str, Tensor]:
-    """``terms`` with ``loss``, their sum with the config's ``<name>_weight``, in front."""
-    weighted = [getattr(config, f"{name}_weight") * term for name, term in terms.items()]
+    """``terms`` with ``loss``, their sum with the config's weights, in front."""
+    weighted = [config.weights[name] * term for name, term in terms.items()]
     return {"loss": torch.stack(weighted).sum(), **terms}
-
-
-def contrastive_terms(
-    output: ContrastiveOutput,
-    stimulus_B: Tensor,
-    concept_B: Tensor,
-    config: LossConfig,
-    *,
-    gather_rows: Gather,
-    gather_ids: Gather,
-    rank: int,
-) -> dict[str, Tensor]:
-    """All losses of a batch: ``loss``, the weighted sum to minimise, then every term with a positive weight by its name.
-
-    Parameters
-    ----------
-    output
-        Forward result of the contrastive model on this rank's rows.
-    stimulus_B, concept_B
-        Integer ids of this rank's rows.
-    config
-        Which terms, and what counts as a positive.
-    gather_rows, gather_ids, rank
-        ``collectives.gather_rows``, ``collectives.gather_ids`` and this rank's number; identities and 0 on one rank.
-    """
-    terms: dict[str, Tensor] = {}
-    if config.contrastive_weight:
-        ids_B = positive_ids(config.positives, stimulus_B, concept_B)
-        columns = gather_columns(output.z_eeg_BP, output.z_image_BP, ids_B, gather_rows=gather_rows, gather_ids=gather_ids, rank=rank)
-        if config.name == "siglip":
-            terms["contrastive"] = siglip(output.z_eeg_BP, columns, output.logit_scale, output.logit_bias, ids_B)
-        else:
-            terms["contrastive"] = info_nce(output.z_eeg_BP, output.z_image_BP, columns, output.logit_scale, ids_B)
-    if config.mse_weight:
-        terms["mse"] = mse(output.eeg_BP, output.image_BP)
-    if config.cosine_weight:
-        terms["cosine"] = cosine(output.eeg_BP, output.image_BP)
-    if config.cross_entropy_weight:
-        assert output.concept_logits_BK is not None, "built without a concept head: pass the loss config to build"
-        terms["cross_entropy"] = cross_entropy(output.concept_logits_BK, concept_B)
-    return weighted_sum(terms, config)

@@ -171,8 +171,8 @@ def train_and_score(job: Job) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     from trainer.artifacts.part import collect, embed
     from trainer.data.index import StudyIndex
     from trainer.data.loader import DataConfig, Loader
-    from trainer.tasks.contrastive.task import ContrastiveConfig
-    from trainer.training.loop import run as train
+    from trainer.run import contrastive as train
+    from trainer.tasks.contrastive.config import ContrastiveConfig
 
     logging.disable(logging.WARNING)
     config = ContrastiveConfig(**training(job))
@@ -192,13 +192,12 @@ def train_and_score(job: Job) -> dict[int, tuple[np.ndarray, np.ndarray]]:
 
 def training(job: Job) -> dict[str, Any]:
     """Fields of the run's ContrastiveConfig."""
-    from trainer.callbacks.mlflow import MlflowConfig
     from trainer.data.loader import DataConfig
     from trainer.losses import LossConfig
     from trainer.models.contrastive import ContrastiveModelConfig
-    from trainer.training.checkpoint import CheckpointConfig
+    from trainer.training.config import CheckpointConfig, TrainConfig
     from trainer.training.optimizer import OptimizerConfig
-    from trainer.training.state import TrainConfig
+    from trainer.training.tracking import MlflowConfig
 
     recipe = CANDIDATES[job.candidate]
     return {

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.gpu_llm import Items, Shape, allocation_retries, free, make_base, make_items, now, peak_memory, reset_memory
-from trainer.callbacks.base import Callback
 from trainer.distributed import world as worlds
 from trainer.distributed.deepspeed_config import ZeroConfig, build_deepspeed_config
 from trainer.distributed.world import World
@@ -26,11 +25,12 @@ from trainer.models.language.base import AdapterConfig, BaseConfig, attach_adapt
 from trainer.models.language.eeg_language_model import EEGLanguageModel
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.rows import TextRows
-from trainer.tasks.base import BaseTask
+from trainer.training.callback import Callback
+from trainer.training.config import TrainConfig
 from trainer.training.loop import Loop
 from trainer.training.optimizer import OptimizerConfig
 from trainer.training.run_folder import RunFolder
-from trainer.training.state import TrainConfig
+from trainer.training.task import BaseTask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from data_prep.contract.files import read_json
 from tests.distributed.training import by_step, events, last_step, make_study, saved_step, train, training, wait_for, write_split
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
-from trainer.training.loop import STOPPED_STATUS
+from trainer.run import STOPPED_STATUS
 
 STEPS = 60
 pytestmark = pytest.mark.timeout(400)
@@ -31,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(home: Path) -> Path:
     """A run of 2 ranks that nothing disturbs."""
     run = home / "whole"
-    output = train(run, "--train.world_size", "2", "--tensorboard", "true", ranks=2, config=home / "config.yaml")
+    output = train(run, "--train.world_size", "2", "--callbacks", "[{class_path: TensorBoard}]", ranks=2, config=home / "config.yaml")
     assert (run / "completed.json").is_file(), output
     return run
 

@@ -13,12 +13,12 @@ from torch import nn
 
 from data_prep.contract import cli
 from data_prep.contract.errors import ConfigError
-from trainer import losses
 from trainer.distributed import collectives
 from trainer.losses import LossConfig
 from trainer.models import encoders
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
 from trainer.models.encoders import ChannelNet, CnnTransformer, EEGProject, EncoderConfig, FlatLinear, TSConv
+from trainer.tasks.contrastive.objective import contrastive_terms
 
 FACTS = {"n_chans": 5, "n_times": 100, "sfreq": 100.0, "num_subjects": 3}
 SMALL = CnnTransformer(d_model=16, num_layers=1, num_heads=2, feedforward=32, embedding_dim=12)
@@ -234,7 +234,7 @@ def test_every_loss_reaches_every_parameter() -> None:
         loss = LossConfig(name=name, mse_weight=0.1, cosine_weight=0.1, cross_entropy_weight=0.1)
         model = build(encoder=SMALL, image_head="linear", proj_dim=9, subject_layer="linear", loss=loss)
         ids = torch.tensor([0, 1, 2, 2, 3, 0])
-        terms = losses.contrastive_terms(
+        terms = contrastive_terms(
             model(*trial_batch()), ids, ids, loss, gather_rows=collectives.gather_rows, gather_ids=collectives.gather_ids, rank=0
         )
         assert list(terms) == ["loss", "contrastive", "mse", "cosine", "cross_entropy"]

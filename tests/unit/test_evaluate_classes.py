@@ -36,11 +36,12 @@ from trainer.losses import LossConfig
 from trainer.metrics import balanced_accuracy
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import ChannelNet, EEGProject, FlatLinear
+from trainer.tasks.contrastive.config import ContrastiveConfig
 from trainer.tasks.contrastive.initial_weights import InitialWeights, sentence
-from trainer.tasks.contrastive.task import ContrastiveConfig, ContrastiveTask
+from trainer.tasks.contrastive.task import ContrastiveTask
 from trainer.tasks.keep import training_loader
+from trainer.training.config import TrainConfig
 from trainer.training.identity import make_identity
-from trainer.training.state import TrainConfig
 
 DIM = 12
 MODEL = ContrastiveModelConfig(encoder=FlatLinear(embedding_dim=DIM, normalize_features=False), eeg_head="none")

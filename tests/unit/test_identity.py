@@ -13,10 +13,11 @@ from trainer.data.augment import AugmentConfig
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.training import checkpoint
+from trainer.training.config import TrainConfig
 from trainer.training.identity import check_identity, make_identity
 from trainer.training.optimizer import OptimizerConfig
 from trainer.training.run_folder import RunFolder, read_lines
-from trainer.training.state import TrainConfig, TrainState
+from trainer.training.state import TrainState
 
 STUDY = {"fingerprint": "f" * 64, "split_hash": "a" * 64, "embedding_sha256": "e" * 64}
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from trainer.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from trainer.training.loop import Loop
+from trainer.training.callback import Callback, LoopView
 
 
 class EarlyStopping(Callback):
@@ -19,12 +14,12 @@ class EarlyStopping(Callback):
     def __init__(self, patience: int) -> None:
         self.patience = patience
 
-    def on_validation(self, loop: Loop, scores: dict[str, float], improved: bool) -> None:
+    def on_validation(self, loop: LoopView, scores: dict[str, float], improved: bool) -> None:
         """Every rank decides from the same state."""
         if loop.state.validations_since_best >= self.patience:
             loop.stop_reason = "early stopping"
 
-    def on_start(self, loop: Loop) -> None:
+    def on_start(self, loop: LoopView) -> None:
         """A run resumed after it had stopped early stays stopped."""
         if loop.state.validations_since_best >= self.patience:
             loop.stop_reason = "early stopping"

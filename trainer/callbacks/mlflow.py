@@ -6,25 +6,22 @@ import json
 import logging
 import os
 import re
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import yaml
 from rich.console import Console
 
 from data_prep.contract.cli import from_plain, to_plain
 from data_prep.contract.files import read_json
-from trainer.callbacks.base import Callback
+from trainer.training.callback import Callback, LoopView
 from trainer.training.identity import flat
+from trainer.training.provenance import git_revision
 from trainer.training.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from trainer.training.loop import Loop
+from trainer.training.tracking import MlflowConfig
 
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
@@ -34,39 +31,6 @@ _MAX_PARAM_CHARACTERS = 500
 _MAX_DIGEST_CHARACTERS = 36
 
 
-def check_tracking_uri(uri: str, field: str = "tracking_uri") -> None:
-    """Refuse a password in a URI that is written into configs and logs."""
-    if urlsplit(uri).password:
-        raise ValueError(f"{field}: holds a password, expected none: set MLFLOW_TRACKING_PASSWORD in the environment")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MlflowConfig:
-    """Where runs are tracked. Credentials belong into MLflow's environment variables or credentials file, never here."""
-
-    enabled: bool = True
-    """Track at all; training does not need mlflow."""
-    tracking_uri: str = ""
-    """Any MLflow tracking URI; empty: the SQLite file ``mlflow.db`` beside the run folder."""
-    experiment: str = "contrastive"
-    """Experiment name, made if missing."""
-    run_name: str = ""
-    """Name of the run; empty: the run folder's name."""
-    timeout_seconds: int = 5
-    """Longest wait for one answer of a tracking server; there is one retry."""
-    log_export: bool = True
-    """Upload the exported encoder as an artifact at the end."""
-
-    def __post_init__(self) -> None:
-        if self.timeout_seconds < 1:
-            raise ValueError(f"mlflow.timeout_seconds: {self.timeout_seconds}, expected at least 1")
-        check_tracking_uri(self.tracking_uri, "mlflow.tracking_uri")
-
-    def uri(self, run_folder: Path) -> str:
-        """The tracking URI that applies to a run folder."""
-        return self.tracking_uri or f"sqlite:///{run_folder.absolute().parent / 'mlflow.db'}"
-
-
 class MlflowTracking(Callback):
     """Params, metrics, resolved config, dataset identity, artifacts and git revision, from rank 0."""
 
@@ -74,20 +38,20 @@ class MlflowTracking(Callback):
         self.config = config
         self.client: Any = None
 
-    def on_start(self, loop: Loop) -> None:
+    def on_start(self, loop: LoopView) -> None:
         """Open or continue the run and describe it."""
         if loop.world.rank == 0:
             self._guarded(loop, lambda: self._open(loop))
 
-    def on_metrics(self, loop: Loop, metrics: dict[str, float]) -> None:
+    def on_metrics(self, loop: LoopView, metrics: dict[str, float]) -> None:
         """One batch of points."""
         self._points(loop, "train", metrics)
 
-    def on_validation(self, loop: Loop, scores: dict[str, float], improved: bool) -> None:
+    def on_validation(self, loop: LoopView, scores: dict[str, float], improved: bool) -> None:
         """One batch of points."""
         self._points(loop, "validation", scores)
 
-    def on_end(self, loop: Loop, reason: str) -> None:
+    def on_end(self, loop: LoopView, reason: str) -> None:
         """Upload the export; mark the run finished, or killed by a signal and to be resumed."""
 
         def close() -> None:
@@ -100,7 +64,7 @@ class MlflowTracking(Callback):
         if self.client is not None:
             self._guarded(loop, close)
 
-    def on_fault(self, loop: Loop, message: str) -> None:
+    def on_fault(self, loop: LoopView, message: str) -> None:
         """Mark the run failed."""
 
         def close() -> None:
@@ -110,7 +74,7 @@ class MlflowTracking(Callback):
         if self.client is not None:
             self._guarded(loop, close)
 
-    def _open(self, loop: Loop) -> None:
+    def _open(self, loop: LoopView) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(self.config.timeout_seconds)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
@@ -135,7 +99,7 @@ class MlflowTracking(Callback):
         artifacts = None if self.config.tracking_uri else (folder.path.absolute().parent / "mlartifacts").as_uri()
         return client.create_experiment(self.config.experiment, artifact_location=artifacts)
 
-    def _describe(self, client: Any, run_id: str, loop: Loop) -> None:
+    def _describe(self, client: Any, run_id: str, loop: LoopView) -> None:
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag, Param
@@ -157,7 +121,7 @@ class MlflowTracking(Callback):
         for name in ("config.yaml", "identity.json"):
             client.log_artifact(run_id, str(loop.folder.path / name))
 
-    def _points(self, loop: Loop, group: str, values: dict[str, float]) -> None:
+    def _points(self, loop: LoopView, group: str, values: dict[str, float]) -> None:
         if self.client is None:
             return
         from mlflow.entities import Metric
@@ -166,7 +130,7 @@ class MlflowTracking(Callback):
         points = [Metric(f"{group}/{name}", float(value), stamp, loop.state.step) for name, value in values.items()]
         self._guarded(loop, lambda: self.client.log_batch(loop.state.tracking_run_id, metrics=points))
 
-    def _guarded(self, loop: Loop, action: Callable[[], None]) -> None:
+    def _guarded(self, loop: LoopView, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # whatever a server, a database or a network can do must not cost a training run
@@ -256,16 +220,3 @@ def _log_text_evaluation(uri: str, run_id: str, timeout_seconds: int, evaluation
     client.log_dict(run_id, {"columns": list(evaluation.table), "data": rows}, name)
     tables = [entry for entry in json.loads(known.get("mlflow.loggedArtifacts", "[]")) if entry.get("path") != name]
     client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([*tables, {"path": name, "type": "table"}]))
-
-
-def git_revision() -> str:
-    """Commit of the code's repository, with ``+changes`` if the work tree differs; ``unknown`` outside of one."""
-    root = Path(__file__).parents[2]
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from trainer.training.loop import Loop
+from trainer.training.callback import Callback, LoopView
 
 
 class ProgressLine(Callback):
@@ -21,7 +17,7 @@ class ProgressLine(Callback):
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.bar: Progress | None = None
 
-    def on_start(self, loop: Loop) -> None:
+    def on_start(self, loop: LoopView) -> None:
         """Open the bar where a person watches."""
         if loop.world.rank:
             return
@@ -32,15 +28,15 @@ class ProgressLine(Callback):
             self.bar.add_task("train", total=loop.num_steps, completed=loop.state.step, line="")
         where = f"{loop.world.size} rank{'s' if loop.world.size > 1 else ''} on {loop.device.type}"
         self.console.print(f"training {loop.num_steps} steps on {where}, from step {loop.state.step}: {loop.folder.path}")
-        if loop.task.score_name is None:
+        if loop.score_name is None:
             self.console.print("the split has no validation part: the last weights count as the best")
 
-    def on_step(self, loop: Loop) -> None:
+    def on_step(self, loop: LoopView) -> None:
         """Move the bar."""
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=loop.state.step)
 
-    def on_metrics(self, loop: Loop, metrics: dict[str, float]) -> None:
+    def on_metrics(self, loop: LoopView, metrics: dict[str, float]) -> None:
         """Refresh the bar's text, or print a line."""
         line = progress_text(metrics)
         if self.bar is not None:
@@ -48,20 +44,20 @@ class ProgressLine(Callback):
         elif loop.world.rank == 0:
             self.console.print(f"step {loop.state.step}/{loop.num_steps}  {line}")
 
-    def on_validation(self, loop: Loop, scores: dict[str, float], improved: bool) -> None:
+    def on_validation(self, loop: LoopView, scores: dict[str, float], improved: bool) -> None:
         """One line a validation."""
         if loop.world.rank == 0:
             values = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
             self.console.print(f"step {loop.state.step}/{loop.num_steps}  validation  {values}{'  (best)' if improved else ''}")
 
-    def on_end(self, loop: Loop, reason: str) -> None:
+    def on_end(self, loop: LoopView, reason: str) -> None:
         """Close the bar."""
         if self.bar is not None:
             self.bar.stop()
         if loop.world.rank == 0:
             self.console.print(f"{reason} at step {loop.state.step}: {loop.folder.path}")
 
-    def on_fault(self, loop: Loop, message: str) -> None:
+    def on_fault(self, loop: LoopView, message: str) -> None:
         """Give the terminal back."""
         if self.bar is not None:
             self.bar.stop()

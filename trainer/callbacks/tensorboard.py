@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainer.callbacks.base import Callback
+from trainer.training.callback import Callback, CallbackConfig, LoopView
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from trainer.training.loop import Loop
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBoard(CallbackConfig):
+    """Also write metrics and validation scores for TensorBoard into the run folder."""
+
+    def build(self) -> Callback:
+        """The writer."""
+        return TensorBoardScalars()
 
 
-class TensorBoard(Callback):
+class TensorBoardScalars(Callback):
     """Write metrics and validation scores from rank 0; a resumed run drops points that it will write again."""
 
     writer: SummaryWriter | None = None
 
-    def on_start(self, loop: Loop) -> None:
+    def on_start(self, loop: LoopView) -> None:
         """Open the writer."""
         if loop.world.rank == 0:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(loop.folder.path / "tensorboard"), purge_step=loop.state.step + 1)
 
-    def on_metrics(self, loop: Loop, metrics: dict[str, float]) -> None:
+    def on_metrics(self, loop: LoopView, metrics: dict[str, float]) -> None:
         """One point a metric."""
         self._write("train", loop.state.step, metrics)
 
-    def on_validation(self, loop: Loop, scores: dict[str, float], improved: bool) -> None:
+    def on_validation(self, loop: LoopView, scores: dict[str, float], improved: bool) -> None:
         """One point a score."""
         self._write("validation", loop.state.step, scores)
 
-    def on_end(self, loop: Loop, reason: str) -> None:
+    def on_end(self, loop: LoopView, reason: str) -> None:
         """Flush."""
         if self.writer is not None:
             self.writer.close()

@@ -22,9 +22,9 @@ from rich.console import Console
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
-from trainer.callbacks.mlflow import check_tracking_uri
 from trainer.distributed.child import run_in_group
 from trainer.serve.package import REGISTERED
+from trainer.training.tracking import check_tracking_uri
 
 _GRACE_SECONDS = 10.0
 """Time for the server to end by itself after a signal."""

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from data_prep.contract.errors import CommandError
-from trainer.callbacks.mlflow import MlflowConfig, check_tracking_uri
 from trainer.data.loader import Loader
 from trainer.training.run_folder import RunFolder
+from trainer.training.tracking import MlflowConfig, check_tracking_uri
 
 ALIAS = "candidate"
 

@@ -26,11 +26,11 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
 from trainer.artifacts.encoder import CONFIG, Encoder, load_encoder
 from trainer.artifacts.part import open_part
-from trainer.callbacks.mlflow import MlflowConfig
 from trainer.data.loader import Loader
 from trainer.serve.package import REGISTERED, Package, RegisterConfig, example, register_package, requirements
 from trainer.serve.register_text import register_text
 from trainer.training.run_folder import RunFolder
+from trainer.training.tracking import MlflowConfig
 
 
 @dataclass(frozen=True, kw_only=True)

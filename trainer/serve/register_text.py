@@ -16,10 +16,10 @@ from data_prep.contract.files import write_json
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text import ENCODER, load_text, read_text_config
-from trainer.callbacks.mlflow import MlflowConfig
 from trainer.models.language.base import BaseConfig, resolve_base
 from trainer.serve.package import REGISTERED, Package, RegisterConfig, example, register_package, requirements
 from trainer.training.run_folder import RunFolder
+from trainer.training.tracking import MlflowConfig
 
 _MORE_REQUIREMENTS = ("transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "gguf", "sentencepiece")
 MAX_NEW_TOKENS = 48

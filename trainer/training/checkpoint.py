@@ -39,22 +39,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When to save and what to keep."""
-
-    every_steps: int = 500
-    """Steps between checkpoints; a new best score, a signal and the end save as well. 0: only those."""
-    keep_last: int = 2
-    """Newest checkpoints to keep; the best one is kept besides."""
-
-    def __post_init__(self) -> None:
-        if self.every_steps < 0:
-            raise ValueError(f"checkpoint.every_steps: {self.every_steps}, expected 0 or more")
-        if self.keep_last < 1:
-            raise ValueError(f"checkpoint.keep_last: {self.keep_last}, expected at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A sealed checkpoint on disk."""
 

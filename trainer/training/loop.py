@@ -1,7 +1,7 @@
-"""The training loop, and how a run is set up around it.
+"""The training loop: it knows neither what it trains nor who watches.
 
-:func:`run` opens the study, decides between a new run and a resumed one, wraps model and optimiser in a DeepSpeed engine
-and hands over to :meth:`Loop.train`, which knows nothing of logging, tracking or when to save: callbacks see the loop.
+A task names its losses and scores itself; callbacks see the loop, which knows nothing of logging, tracking or when to save.
+:mod:`trainer.run` sets both up and hands over to :meth:`Loop.train`.
 
 Optimizer step t takes items ``[t*G, (t+1)*G)`` of the endless stream, G the global batch size; the learning rate, the order,
 augmentation and dropout are functions of the step and the seed. So the only state is weights, moments and a few counters.
@@ -12,115 +12,46 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
 import shutil
-import signal
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from data_prep.contract.cli import to_yaml
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import write_atomically, write_json
-from trainer.callbacks.base import Callback
-from trainer.callbacks.checkpoints import Checkpoints
-from trainer.callbacks.early_stopping import EarlyStopping
-from trainer.callbacks.mlflow import MlflowTracking
-from trainer.callbacks.progress import ProgressLine
-from trainer.callbacks.tensorboard import TensorBoard
-from trainer.distributed import world as worlds
-from trainer.distributed.deepspeed_config import build_deepspeed_config, check_parameters
-from trainer.distributed.precision import LossScale, check_precision
+from trainer.distributed.precision import LossScale
 from trainer.distributed.world import World
-from trainer.distributed.zero_init import partitioned
-from trainer.training import checkpoint, identity
+from trainer.training import checkpoint
+from trainer.training.callback import Callback
+from trainer.training.clock import Clock, memory_gib
+from trainer.training.config import RunConfig
 from trainer.training.optimizer import learning_rate
 from trainer.training.run_folder import RunFolder
-from trainer.training.state import TrainConfig, TrainState
+from trainer.training.state import TrainState
+from trainer.training.stop import StopSignal
+from trainer.training.task import Task
 
-STOPPED_STATUS = 75
-"""Exit status of a run that a signal stopped after saving: not finished, to be resumed (sysexits' EX_TEMPFAIL)."""
 _ADVICE = "lower optimizer.lr, or check the data"
-
-
-class Batches(Protocol):
-    """An endless iterator that is closed at the end."""
-
-    def __next__(self) -> Any: ...
-
-    def close(self) -> None: ...
-
-
-class Task(Protocol):
-    """What a loop needs of a task; a task names its losses and scores itself."""
-
-    study: dict[str, str]
-    """``fingerprint``, ``split_hash``, ...: identity of the data."""
-    num_items: int
-    """Items of a data pass."""
-    score_name: str | None
-    """The validation score that picks the best weights, higher is better; None: nothing is validated."""
-    notes: list[tuple[str, dict[str, Any]]]
-    """Kind and facts of events to be written at the start; see :class:`trainer.tasks.base.BaseTask`, which has these defaults."""
-    started_from: list[dict[str, Any]]
-    """Data of the runs whose weights this one began with; the loop keeps it in checkpoints."""
-    partitioned_dtype: torch.dtype | None
-    """Dtype of a pretrained model that ZeRO 3 cuts up while it is loaded; None: there is none."""
-    frozen_elsewhere: bool
-    """Frozen parameters can be had from where they came: they go neither into checkpoints nor to ``export``."""
-
-    def check_start(self) -> None:
-        """On rank 0, before a new run (not a resumed one) writes anything: refuse what it cannot start from."""
-        ...
-
-    def start(self, model: nn.Module) -> None:
-        """On all ranks, with a new run's fresh model: bring weights from elsewhere, where the config says so."""
-        ...
-
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Optimiser of the trainable parameters; a group's ``lr_factor`` multiplies the learning rate."""
-        ...
-
-    def build_model(self) -> nn.Module:
-        """A new model with weights from torch's current seed."""
-        ...
-
-    def batches(self, start: int) -> Batches:
-        """This rank's host batches of the stream, from item ``start`` on."""
-        ...
-
-    def prepare(self, host: Any, step: int) -> Sequence[Any]:
-        """Host batch of optimizer step ``step`` (from 0) to ``train.accumulation`` device batches, augmented; equally many on all ranks."""
-        ...
-
-    def losses(self, model: Any, batch: Any) -> dict[str, Tensor]:
-        """Named losses of one of them, whose mean over ranks and batches is the global one; ``loss`` is what is minimised."""
-        ...
-
-    def validate(self, model: Any) -> dict[str, float]:
-        """Scores, equal on all ranks; never sees test data."""
-        ...
-
-    def export(self, weights: dict[str, Tensor], output: Path, step: int) -> None:
-        """Write the model where no launcher is needed to load it."""
-        ...
 
 
 class Loop:
     """One run. Public attributes are for callbacks to read; ``stop_reason`` and ``state`` for them to set."""
 
     def __init__(
-        self, config: Any, task: Task, world: World, device: torch.device, engine: Any, folder: RunFolder, callbacks: Sequence[Callback]
+        self,
+        config: RunConfig,
+        task: Task,
+        world: World,
+        device: torch.device,
+        engine: Any,
+        folder: RunFolder,
+        callbacks: Sequence[Callback],
     ) -> None:
         self.config, self.task, self.world, self.device = config, task, world, device
         self.engine, self.folder, self.callbacks = engine, folder, callbacks
-        self.train_config: TrainConfig = config.train
+        self.train_config = config.train
         self.state = TrainState()
         self.num_steps = self.train_config.num_steps(task.num_items)
         self.loss_scale = LossScale(engine, self.train_config.precision)
@@ -134,6 +65,11 @@ class Loop:
     def study(self) -> dict[str, str]:
         """Identity of the data."""
         return self.task.study
+
+    @property
+    def score_name(self) -> str | None:
+        """The validation score that picks the best weights; None: nothing is validated."""
+        return self.task.score_name
 
     def train(self) -> str:
         """Train to the end; returns why it ended: ``finished``, ``early stopping`` or ``signal``."""
@@ -267,199 +203,3 @@ class Loop:
     def _each(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *arguments)
-
-
-class Clock:
-    """Throughput since the last look, and the share of time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.started, self.samples, self.waited = time.perf_counter(), 0, 0.0
-
-    def restart(self) -> dict[str, float]:
-        """Numbers since the last restart."""
-        now = time.perf_counter()
-        seconds = max(now - self.started, 1e-9)
-        rates = {"samples_per_second": self.samples / seconds, "data_wait_share": self.waited / seconds}
-        self.started, self.samples, self.waited = now, 0, 0.0
-        return rates
-
-    def waiting(self) -> Clock:
-        """Context whose time counts as waiting."""
-        return self
-
-    def __enter__(self) -> None:
-        self._entered = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.waited += time.perf_counter() - self._entered
-
-
-class StopSignal:
-    """SIGTERM or SIGINT on any rank, agreed upon by all: they must leave the loop after the same step.
-
-    The answer is that of the reduction begun one step ago, so that no device waits for it.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.received = False
-        self.device = device
-        self._pending: tuple[Tensor, Any] | None = None
-
-    def __enter__(self) -> StopSignal:
-        self._previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def agreed(self) -> bool:
-        """Whether any rank had received a signal one step ago; every rank calls it once a step."""
-        before = self._pending
-        flag = torch.tensor([int(self.received)], device=self.device, dtype=torch.int32)
-        self._pending = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True))
-        if before is None:
-            return False
-        before[1].wait()
-        return bool(before[0].item())
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-
-
-def memory_gib(device: torch.device) -> float:
-    """Peak memory of this rank: of the GPU where it computes on one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
-
-
-# ------------------------------------------------------------------------------------------------------------- set-up
-
-
-def run(config: Any) -> int:
-    """Train as ``config`` says (a task's config: ``ContrastiveConfig``); exit status 0, or 75 when a signal stopped it."""
-    world = worlds.read_world()
-    worlds.check_world_size(world, config.train.world_size)
-    micro_batch_size = config.train.rank_batch_size(world.size)
-    device = worlds.choose_device(config.train.device, world)
-    check_precision(config.train.precision, device)
-    _settle(config.train)
-    worlds.start_distributed(world, device, config.train.timeout_seconds)
-    try:
-        return _run(config, world, device, micro_batch_size)
-    finally:
-        worlds.stop_distributed()
-
-
-def _run(config: Any, world: World, device: torch.device, micro_batch_size: int) -> int:
-    task: Task = config.build_task(world, device)
-    folder = RunFolder(config.run, rank=world.rank)
-    found, universal = checkpoint.on_rank_0(world, lambda: _claim(config, task, folder, world))
-    resumed = None if found is None else checkpoint.read_checkpoint(Path(found))
-
-    overrides = {**config.deepspeed_overrides, **({"checkpoint": {"load_universal": True}} if universal else {})}
-    deepspeed_config = build_deepspeed_config(
-        zero=config.zero,
-        world=world,
-        micro_batch_size=micro_batch_size,
-        accumulation=config.train.accumulation,
-        gradient_clipping=config.optimizer.gradient_clipping,
-        overrides=overrides,
-    )
-    import deepspeed
-
-    torch.manual_seed(config.train.seed)
-    with partitioned(deepspeed_config, task.partitioned_dtype):
-        model = task.build_model()
-    if resumed is None:
-        task.start(model)
-    check_parameters(model)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=task.build_optimizer(model), config=deepspeed_config)
-    worlds.set_group_timeouts(config.train.timeout_seconds)
-
-    loop = Loop(config, task, world, device, engine, folder, make_callbacks(config))
-    if resumed is not None:
-        checkpoint.load(engine, resumed, universal, without_frozen=task.frozen_elsewhere)
-        dist.barrier()
-        if world.rank == 0:
-            shutil.rmtree(folder.path / "universal", ignore_errors=True)
-        loop.state, loop.saved_step = resumed.state, resumed.state.step
-        if loop.state.loss_scale:
-            loop.loss_scale.load_state_dict(loop.state.loss_scale)
-        task.started_from = loop.state.started_from
-    loop.state.started_from = task.started_from
-    with loop.stop_signal:
-        try:
-            reason = loop.train()
-        except BaseException as error:
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            folder.event("fault", part="training", step=loop.state.step, message=message)
-            for callback in loop.callbacks:
-                callback.on_fault(loop, message)
-            raise
-    folder.event("end", reason=reason, step=loop.state.step)
-    if reason == "signal":
-        return STOPPED_STATUS
-    if world.rank == 0:
-        facts = {"step": loop.state.step, "samples_seen": loop.state.samples_seen, "reason": reason}
-        facts |= {"best_score": loop.state.best_score, "best_step": loop.state.best_step, "score_name": task.score_name}
-        write_json(folder.completed, facts | {"tracking_run_id": loop.state.tracking_run_id})
-    dist.barrier()
-    return 0
-
-
-def _claim(config: Any, task: Task, folder: RunFolder, world: World) -> tuple[str | None, str | None]:
-    """On rank 0: choose the checkpoint, check that it continues this run, write the run's first files."""
-    found = checkpoint.find(folder, config.resume)
-    this = identity.make_identity(config, task.study)
-    universal = None
-    if found is None:
-        task.check_start()
-    else:
-        source = found.parents[1]
-        identity.check_identity(source / "identity.json", this)
-        saved = checkpoint.read_checkpoint(found)
-        checkpoint.check_checkpoint(saved, zero_stage=config.zero.stage)
-        if saved.zero_stage and saved.world_size != world.size:
-            universal = checkpoint.convert_to_universal(saved, folder, config.train.timeout_seconds)
-        if source.resolve() == folder.path.resolve():
-            folder.point("latest", found)
-        elif folder.holds_a_run():
-            raise CommandError(f"run: {folder.path} already holds a run; to continue {found} elsewhere choose another folder")
-        elif (source / "export").is_dir():
-            shutil.copytree(source / "export", folder.export)  # the best so far, should nothing better come
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.checkpoints.mkdir(exist_ok=True)
-    folder.completed.unlink(missing_ok=True)
-    write_atomically(folder.path / "config.yaml", to_yaml(config).encode())
-    write_json(folder.path / "identity.json", this)
-    folder.event("start" if found is None else "resume", world_size=world.size, checkpoint=str(found) if found else None)
-    for kind, facts in task.notes:
-        folder.event(kind, **facts)
-    if task.score_name is None and found is None:
-        folder.event("note", message="the split has no validation part: the last weights count as the best")
-    return (str(found) if found else None), universal
-
-
-def make_callbacks(config: Any) -> list[Callback]:
-    """Callbacks of a run, in the order in which they are called."""
-    callbacks: list[Callback] = [ProgressLine()]
-    if config.mlflow.enabled:
-        callbacks.append(MlflowTracking(config.mlflow))
-    if config.tensorboard:
-        callbacks.append(TensorBoard())
-    if config.train.early_stopping_validations:
-        callbacks.append(EarlyStopping(config.train.early_stopping_validations))
-    return [Checkpoints(config.checkpoint.every_steps), *callbacks]
-
-
-def _settle(train: TrainConfig) -> None:
-    """Threads and kernels, before anything is computed."""
-    threads = train.threads or (1 if train.deterministic else None)
-    if threads:
-        torch.set_num_threads(threads)
-    if train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.callbacks.mlflow import check_tracking_uri
+from trainer.training.tracking import check_tracking_uri
 from trainer.evaluate.text.judge import JudgeConfig
 from trainer.evaluate.text.models import MINILM
 

@@ -1,4 +1,4 @@
-"""Aligning EEG with image embeddings: the task that the loop trains, and its config.
+"""Aligning EEG with image embeddings: the task that the loop trains.
 
 A step's path: loader slices -> :func:`trainer.data.batch.prepare` on the device -> augmentation -> model ->
 gather over ranks -> losses of this rank's rows against all columns.
@@ -8,7 +8,7 @@ B: rows of this rank, P: dimension of the common space, Q: validation queries, S
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,75 +20,27 @@ from torch import Tensor, nn
 from data_prep.contract.closed_form import cosine_similarity
 from trainer import metrics
 from trainer.artifacts.encoder import known_subjects, write_export
-from trainer.callbacks.mlflow import MlflowConfig, git_revision
-from trainer.data.augment import AugmentConfig, augment
+from trainer.data.augment import augment
 from trainer.data.batch import Batch, HostBatch
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.data.prefetch import Prefetched
 from trainer.distributed import collectives
-from trainer.distributed.deepspeed_config import ZeroConfig
 from trainer.distributed.precision import Precision, autocast
 from trainer.distributed.world import World
-from trainer.losses import LossConfig, contrastive_terms
-from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig, ContrastiveOutput
-from trainer.tasks.base import BaseTask
+from trainer.models.contrastive import ContrastiveModel, ContrastiveOutput
+from trainer.tasks.contrastive.config import ContrastiveConfig
 from trainer.tasks.contrastive.initial_weights import InitialWeights, sentence
+from trainer.tasks.contrastive.objective import contrastive_terms
 from trainer.tasks.keep import training_loader
-from trainer.training.checkpoint import CheckpointConfig
-from trainer.training.optimizer import OptimizerConfig
-from trainer.training.state import TrainConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig:
-    """Train an EEG encoder against frozen image embeddings."""
-
-    run: str
-    """Run folder, made if missing; one that holds a run needs ``resume``."""
-    data: DataConfig
-    """Study, split, embedding and selection."""
-    train: TrainConfig
-    """Length, batch, device, validation, reproducibility."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Augmentation of training batches."""
-    model: ContrastiveModelConfig = field(default_factory=ContrastiveModelConfig)
-    """Encoder and heads."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """What is minimised."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """AdamW and its schedule."""
-    zero: ZeroConfig = field(default_factory=ZeroConfig)
-    """DeepSpeed ZeRO."""
-    deepspeed_overrides: dict[str, Any] = field(default_factory=dict)
-    """Further keys of DeepSpeed's own config, for experts; keys that fields above decide are refused."""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When to save, what to keep."""
-    resume: str = ""
-    """Empty: a new run; ``latest``: continue the run folder's last checkpoint; ``auto``: the same, or a new run where there is none;
-    otherwise the path of a checkpoint or of another run folder."""
-    init_from: str = ""
-    """An earlier run or export whose weights a new run begins with: the encoder, and heads where shapes and meaning fit. Empty:
-    random weights. A resumed run has its checkpoint's and does not look here."""
-    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
-    """Tracking."""
-    tensorboard: bool = False
-    """Also write scalars for TensorBoard into the run folder."""
-
-    def __post_init__(self) -> None:
-        if self.train.accumulation != 1:
-            raise ValueError(
-                f"train.accumulation: {self.train.accumulation}, expected 1: accumulated contrastive gradients are not those of the whole "
-                "batch"
-            )
-
-    def build_task(self, world: World, device: torch.device) -> ContrastiveTask:
-        """The task on this rank."""
-        return ContrastiveTask(self, world, device)
+from trainer.training.provenance import git_revision
+from trainer.training.task import BaseTask
 
 
 class ContrastiveTask(BaseTask):
-    """See :class:`trainer.training.loop.Task`."""
+    """See :class:`trainer.training.task.Task`."""
+
+    config: ContrastiveConfig
 
     def __init__(self, config: ContrastiveConfig, world: World, device: torch.device) -> None:
         super().__init__()

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from trainer.callbacks.mlflow import MlflowConfig
 from trainer.data.augment import AugmentConfig
 from trainer.data.captions import Missing
-from trainer.data.loader import DataConfig
 from trainer.distributed.deepspeed_config import ZeroConfig
-from trainer.distributed.world import World
 from trainer.models.language.base import AdapterConfig, BaseConfig
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import PromptConfig
-from trainer.training.checkpoint import CheckpointConfig
+from trainer.training.config import RunConfig
 from trainer.training.optimizer import OptimizerConfig
-from trainer.training.state import TrainConfig
-
-if TYPE_CHECKING:
-    import torch
-
-    from trainer.tasks.text.task import TextTask
+from trainer.training.tracking import MlflowConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +68,15 @@ class StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """Tune a language model to describe what a person sees, from EEG through a trained encoder."""
+class TextConfig(RunConfig):
+    """Tune a language model to describe what a person sees, from EEG through a trained encoder.
 
-    run: str
-    """Run folder, made if missing; one that holds a run needs ``resume``."""
-    data: DataConfig
-    """Study, split, embedding and selection; signal, transform and embedding must be those of the encoder."""
+    ``data`` must have the signal, transform and embedding of the encoder; ``train.precision: bf16`` is usual, ``fp16`` is refused;
+    ``init_from`` brings adapter and projector of an earlier text run or export (a second stage); the frozen base is in no checkpoint.
+    """
+
     encoder: str
     """Exported encoder of a contrastive run: the run's folder, its export, or that of an earlier text run."""
-    train: TrainConfig
-    """Length, batch, accumulation, device, validation, reproducibility. ``precision: bf16`` is usual; ``fp16`` is refused."""
     tune_encoder: bool = False
     """Train the encoder, too (the running statistics of its batch normalisation stay)."""
     encoder_lr_factor: float = 0.1
@@ -101,24 +91,13 @@ class TextConfig:
     """What the model is told beside the prefix."""
     stage: StageConfig = field(default_factory=StageConfig)
     """What it reads and learns to say."""
-    init_from: str = ""
-    """An earlier text run or export whose adapter and projector a new run begins with: its second stage. Empty: a fresh adapter."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-4, weight_decay=0.01, beta2=0.999))
     """AdamW and its schedule."""
     zero: ZeroConfig = field(default_factory=lambda: ZeroConfig(stage=2))
     """DeepSpeed ZeRO. Stage 3 cuts up an unquantised base while it is loaded, for what does not fit on one device; a quantised base is
     loaded whole by each rank at every stage, so stage 2 is the better choice for it."""
-    deepspeed_overrides: dict[str, Any] = field(default_factory=dict)
-    """Further keys of DeepSpeed's own config, for experts; keys that fields above decide are refused."""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When to save, what to keep; the frozen base is in no checkpoint."""
-    resume: str = ""
-    """Empty: a new run; ``latest``: continue the run folder's last checkpoint; ``auto``: the same, or a new run where there is none;
-    otherwise the path of a checkpoint or of another run folder."""
     mlflow: MlflowConfig = field(default_factory=lambda: MlflowConfig(experiment="text"))
     """Tracking."""
-    tensorboard: bool = False
-    """Also write scalars for TensorBoard into the run folder."""
 
     identity_fields: ClassVar[tuple[str, ...]] = (
         "data",
@@ -147,9 +126,3 @@ class TextConfig:
             raise ValueError(
                 f"tune_encoder: true with prompt.concepts {words}: words are predicted by the encoder as it was, expected one of them"
             )
-
-    def build_task(self, world: World, device: torch.device) -> TextTask:
-        """The task on this rank."""
-        from trainer.tasks.text.task import TextTask
-
-        return TextTask(self, world, device)

@@ -28,7 +28,6 @@ from trainer.artifacts.concepts import build_concept_table
 from trainer.artifacts.encoder import find_export, lineage, load_encoder, subject_table
 from trainer.artifacts.guards import check_encoder, check_held_out
 from trainer.artifacts.text import TextParts, find_text_export, init_weights, write_text_export
-from trainer.callbacks.mlflow import git_revision
 from trainer.data import random
 from trainer.data.augment import augment
 from trainer.data.batch import Batch, HostBatch
@@ -43,9 +42,10 @@ from trainer.models.language import base as base_llm
 from trainer.models.language.eeg_language_model import EEGLanguageModel, Source
 from trainer.models.language.prompt import Prompt, Prompter
 from trainer.models.language.rows import TextRows, build_rows, cut_by_length
-from trainer.tasks.base import BaseTask
 from trainer.tasks.keep import training_loader
 from trainer.tasks.text.config import StageConfig, TextConfig
+from trainer.training.provenance import git_revision
+from trainer.training.task import BaseTask
 
 __all__ = ["StageConfig", "TextBatch", "TextConfig", "TextTask"]
 
@@ -79,7 +79,9 @@ class TextBatch:
 
 
 class TextTask(BaseTask):
-    """See :class:`trainer.training.loop.Task`."""
+    """See :class:`trainer.training.task.Task`."""
+
+    config: TextConfig
 
     frozen_elsewhere = True
 

@@ -1,0 +1,225 @@
+"""How a run is set up: world, task, engine, callbacks, loop. The only place that knows all of them.
+
+``deepspeed --module trainer contrastive|text`` call :func:`contrastive` and :func:`text` on every rank. A run is claimed, which is
+the first that is written into its folder, only when everything is built and nothing can refuse it any more: what was refused can be
+mended and started again in the same folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from data_prep.contract.cli import to_yaml
+from data_prep.contract.errors import CommandError, set_traceback_folder
+from data_prep.contract.files import write_atomically, write_json
+from trainer.callbacks.checkpoints import Checkpoints
+from trainer.callbacks.early_stopping import EarlyStopping
+from trainer.callbacks.mlflow import MlflowTracking
+from trainer.callbacks.progress import ProgressLine
+from trainer.distributed import world as worlds
+from trainer.distributed.deepspeed_config import build_deepspeed_config, check_parameters
+from trainer.distributed.precision import check_precision
+from trainer.distributed.world import World
+from trainer.distributed.zero_init import partitioned
+from trainer.tasks.contrastive.config import ContrastiveConfig
+from trainer.tasks.text.config import TextConfig
+from trainer.training import checkpoint, identity
+from trainer.training.callback import Callback
+from trainer.training.config import RunConfig, TrainConfig
+from trainer.training.loop import Loop
+from trainer.training.run_folder import RunFolder
+from trainer.training.task import Task
+
+STOPPED_STATUS = 75
+"""Exit status of a run that a signal stopped after saving: not finished, to be resumed (sysexits' EX_TEMPFAIL)."""
+TaskBuilder = Callable[[World, torch.device], Task]
+
+
+def contrastive(config: ContrastiveConfig) -> int:
+    """``trainer contrastive``: exit status 0, or 75 when a signal stopped it."""
+
+    def build(world: World, device: torch.device) -> Task:
+        from trainer.tasks.contrastive.task import ContrastiveTask
+
+        return ContrastiveTask(config, world, device)
+
+    return run(config, build)
+
+
+def text(config: TextConfig) -> int:
+    """``trainer text``: exit status 0, or 75 when a signal stopped it."""
+
+    def build(world: World, device: torch.device) -> Task:
+        from trainer.tasks.text.task import TextTask  # the libraries of language models: contrastive training starts without them
+
+        return TextTask(config, world, device)
+
+    return run(config, build)
+
+
+def run(config: RunConfig, build_task: TaskBuilder) -> int:
+    """Train the task that ``build_task`` makes on each rank; exit status 0, or 75 when a signal stopped it."""
+    set_traceback_folder(None)
+    world = worlds.read_world()
+    worlds.check_world_size(world, config.train.world_size)
+    micro_batch_size = config.train.rank_batch_size(world.size)
+    device = worlds.choose_device(config.train.device, world)
+    check_precision(config.train.precision, device)
+    _settle(config.train)
+    _say(world, f"starting {config.run} on {world.size} rank{'s' if world.size > 1 else ''} ({device.type})")
+    worlds.start_distributed(world, device, config.train.timeout_seconds)
+    try:
+        return _run(config, build_task, world, device, micro_batch_size)
+    finally:
+        worlds.stop_distributed()
+
+
+def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch.device, micro_batch_size: int) -> int:
+    folder = RunFolder(config.run, rank=world.rank)
+    checkpoint.on_rank_0(world, lambda: str(checkpoint.find(folder, config.resume)))  # refused here, before the study is opened
+    task = build_task(world, device)
+    _say(world, f"study opened: {task.num_items} training items a data pass")
+    found, universal = checkpoint.on_rank_0(world, lambda: _choose(config, task, folder, world))
+    resumed = None if found is None else checkpoint.read_checkpoint(Path(found))
+
+    overrides = {**config.deepspeed_overrides, **({"checkpoint": {"load_universal": True}} if universal else {})}
+    deepspeed_config = build_deepspeed_config(
+        zero=config.zero,
+        world=world,
+        micro_batch_size=micro_batch_size,
+        accumulation=config.train.accumulation,
+        gradient_clipping=config.optimizer.gradient_clipping,
+        overrides=overrides,
+    )
+    import deepspeed
+
+    torch.manual_seed(config.train.seed)
+    with partitioned(deepspeed_config, task.partitioned_dtype):
+        model = task.build_model()
+    if resumed is None:
+        task.start(model)
+    check_parameters(model)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=task.build_optimizer(model), config=deepspeed_config)
+    worlds.set_group_timeouts(config.train.timeout_seconds)
+
+    loop = Loop(config, task, world, device, engine, folder, make_callbacks(config))
+    if resumed is not None:
+        checkpoint.load(engine, resumed, universal, without_frozen=task.frozen_elsewhere)
+        dist.barrier()
+        if world.rank == 0:
+            shutil.rmtree(folder.path / "universal", ignore_errors=True)
+        loop.state, loop.saved_step = resumed.state, resumed.state.step
+        if loop.state.loss_scale:
+            loop.loss_scale.load_state_dict(loop.state.loss_scale)
+        task.started_from = loop.state.started_from
+    loop.state.started_from = task.started_from
+    checkpoint.on_rank_0(world, lambda: _claim(config, task, folder, world, found))
+    set_traceback_folder(folder.path, world.rank)
+    return _train(loop)
+
+
+def _train(loop: Loop) -> int:
+    folder, state = loop.folder, loop.state
+    with loop.stop_signal:
+        try:
+            reason = loop.train()
+        except BaseException as error:
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            folder.event("fault", part="training", step=state.step, message=message)
+            for callback in loop.callbacks:
+                callback.on_fault(loop, message)
+            raise
+    folder.event("end", reason=reason, step=loop.state.step)
+    if reason == "signal":
+        return STOPPED_STATUS
+    if loop.world.rank == 0:
+        facts = {"step": loop.state.step, "samples_seen": loop.state.samples_seen, "reason": reason}
+        facts |= {"best_score": loop.state.best_score, "best_step": loop.state.best_step, "score_name": loop.score_name}
+        write_json(folder.completed, facts | {"tracking_run_id": loop.state.tracking_run_id})
+    dist.barrier()
+    return 0
+
+
+def make_callbacks(config: RunConfig) -> list[Callback]:
+    """Callbacks of a run, in the order in which they are called: the run's own, then those that its config names."""
+    callbacks: list[Callback] = [ProgressLine()]
+    if config.mlflow.enabled:
+        callbacks.append(MlflowTracking(config.mlflow))
+    if config.train.early_stopping_validations:
+        callbacks.append(EarlyStopping(config.train.early_stopping_validations))
+    return [Checkpoints(config.checkpoint.every_steps), *callbacks, *(named.build() for named in config.callbacks)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where a run continues from."""
+
+    checkpoint: Path
+    folder: Path
+
+    @classmethod
+    def of(cls, found: Path) -> _Source:
+        return cls(checkpoint=found, folder=found.parents[1])
+
+
+def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World) -> tuple[str | None, str | None]:
+    """On rank 0: the checkpoint that is continued, if any, and its universal form where the world has another size. Refuses what the
+    run cannot start from; writes nothing of the run."""
+    found = checkpoint.find(folder, config.resume)
+    if found is None:
+        task.check_start()
+        return None, None
+    source = _Source.of(found)
+    identity.check_identity(source.folder / "identity.json", identity.make_identity(config, task.study))
+    saved = checkpoint.read_checkpoint(found)
+    checkpoint.check_checkpoint(saved, zero_stage=config.zero.stage)
+    if source.folder.resolve() != folder.path.resolve() and folder.holds_a_run():
+        raise CommandError(f"run: {folder.path} already holds a run; to continue {found} elsewhere choose another folder")
+    universal = None
+    if saved.zero_stage and saved.world_size != world.size:
+        universal = checkpoint.convert_to_universal(saved, folder, config.train.timeout_seconds)
+    return str(found), universal
+
+
+def _claim(config: RunConfig, task: Task, folder: RunFolder, world: World, found: str | None) -> None:
+    """On rank 0: write the run's first files."""
+    if found is not None:
+        source = _Source.of(Path(found))
+        if source.folder.resolve() == folder.path.resolve():
+            folder.point("latest", source.checkpoint)
+        elif (source.folder / "export").is_dir():
+            shutil.copytree(source.folder / "export", folder.export)  # the best so far, should nothing better come
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.checkpoints.mkdir(exist_ok=True)
+    folder.completed.unlink(missing_ok=True)
+    write_atomically(folder.path / "config.yaml", to_yaml(config).encode())
+    write_json(folder.path / "identity.json", identity.make_identity(config, task.study))
+    folder.event("start" if found is None else "resume", world_size=world.size, checkpoint=found)
+    for kind, facts in task.notes:
+        folder.event(kind, **facts)
+    if task.score_name is None and found is None:
+        folder.event("note", message="the split has no validation part: the last weights count as the best")
+
+
+def _settle(train: TrainConfig) -> None:
+    """Threads and kernels, before anything is computed."""
+    threads = train.threads or (1 if train.deterministic else None)
+    if threads:
+        torch.set_num_threads(threads)
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def _say(world: World, message: str) -> None:
+    if world.is_main:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)

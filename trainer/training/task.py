@@ -1,0 +1,100 @@
+"""What a loop needs of a task, and what a task need not say for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainer.training.config import RunConfig
+
+
+class Batches(Protocol):
+    """An endless iterator that is closed at the end."""
+
+    def __next__(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Task(Protocol):
+    """What a loop needs of a task; a task names its losses and scores itself."""
+
+    study: dict[str, str]
+    """``fingerprint``, ``split_hash``, ...: identity of the data."""
+    num_items: int
+    """Items of a data pass."""
+    score_name: str | None
+    """The validation score that picks the best weights, higher is better; None: nothing is validated."""
+    notes: list[tuple[str, dict[str, Any]]]
+    """Kind and facts of events to be written at the start; see :class:`BaseTask`, which has these defaults."""
+    started_from: list[dict[str, Any]]
+    """Data of the runs whose weights this one began with; the loop keeps it in checkpoints."""
+    partitioned_dtype: torch.dtype | None
+    """Dtype of a pretrained model that ZeRO 3 cuts up while it is loaded; None: there is none."""
+    frozen_elsewhere: bool
+    """Frozen parameters can be had from where they came: they go neither into checkpoints nor to ``export``."""
+
+    def check_start(self) -> None:
+        """On rank 0, before a new run (not a resumed one) writes anything: refuse what it cannot start from."""
+        ...
+
+    def start(self, model: nn.Module) -> None:
+        """On all ranks, with a new run's fresh model: bring weights from elsewhere, where the config says so."""
+        ...
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Optimiser of the trainable parameters; a group's ``lr_factor`` multiplies the learning rate."""
+        ...
+
+    def build_model(self) -> nn.Module:
+        """A new model with weights from torch's current seed."""
+        ...
+
+    def batches(self, start: int) -> Batches:
+        """This rank's host batches of the stream, from item ``start`` on."""
+        ...
+
+    def prepare(self, host: Any, step: int) -> Sequence[Any]:
+        """Host batch of optimizer step ``step`` (from 0) to ``train.accumulation`` device batches, augmented; equally many on all ranks."""
+        ...
+
+    def losses(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        """Named losses of one of them, whose mean over ranks and batches is the global one; ``loss`` is what is minimised."""
+        ...
+
+    def validate(self, model: Any) -> dict[str, float]:
+        """Scores, equal on all ranks; never sees test data."""
+        ...
+
+    def export(self, weights: dict[str, Tensor], output: Path, step: int) -> None:
+        """Write the model where no launcher is needed to load it."""
+        ...
+
+
+class BaseTask:
+    """A task without notes, whose runs start from random weights and keep all of them in checkpoints."""
+
+    config: RunConfig
+    frozen_elsewhere = False
+    partitioned_dtype: torch.dtype | None = None
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, dict[str, Any]]] = []
+        """Kind and facts of noteworthy events of the set-up, for ``events.jsonl``; filled before the run begins."""
+        self.started_from: list[dict[str, Any]] = []
+        """Data of the runs whose weights this one began with, oldest first (``fingerprint, split, split_hash``): kept in
+        checkpoints and written into exports, so that no evaluation calls trials unseen that an ancestor was trained on."""
+
+    def check_start(self) -> None:
+        """On rank 0, before a new run (not a resumed one) writes anything: refuse what it cannot start from."""
+
+    def start(self, model: nn.Module) -> None:
+        """On all ranks, with a new run's fresh model: bring weights from elsewhere, where the config says so."""
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """As the config's ``optimizer`` says, one learning rate for all."""
+        return self.config.optimizer.build(model)
