@@ -26,6 +26,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+import trainer.callbacks  # noqa: F401 - its names may stand in the config
 from data_prep.contract.cli import parse, to_plain, to_yaml
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json

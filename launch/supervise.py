@@ -34,6 +34,7 @@ def run(config: LaunchConfig) -> int:
     name, *arguments = config.trainer_command
     where, marker_of = _COMMANDS[name]
     module, config_class = where.split(":")
+    importlib.import_module("trainer.callbacks")  # its names may stand in the config
     marker = marker_of(parse(getattr(importlib.import_module(module), config_class), arguments))
     if config.hostfile and not Path(config.hostfile).is_file():
         # The runner itself only warns, and trains on one rank.

@@ -94,8 +94,8 @@ def main(prog: str, description: str, commands: Mapping[str, Command], argv: Seq
         if name not in commands:
             raise ConfigError(f"unknown command {name!r}: expected one of {', '.join(commands)}")
         command = commands[name]
-        config = parse(_load(command.config), arguments, prog=f"{prog} {name}")
-        return _load(command.run)(config) or 0
+        action = _load(command.run)  # first: what a package registers, its config may name
+        return action(parse(_load(command.config), arguments, prog=f"{prog} {name}")) or 0
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130

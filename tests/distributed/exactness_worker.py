@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer import losses
 from trainer.distributed import collectives
 from trainer.distributed.deepspeed_config import ZeroConfig, build_deepspeed_config, check_parameters
 from trainer.distributed.precision import LossScale, Precision, autocast
 from trainer.distributed.world import World, choose_device, read_world, set_group_timeouts, start_distributed, stop_distributed
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import CnnTransformer, EncoderConfig, TSConv
+from trainer.tasks.contrastive.objective import contrastive_terms
 
 ROWS, N_CHANS, N_TIMES, EMBEDDING_DIM = 24, 17, 100, 48
 LEARNING_RATE = 0.05
@@ -53,7 +53,7 @@ class Pairs(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Scalar loss of this rank's rows."""
         output = self.model(batch["eeg"], batch["subject"], batch["target"])
-        return losses.contrastive_terms(
+        return contrastive_terms(
             output,
             batch["stimulus"],
             batch["concept"],
