@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer import losses
 from trainer.distributed import collectives
 from trainer.distributed.deepspeed_config import ZeroConfig, build_deepspeed_config, check_parameters
 from trainer.distributed.precision import LossScale, Precision, autocast

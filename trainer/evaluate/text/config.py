@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.training.tracking import check_tracking_uri
 from trainer.evaluate.text.judge import JudgeConfig
 from trainer.evaluate.text.models import MINILM
+from trainer.training.tracking import check_tracking_uri
 
 FAMILIES = ("bleu", "chrf", "rouge", "meteor", "bertscore", "embedding", "attributes", "concepts", "length", "judge")
 
