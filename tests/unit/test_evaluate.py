@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from data_prep.contract.closed_form import fit_ridge
+from data_prep.contract.errors import CommandError
 from data_prep.splits.split import SplitConfig, write_split
 from tests.helpers.shared_data import shared_data
 from tests.helpers.tiny_study import write_tiny_study
@@ -27,8 +28,10 @@ from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.evaluate.baselines import Trials
 from trainer.evaluate.baselines.lda import lda_class_scores
+from trainer.evaluate.results import plain
 from trainer.evaluate.retrieval.class_level import class_auc
 from trainer.evaluate.retrieval.image_level import chance
+from trainer.evaluate.retrieval.results import ClassLevelResults, RetrievalResults, read_retrieval
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import FlatLinear
@@ -223,12 +226,77 @@ def test_exactly_one_source_of_embeddings(tmp_path: Path, capsys: pytest.Capture
     assert "expected exactly one of them" in capsys.readouterr().err
 
 
+MY_BASELINE = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.evaluate.baselines import Baseline, BaselineScores, Trials
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstImages(Baseline):
+    \"\"\"Ranks images in the order of the gallery, whatever the EEG.\"\"\"
+
+    arm: str = "in order"
+
+    def score(self, trials: Trials) -> BaselineScores:
+        order_G = -np.arange(len(trials.gallery_GE), dtype=float)
+        scores_QG = np.tile(order_G, (len(trials.test), 1))
+        return BaselineScores(arms={self.arm: scores_QG}, notes=("This one has not looked.",))
+"""
+
+
+def test_a_users_own_baseline_is_one_file_and_a_config_line(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_lab_baselines.py").write_text(MY_BASELINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command = ("--export", images / "export", "--output", tmp_path / "reports", "--baselines")
+    assert evaluate(*command, "[{class_path: my_lab_baselines.FirstImages, init_args: {arm: shelf}}, {class_path: Ridge}]") == 0
+    found = results(tmp_path / "reports")
+    assert list(found["arms"]) == sorted(found["arms"]) == ["centred ridge", "model", "ridge", "shelf"]
+    assert found["summary"]["shelf"]["top1"] == pytest.approx(1 / 12)
+    assert "This one has not looked." in (tmp_path / "reports" / "retrieval.html").read_text()
+    assert found["config"]["baselines"][0] == {"class_path": "my_lab_baselines.FirstImages", "init_args": {"arm": "shelf"}}
+    capsys.readouterr()
+    assert evaluate(*command, "[{class_path: my_lab_baselines.FirstImages, init_args: {arm: model}}]") == 1
+    assert "baselines: FirstImages calls an arm 'model', expected a name that no other row of the table has" in capsys.readouterr().err
+    assert evaluate(*command, "[{class_path: Rigde}]") == 2
+
+
+def test_a_command_that_waits_says_so_at_once(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("--export", images / "export", "--output", tmp_path) == 0
+    said = capsys.readouterr().err.splitlines()
+    for line in ("batches of test read 0/1", "batches of test embedded 0/1", "baselines 0/2", "arms scored 0/4"):
+        assert line in said, "lines are there before the work is done"
+
+
+def test_what_was_written_is_read_back_as_values(images: Path, scored: dict[str, Any], tmp_path: Path) -> None:
+    found = read_retrieval(images / "reports" / "retrieval.json")
+    assert isinstance(found, RetrievalResults)
+    assert plain(found) == scored
+    for changes, message in (
+        ({"kind": "text"}, "kind is 'text', expected retrieval or classes"),
+        ({"format_version": 7}, "format_version is 7, expected 1"),
+        ({"num_queries": "many"}, "retrieval.json: num_queries: "),
+        ({"arms": {"model": {"null": {}}}}, "retrieval.json: arms.model.eeg_to_image: Field required"),
+    ):
+        (tmp_path / "retrieval.json").write_text(json.dumps(scored | changes))
+        with pytest.raises(CommandError, match=message) as caught:
+            read_retrieval(tmp_path / "retrieval.json")
+        assert "\n" not in str(caught.value)
+
+
 # -------------------------------------------------------------------------------------------------------- class level
 
 
 def test_a_class_level_study_has_auc_and_lda_and_never_retrieval(classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--export", classes / "export", "--output", classes / "reports") == 0
     found = results(classes / "reports")
+    again = read_retrieval(classes / "reports" / "retrieval.json")
+    assert isinstance(again, ClassLevelResults)
+    assert plain(again) == found
     assert found["kind"] == "classes"
     assert set(found["arms"]) == {"model", "lda"}
     assert found["summary"]["chance"] == {"auc": 0.5, "balanced_accuracy": 0.5}

@@ -30,8 +30,9 @@ from trainer.data.select import SelectConfig
 from trainer.distributed.world import World
 from trainer.evaluate.classes.config import EvaluateClassesConfig
 from trainer.evaluate.classes.report import confusion_figure
-from trainer.evaluate.classes.results import ConfusionCell
+from trainer.evaluate.classes.results import ConfusionCell, read_classes
 from trainer.evaluate.intervals import bootstrap_class_mean, bootstrap_mean
+from trainer.evaluate.results import plain
 from trainer.losses import LossConfig
 from trainer.metrics import balanced_accuracy
 from trainer.models.contrastive import ContrastiveModelConfig
@@ -101,6 +102,7 @@ def results(folder: Path) -> dict[str, Any]:
 def test_the_report_counts_what_the_encoder_named(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--export", home / "export", "--output", tmp_path) == 0
     found, printed = results(tmp_path), capsys.readouterr().out
+    assert plain(read_classes(tmp_path / "classes.json")) == found
     assert (found["kind"], found["format_version"], found["named_by"]) == ("concepts", 1, "concept head")
     assert (found["num_candidates"], found["num_shown"], found["trials_left_out"], found["never_trained"]) == (11, 6, 0, [])
     assert set(found["arms"]) == {"model", "ridge"}
@@ -193,9 +195,9 @@ def test_intervals_of_balanced_accuracy_weigh_classes_equally() -> None:
     assert found.low <= 0.5 <= found.high
     rng = np.random.default_rng(0)
     hit_Q, class_Q = rng.random(400) < 0.4, np.repeat([0, 1], 200)
-    ours, plain = bootstrap_class_mean(hit_Q, class_Q), bootstrap_mean(hit_Q)
-    assert ours.value == pytest.approx(plain.value)
-    assert ours.low == pytest.approx(plain.low, abs=0.01)
+    ours, unweighted = bootstrap_class_mean(hit_Q, class_Q), bootstrap_mean(hit_Q)
+    assert ours.value == pytest.approx(unweighted.value)
+    assert ours.low == pytest.approx(unweighted.low, abs=0.01)
 
 
 def test_the_confusion_matrix_has_a_row_for_every_shown_concept_and_no_formulas() -> None:

@@ -26,6 +26,7 @@ from trainer.evaluate.text import metrics as text_metrics
 from trainer.evaluate.text import report as text_report
 from trainer.evaluate.text.command import evaluate, run
 from trainer.evaluate.text.config import EvaluateTextConfig
+from trainer.evaluate.text.results import read_text
 
 CHEAP = ["bleu", "attributes", "concepts", "length"]
 CONFIG = Path(__file__).parents[2] / "configs" / "evaluate" / "text.yaml"
@@ -303,6 +304,7 @@ def test_the_seed_fixes_every_byte(tmp_path: Path) -> None:
         run(settings([folder], tmp_path / "out"))
         written.append({p.name: p.read_bytes() for p in sorted((tmp_path / "out").iterdir())})
     assert written[0] == written[1]
+    assert plain(read_text(tmp_path / "out" / "text.json")) == json.loads(written[0]["text.json"])
     assert sorted(written[0]) == ["sentences.csv", "text.html", "text.json"]
 
 

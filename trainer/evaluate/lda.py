@@ -47,7 +47,7 @@ def bin_features(eeg_BCT: np.ndarray, bin_points: int = 4) -> np.ndarray:
         raise UserError(f"bin_points is {bin_points}, the trial has {eeg_BCT.shape[-1]} time points: expected from 1 to that many")
     trials, n_chans, _ = eeg_BCT.shape
     binned = np.asarray(eeg_BCT[..., : bins * bin_points], np.float64).reshape(trials, n_chans, bins, bin_points).mean(-1)
-    return binned.reshape(trials, n_chans * bins)
+    return np.asarray(binned.reshape(trials, n_chans * bins))
 
 
 def lda_scores(
@@ -132,7 +132,7 @@ def _automatic_scores(train_BF: np.ndarray, train_y: np.ndarray, test_BF: np.nda
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.5, 0.5])
-    return model.fit(train_BF, train_y).decision_function(test_BF)
+    return np.asarray(model.fit(train_BF, train_y).decision_function(test_BF))
 
 
 def _check(train_x: np.ndarray, train_y: np.ndarray, train_groups: np.ndarray | None, test_x: np.ndarray) -> None:

@@ -35,7 +35,7 @@ NUM_BLEU_STATISTICS = 2 + 2 * len(BLEU_ORDERS)
 def combine_mean(sums_XF: np.ndarray) -> np.ndarray:
     """Mean from (sum of values, number of values); NaN where there are none."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return sums_XF[..., 0] / sums_XF[..., 1]
+        return np.asarray(sums_XF[..., 0] / sums_XF[..., 1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ def score_rouge(captions: Sequence[Caption], *, stemmer: bool) -> list[Scored]:
         words = staticmethod(lru_cache(maxsize=None)(tokenizers.DefaultTokenizer(stemmer).tokenize))
 
         def tokenize(self, text: str) -> list[str]:
-            return self.words(text)
+            return list(self.words(text))
 
     scorer = rouge_scorer.RougeScorer(list(ROUGES), tokenizer=Cached())
 
@@ -254,7 +254,7 @@ def read_attributes(path: Path) -> dict[str, list[str]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CommandError(f"attributes: {path} cannot be read ({error})") from None
+        raise CommandError(f"attributes: {path} cannot be read ({error})") from error
 
     def phrases(value: Any) -> bool:
         return isinstance(value, list) and bool(value) and all(isinstance(phrase, str) and phrase.strip() for phrase in value)

@@ -120,8 +120,8 @@ def model_folder(name: str, config_field: str) -> Path:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(name, local_files_only=True))
-    except Exception:  # whatever the hub library raises for a name it does not know
-        raise CommandError(f"{config_field}: {name!r} is neither a folder nor a model in the local hub cache") from None
+    except Exception as error:  # whatever the hub library raises for a name it does not know
+        raise CommandError(f"{config_field}: {name!r} is neither a folder nor a model in the local hub cache") from error
 
 
 @contextmanager

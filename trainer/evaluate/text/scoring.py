@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract.errors import CommandError
-from trainer.artifacts.generations import Generations
+from trainer.artifacts.generations import Caption, Generations
 from trainer.evaluate.text import comparison, wordnet
 from trainer.evaluate.text import metrics as text_metrics
 from trainer.evaluate.text import models as text_models
@@ -65,7 +65,7 @@ def score(config: EvaluateTextConfig, generations: Generations) -> tuple[list[Sc
     return scored, notes
 
 
-def _judge(config: EvaluateTextConfig, generations: Generations, captions: list[text_metrics.Caption], notes: list[str]) -> list[Scored]:
+def _judge(config: EvaluateTextConfig, generations: Generations, captions: list[Caption], notes: list[str]) -> list[Scored]:
     items = [generations.items[q] for _, _, q in generations.records]
     found, said = score_judge(captions, items, config.judge, folder=Path(config.output), seed=config.seed)
     notes.extend(said)
