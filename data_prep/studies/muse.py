@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from data_prep.contract.manifest import Stimulus
 from data_prep.contract import schema, signals
 from data_prep.contract.errors import StudyError
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_files
+from data_prep.studies.muse_files import Recording, Table, check_timestamps, find_recordings, read_csv
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,6 @@ POSITIONS = {
 """Metres in head coordinates: MNE's standard_1005 montage."""
 RAIL_MICROVOLTS = 999.0
 """The converter's limits are -1000 and +999.5 µV."""
-MAX_RATE_DEVIATION = 0.01
-"""Share by which the timestamps may contradict the nominal rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,18 +95,30 @@ class MuseReaderConfig(ReaderConfig):
     """New sampling rate in Hz; None keeps the files'."""
 
     def __post_init__(self) -> None:
+        self._check_channels()
+        self._check_window()
+        self._check_positive()
+        self._check_classes()
+
+    def _check_channels(self) -> None:
         if not self.channels or len(set(self.channels)) != len(self.channels):
             raise ValueError(f"channels is {list(self.channels)}, expected at least one name, each once")
+
+    def _check_window(self) -> None:
         if self.tmin >= self.tmax:
             raise ValueError(f"tmin is {self.tmin} s and tmax {self.tmax} s, expected tmin below tmax")
         if self.baseline_seconds is not None:
             start, stop = self.baseline_seconds
             if not self.tmin <= start < stop <= self.tmax:
                 raise ValueError(f"baseline_seconds is {start}..{stop} s, expected a window inside tmin..tmax = {self.tmin}..{self.tmax} s")
+
+    def _check_positive(self) -> None:
         for name in ("reject_microvolts", "resample_hz", "expect_sfreq", "notch_hz", "max_gap_seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, expected above 0")
+
+    def _check_classes(self) -> None:
         if self.markers is not None and (not self.markers or 0 in self.markers):
             raise ValueError(f"markers is {self.markers}, expected at least one non-zero code (0 means no stimulus)")
         for name, pattern in (self.class_images or {}).items():
@@ -118,24 +128,6 @@ class MuseReaderConfig(ReaderConfig):
     def open(self) -> MuseSource:
         """Read every recording once and decide which trials stay."""
         return MuseSource(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recording:
-    """One CSV file."""
-
-    file: Path
-    subject: str
-    """``01``"""
-    session: str
-    """``02``"""
-    run: str
-    """``03``: its place among the session's files, by name."""
-
-    @property
-    def label(self) -> str:
-        """Distinct over subjects and sessions."""
-        return f"sub-{self.subject}_ses-{self.session}_run-{self.run}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,90 +160,98 @@ class MuseSource:
 
     def __post_init__(self) -> None:
         config = self.config
-        root = Path(config.root)
-        self._recordings = find_recordings(root, config.subjects)
+        self._recordings = find_recordings(Path(config.root), config.subjects)
+        self._subjects = list(dict.fromkeys(recording.subject for recording in self._recordings))
         self._codes = config.markers or MARKERS[config.experiment]
         self._concepts = list(dict.fromkeys(self._codes.values()))
         self._sfreq = config.expect_sfreq
         # Samples come in the recordings' order, so one decoded recording at a time is enough.
         self._trials = functools.lru_cache(maxsize=2)(self._read)
+        self._where: list[tuple[int, int]] = []
 
         counts: list[dict[str, Any]] = []
         plans: list[SamplePlan] = []
-        self._where: list[tuple[int, int]] = []
         used: list[Recording] = []
-        subjects = list(dict.fromkeys(r.subject for r in self._recordings))
-        sessions: list[str] = []
-        n_times, railed = 0, 0
         for number, recording in enumerate(self._recordings):
             trials = self._trials(number)
-            n_times = trials.eeg_BCT.shape[-1]
-            kept = len(trials.eeg_BCT)
-            by_class = {name: sum(self._codes[int(code)] == name for code in trials.code_B) for name in self._concepts}
-            counts.append(
-                {"recording": recording.label, "marked": trials.marked, "incomplete": trials.incomplete, "rejected": trials.rejected}
-                | {"kept": kept, "kept_by_class": by_class, "measured_hz": round(trials.measured_hz, 3)}
-            )
-            if not kept:  # An empty recording would be an empty part of a split.
+            counts.append(self._count(recording, trials))
+            if not len(trials.code_B):  # An empty recording would be an empty part of a split.
                 continue
             used.append(recording)
-            if recording.session not in sessions:
-                sessions.append(recording.session)
-            railed += int(trials.railed_B.sum())
-            for i in range(kept):
-                plans.append(
-                    SamplePlan(
-                        key=schema.trial_sample_key(recording.subject, recording.session, recording.run, int(trials.number_B[i])),
-                        subject=subjects.index(recording.subject),
-                        stimulus=self._concepts.index(self._codes[int(trials.code_B[i])]),
-                        n_reps=1,
-                        session=[sessions.index(recording.session)],
-                        recording=[len(used) - 1],
-                        trial=[int(trials.number_B[i])],
-                        onset_seconds=[round(float(trials.onset_seconds_B[i]), 4)],
-                        quality=["railed" if trials.railed_B[i] else "good"],
-                    )
-                )
-                self._where.append((number, i))
-        self._check_counts(subjects, counts)
-
+            sessions = list(dict.fromkeys(recording.session for recording in used))
+            plans += [self._plan(recording, trials, i, sessions.index(recording.session), len(used) - 1) for i in range(len(trials.code_B))]
+            self._where += [(number, i) for i in range(len(trials.code_B))]
+        self._check_counts(counts)
         self.samples = plans
-        self.source_hash = hash_files([r.file for r in self._recordings], root)
-        first = round(config.tmin * self.sfreq) / self.sfreq
-        self.facts = StudyFacts(
-            stimulus_level="class",
-            unit="microvolts",
-            sfreq=config.resample_hz or self.sfreq,
-            tmin=first,
-            n_times=n_times,
-            ch_names=list(config.channels),
-            positions=[POSITIONS[name] for name in config.channels] if set(config.channels) <= POSITIONS.keys() else None,
-            subjects=subjects,
-            stimuli=[Stimulus(id=name, concept=i, image=None, part=None) for i, name in enumerate(self._concepts)],
-            concepts=self._concepts,
-            sessions=sessions,
-            recordings=[r.label for r in used],
-            image_root=Path(config.stimuli) if config.stimuli else None,
-            class_images=self._class_images(),
-            preprocessing={
-                "reader": "muse",
-                "experiment": config.experiment,
-                "source_hz": self.sfreq,
-                "band_hz": list(config.band_hz) if config.band_hz else None,
-                "notch_hz": config.notch_hz,
-                "resample_hz": config.resample_hz,
-                "baseline_seconds": list(config.baseline_seconds) if config.baseline_seconds else None,
-                "reject_microvolts": config.reject_microvolts,
-                "trials": {name: sum(c[name] for c in counts) for name in ("marked", "incomplete", "rejected", "kept")}
-                | {"railed": railed},
-                "trials_by_recording": counts,
-            },
-        )
+        self.source_hash = hash_files([recording.file for recording in self._recordings], Path(config.root))
+        self.facts = self._facts(used, counts)
         total = self.facts.preprocessing["trials"]
         log.info(
             "%s: %d of %d trials kept, %d exceed %s µV, %d leave their recording",
-            *(root, total["kept"], total["marked"], total["rejected"], config.reject_microvolts, total["incomplete"]),
+            *(config.root, total["kept"], total["marked"], total["rejected"], config.reject_microvolts, total["incomplete"]),
         )
+
+    def _count(self, recording: Recording, trials: Trials) -> dict[str, Any]:
+        by_class = {name: sum(self._codes[int(code)] == name for code in trials.code_B) for name in self._concepts}
+        return {
+            "recording": recording.label,
+            "marked": trials.marked,
+            "incomplete": trials.incomplete,
+            "rejected": trials.rejected,
+            "kept": len(trials.code_B),
+            "kept_by_class": by_class,
+            "measured_hz": round(trials.measured_hz, 3),
+        }
+
+    def _plan(self, recording: Recording, trials: Trials, i: int, session: int, number: int) -> SamplePlan:
+        trial = int(trials.number_B[i])
+        return SamplePlan(
+            key=schema.trial_sample_key(recording.subject, recording.session, recording.run, trial),
+            subject=self._subjects.index(recording.subject),
+            stimulus=self._concepts.index(self._codes[int(trials.code_B[i])]),
+            n_reps=1,
+            session=[session],
+            recording=[number],
+            trial=[trial],
+            onset_seconds=[round(float(trials.onset_seconds_B[i]), 4)],
+            quality=["railed" if trials.railed_B[i] else "good"],
+        )
+
+    def _facts(self, used: list[Recording], counts: list[dict[str, Any]]) -> StudyFacts:
+        config = self.config
+        return StudyFacts(
+            stimulus_level="class",
+            unit="microvolts",
+            sfreq=config.resample_hz or self.sfreq,
+            tmin=round(config.tmin * self.sfreq) / self.sfreq,
+            n_times=self._trials(len(self._recordings) - 1).eeg_BCT.shape[-1],
+            ch_names=list(config.channels),
+            positions=[POSITIONS[name] for name in config.channels] if set(config.channels) <= POSITIONS.keys() else None,
+            subjects=self._subjects,
+            stimuli=[Stimulus(id=name, concept=i, image=None, part=None) for i, name in enumerate(self._concepts)],
+            concepts=self._concepts,
+            sessions=list(dict.fromkeys(recording.session for recording in used)),
+            recordings=[recording.label for recording in used],
+            image_root=Path(config.stimuli) if config.stimuli else None,
+            class_images=self._class_images(),
+            preprocessing=self._preprocessing(counts),
+        )
+
+    def _preprocessing(self, counts: list[dict[str, Any]]) -> dict[str, Any]:
+        config = self.config
+        total: dict[str, int] = {name: sum(count[name] for count in counts) for name in ("marked", "incomplete", "rejected", "kept")}
+        return {
+            "reader": "muse",
+            "experiment": config.experiment,
+            "source_hz": self.sfreq,
+            "band_hz": list(config.band_hz) if config.band_hz else None,
+            "notch_hz": config.notch_hz,
+            "resample_hz": config.resample_hz,
+            "baseline_seconds": list(config.baseline_seconds) if config.baseline_seconds else None,
+            "reject_microvolts": config.reject_microvolts,
+            "trials": total | {"railed": sum("railed" in plan.quality for plan in self.samples)},
+            "trials_by_recording": counts,
+        }
 
     @property
     def sfreq(self) -> float:
@@ -272,9 +272,9 @@ class MuseSource:
             self._sfreq = float(round(measured_hz))
         return cut_recording(file, table, self.config, self._codes, self.sfreq, measured_hz)
 
-    def _check_counts(self, subjects: list[str], counts: list[dict[str, Any]]) -> None:
+    def _check_counts(self, counts: list[dict[str, Any]]) -> None:
         root, limit = self.config.root, self.config.reject_microvolts
-        for subject in subjects:
+        for subject in self._subjects:
             own = [c for c in counts if c["recording"].startswith(f"sub-{subject}_")]
             marked, rejected, kept = (sum(c[name] for c in own) for name in ("marked", "rejected", "kept"))
             if not kept:
@@ -300,123 +300,6 @@ class MuseSource:
         return images
 
 
-# ------------------------------------------------------------------------------------------------------------- files
-
-
-def find_recordings(root: Path, subjects: tuple[str, ...] | None) -> list[Recording]:
-    """CSV files below ``root/subject*/session*``, by subject, session (as numbers) and file name.
-
-    Raises
-    ------
-    StudyError
-        No such folder, no recording, or a wanted subject that is not there.
-    """
-    if not root.is_dir():
-        raise StudyError(f"{root}: no such folder, expected one that holds subject*/session*/*.csv")
-    found: list[Recording] = []
-    folders = sorted((int(m[1]), p) for p in root.iterdir() if p.is_dir() and (m := re.fullmatch(r"subject(\d+)", p.name)))
-    wanted = None if subjects is None else {int(s) if s.isdigit() else -1 for s in subjects}
-    if wanted is not None and (missing := wanted - {number for number, _ in folders}):
-        have = [number for number, _ in folders]
-        raise StudyError(f"{root}: subjects is {list(subjects or ())}, found {have}: {len(missing)} of them are not there")
-    for subject, folder in folders:
-        if wanted is not None and subject not in wanted:
-            continue
-        sessions = sorted((int(m[1]), p) for p in folder.iterdir() if p.is_dir() and (m := re.fullmatch(r"session(\d+)", p.name)))
-        for session, session_folder in sessions:
-            # Some exports were saved twice over and end in .csv.csv.
-            files = sorted(p for p in session_folder.iterdir() if p.is_file() and p.name.endswith(".csv") and not p.name.startswith("."))
-            found += [
-                Recording(file=file, subject=f"{subject:02d}", session=f"{session:02d}", run=f"{run:02d}")
-                for run, file in enumerate(files, start=1)
-            ]
-    if not found:
-        raise StudyError(f"{root}: no recording, expected subject*/session*/*.csv")
-    return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Columns of a CSV."""
-
-    seconds_T: np.ndarray
-    eeg_CT: np.ndarray
-    marker_T: np.ndarray
-
-
-def read_csv(file: Path, channels: tuple[str, ...], marker_column: str | None = None) -> Table:
-    """Read and check one CSV: header, finite numbers, channels that vary, at least one onset.
-
-    Raises
-    ------
-    StudyError
-        One sentence naming the file.
-    """
-    with file.open(encoding="utf-8-sig", errors="replace") as lines:
-        header = [name.strip() for name in lines.readline().split(",")]
-        missing = [name for name in ("timestamps", *channels) if name not in header]
-        if missing:
-            raise StudyError(f"{file}: no column {missing[0]!r}, its columns are {header}")
-        marker = [name for name in header if (name == marker_column if marker_column else name.startswith("Marker"))]
-        if len(marker) != 1:
-            wanted = repr(marker_column) if marker_column else "one whose name begins with 'Marker'"
-            raise StudyError(f"{file}: {len(marker)} marker columns, expected exactly {wanted}; its columns are {header}")
-        columns = ["timestamps", *channels, marker[0]]
-        first = lines.tell() if lines.seekable() else 0
-        if not lines.readline().strip():
-            raise StudyError(f"{file}: empty recording: there is a header and no data")
-        lines.seek(first)
-        try:
-            data = np.loadtxt(lines, delimiter=",", usecols=[header.index(name) for name in columns], ndmin=2)
-        except ValueError as error:
-            raise StudyError(f"{file}: not a table of numbers under {header}: {error}") from None
-    bad = np.argwhere(~np.isfinite(data))
-    if len(bad):
-        row, column = bad[0]
-        raise StudyError(
-            f"{file}: {len(bad)} values are not finite numbers, the first is {data[row, column]} in "
-            f"column {columns[column]!r} of data row {row + 1}"
-        )
-    eeg_CT = np.ascontiguousarray(data[:, 1:-1].T)
-    for name, values in zip(channels, eeg_CT, strict=True):
-        if np.ptp(values) == 0:
-            raise StudyError(
-                f"{file}: channel {name!r} is constant ({values[0]:g} µV in all {len(values)} rows): not connected, leave it "
-                "out of channels"
-            )
-    marker_T = np.round(data[:, -1]).astype(np.int64)
-    if not np.array_equal(marker_T, data[:, -1]):
-        raise StudyError(f"{file}: column {marker[0]!r} holds values that are not whole numbers")
-    if not marker_T.any():
-        raise StudyError(f"{file}: no stimulus onset: column {marker[0]!r} is 0 in all {len(marker_T)} rows")
-    return Table(seconds_T=data[:, 0], eeg_CT=eeg_CT, marker_T=marker_T)
-
-
-def check_timestamps(file: Path, seconds_T: np.ndarray, sfreq: float | None, max_gap_seconds: float) -> float:
-    """Sampling rate by regression of the timestamps, in Hz, checked against the nominal one and for gaps.
-
-    Regression, because timestamps are rounded to milliseconds and come in Bluetooth packets: neighbouring ones may even run
-    backwards, and the median step says 250 Hz.
-    """
-    if len(seconds_T) < 2:
-        raise StudyError(f"{file}: {len(seconds_T)} data row, expected a recording")
-    relative_T = seconds_T - seconds_T[0]
-    step = np.diff(relative_T)
-    widest = int(np.argmax(step))
-    if step[widest] > max_gap_seconds:
-        raise StudyError(
-            f"{file}: a gap of {step[widest]:.3f} s at {relative_T[widest]:.3f} s, longer than max_gap_seconds = {max_gap_seconds}: "
-            "split the file there"
-        )
-    seconds_per_point = np.polyfit(np.arange(len(seconds_T)), relative_T, 1)[0]
-    if seconds_per_point <= 0:
-        raise StudyError(f"{file}: its timestamps do not increase")
-    measured_hz = float(1 / seconds_per_point)
-    if sfreq is not None and abs(measured_hz / sfreq - 1) > MAX_RATE_DEVIATION:
-        raise StudyError(f"{file}: its timestamps say {measured_hz:.1f} Hz, expected {sfreq:g} Hz (expect_sfreq) within 1 %")
-    return measured_hz
-
-
 def cut_recording(file: Path, table: Table, config: MuseReaderConfig, codes: Mapping[int, str], sfreq: float, measured_hz: float) -> Trials:
     """Filter a recording, cut its trials and reject by peak-to-peak amplitude."""
     onsets_N = np.flatnonzero(table.marker_T)
@@ -437,7 +320,7 @@ def cut_recording(file: Path, table: Table, config: MuseReaderConfig, codes: Map
         if config.baseline_seconds is not None:
             eeg_BCT = signals.baseline_correct(eeg_BCT, tmin=tmin, sfreq=rate, baseline_seconds=config.baseline_seconds)
     except ValueError as error:
-        raise StudyError(f"{file}: {error}") from None
+        raise StudyError(f"{file}: {error}") from error
     keep_B: np.ndarray = np.ones(len(eeg_BCT), bool)
     if config.reject_microvolts is not None:
         keep_B &= np.all(signals.peak_to_peak(eeg_BCT) <= config.reject_microvolts, axis=1)
