@@ -13,47 +13,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.ranking import check_relevant, check_scores, retrieval_ranks
 
 CUTOFFS = (1, 5, 10)
 """k of Recall@k and nDCG@k."""
-
-
-def check_scores(scores_QG: np.ndarray) -> np.ndarray:
-    """``scores_QG`` as float64.
-
-    Raises
-    ------
-    ValueError
-        Not two-dimensional, no candidate, or a value that is NaN.
-    """
-    scores_QG = np.asarray(scores_QG, dtype=np.float64)
-    if scores_QG.ndim != 2 or 0 in scores_QG.shape:
-        raise UserError(f"scores have shape {scores_QG.shape}, expected (queries, candidates), at least one of each")
-    if np.isnan(scores_QG).any():
-        row, column = np.argwhere(np.isnan(scores_QG))[0]
-        raise UserError(f"scores hold NaN (first at query {row}, candidate {column}): expected numbers")
-    return scores_QG
-
-
-def retrieval_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
-    """Rank (from 1) of each query's first relevant candidate; where it is tied, the mean of it over all orders of the tied.
-
-    With one relevant candidate that is the mean of the ranks that the tied ones occupy; with r relevant and m irrelevant ones
-    tied, the first relevant one stands m / (r + 1) places behind those that score higher, on average.
-
-    Parameters
-    ----------
-    scores_QG
-        Higher is better.
-    relevant_QG
-        bool; at least one relevant candidate a query.
-    """
-    scores_QG = check_scores(scores_QG)
-    relevant_QG = _check_relevant(scores_QG, relevant_QG)
-    best_Q1 = np.where(relevant_QG, scores_QG, -np.inf).max(axis=1, keepdims=True)
-    tied_QG = scores_QG == best_Q1
-    tied_irrelevant_Q, tied_relevant_Q = (tied_QG & ~relevant_QG).sum(axis=1), (tied_QG & relevant_QG).sum(axis=1)
-    return 1.0 + (scores_QG > best_Q1).sum(axis=1) + tied_irrelevant_Q / (tied_relevant_Q + 1)
 
 
 def recall_at(ranks_Q: np.ndarray, k: int) -> np.ndarray:
@@ -69,7 +32,7 @@ def reciprocal_rank(ranks_Q: np.ndarray) -> np.ndarray:
 def average_precision(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
     """Average precision of every query; its mean is the mAP. Tied candidates take their mean rank, also among the relevant."""
     scores_QG = check_scores(scores_QG)
-    relevant_QG = _check_relevant(scores_QG, relevant_QG)
+    relevant_QG = check_relevant(scores_QG, relevant_QG)
     ranks_QG = rankdata(-scores_QG, axis=1)
     precision_Q = np.empty(len(scores_QG))
     for query, (scores_G, relevant_G) in enumerate(zip(scores_QG, relevant_QG, strict=True)):
@@ -151,13 +114,3 @@ def balanced_accuracy(predicted_Q: np.ndarray, true_Q: np.ndarray) -> float:
     if len(true_Q) == 0:
         raise UserError("no trials: expected at least one")
     return float(np.mean([(predicted_Q[true_Q == label] == label).mean() for label in np.unique(true_Q)]))
-
-
-def _check_relevant(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
-    relevant_QG = np.asarray(relevant_QG, dtype=bool)
-    if relevant_QG.shape != scores_QG.shape:
-        raise UserError(f"relevance has shape {relevant_QG.shape}, scores {scores_QG.shape}: expected the same")
-    lacking = np.flatnonzero(~relevant_QG.any(axis=1))
-    if len(lacking):
-        raise UserError(f"query {int(lacking[0])} has no relevant candidate in the gallery")
-    return relevant_QG

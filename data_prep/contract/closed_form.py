@@ -354,36 +354,6 @@ def _lack_of_fit(values_W: np.ndarray, freedom: int, noise_freedom: int, noise: 
 # --------------------------------------------------------------------------------------------------------- retrieval
 
 
-def cosine_similarity(a_QE: np.ndarray, b_GE: np.ndarray) -> np.ndarray:
-    """Cosine of every row of ``a_QE`` with every row of ``b_GE``: float64 (Q, G).
-
-    Raises
-    ------
-    UserError
-        Not two-dimensional, or a row that is zero, NaN or infinite.
-    """
-    units = []
-    for name, rows in (("first", a_QE), ("second", b_GE)):
-        rows = np.asarray(rows, dtype=np.float64)
-        if rows.ndim != 2 or 0 in rows.shape:
-            raise UserError(f"the {name} embeddings have shape {rows.shape}, expected (rows, dimensions), at least one of each")
-        if np.isnan(rows).any():
-            raise UserError(f"the {name} embeddings hold NaN (first in row {int(np.argwhere(np.isnan(rows))[0][0])}): expected numbers")
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        lacking = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-        if len(lacking):
-            raise UserError(f"row {int(lacking[0])} of the {name} embeddings has no direction (norm {norms[lacking[0], 0]:g})")
-        units.append(rows / norms)
-    return units[0] @ units[1].T
-
-
-def top_k(scores_QG: np.ndarray, target_Q: np.ndarray, k: int) -> float:
-    """Share of queries whose target is among the best ``k`` of the gallery; tied candidates take their mean rank."""
-    own = np.take_along_axis(scores_QG, np.asarray(target_Q)[:, None], 1)
-    rank = 1 + (scores_QG > own).sum(1) + ((scores_QG == own).sum(1) - 1) / 2
-    return float((rank <= k).mean())
-
-
 # ------------------------------------------------------------------------------------------------- shared arithmetic
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.contract.closed_form import top_k
+from data_prep.contract.ranking import top_k
 from data_prep.simulate.forward import Noise
 
 REPETITIONS = (1, 2, 5, 10, 20, 40, 80)

@@ -32,6 +32,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_json, write_json
 from data_prep.contract.manifest import Stimulus
 from data_prep.contract.progress import tracked
+from data_prep.contract.ranking import cosine_similarity, top_k
 from data_prep.embed import table as embedding_table
 from data_prep.embed.base import EmbeddingConfig
 from data_prep.embed.efficientnet_lite0 import EfficientNetLite0Config
@@ -266,7 +267,7 @@ def _what_is_possible(
     train_mean, test_mean = train_NRCT.mean(1), test_NRCT.mean(1)
 
     def tops(scores: np.ndarray) -> dict[str, float]:
-        return {"top1": round(closed_form.top_k(scores, own, 1), 4), "top5": round(closed_form.top_k(scores, own, 5), 4)}
+        return {"top1": round(top_k(scores, own, 1), 4), "top5": round(top_k(scores, own, 5), 4)}
 
     possible: dict[str, Any] = {
         "ceiling": ceiling.identification_ceiling(
@@ -283,7 +284,7 @@ def _what_is_possible(
             yield train_NRCT[start : start + BLOCK_STIMULI]
 
     encoding = closed_form.fit_encoding_model(train_mean, train_NE, config.train_repetitions, repetitions())
-    possible["ridge"] = tops(closed_form.cosine_similarity(ridge.predict(test_mean), test_NE))
+    possible["ridge"] = tops(cosine_similarity(ridge.predict(test_mean), test_NE))
     possible["encoding"] = tops(encoding.log_likelihood(test_mean, config.test_repetitions, test_NE))
     return possible
 

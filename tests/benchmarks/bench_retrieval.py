@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.contract.closed_form import cosine_similarity
+from data_prep.contract.ranking import cosine_similarity
 from tests.benchmarks.report import main, row
 from trainer import metrics
 

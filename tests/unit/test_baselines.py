@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data_prep.contract import closed_form
-from data_prep.contract.closed_form import cosine_similarity, fit_encoding_model, fit_ridge, top_k
+from data_prep.contract.closed_form import fit_encoding_model, fit_ridge
+from data_prep.contract.ranking import cosine_similarity, top_k
 
 
 def _data(n, d=12, e=5, seed=0):

@@ -15,7 +15,7 @@ from sklearn.metrics import (
 )
 from torchmetrics.functional import retrieval as torch_retrieval
 
-from data_prep.contract.closed_form import cosine_similarity
+from data_prep.contract.ranking import cosine_similarity, retrieval_ranks
 from tests.helpers.shared_data import shared_data
 from trainer import metrics
 
@@ -83,8 +83,8 @@ def test_tied_ranks_are_the_mean_over_all_orders_of_the_tied(relevant: int) -> N
     scores_QG, relevance_QG = random_case(7, ties=True, relevant=relevant, candidates=12)
     exact_QG = relevance_QG == 2
     rng = np.random.default_rng(0)
-    drawn = [metrics.retrieval_ranks(scores_QG + 1e-6 * rng.random(scores_QG.shape), exact_QG) for _ in range(4000)]
-    np.testing.assert_allclose(metrics.retrieval_ranks(scores_QG, exact_QG), np.mean(drawn, axis=0), atol=0.15)
+    drawn = [retrieval_ranks(scores_QG + 1e-6 * rng.random(scores_QG.shape), exact_QG) for _ in range(4000)]
+    np.testing.assert_allclose(retrieval_ranks(scores_QG, exact_QG), np.mean(drawn, axis=0), atol=0.15)
 
 
 def test_a_scorer_that_cannot_tell_candidates_apart_gets_the_middle_rank() -> None:
@@ -99,7 +99,7 @@ def test_a_scorer_that_cannot_tell_candidates_apart_gets_the_middle_rank() -> No
 
 def test_recall_asks_whether_the_mean_rank_is_within_k() -> None:
     # Tied with one other for place one: mean rank 1.5, so not top-1, but top-2.
-    ranks_Q = metrics.retrieval_ranks(np.array([[0.5, 0.5, 0.1]]), np.array([[True, False, False]]))
+    ranks_Q = retrieval_ranks(np.array([[0.5, 0.5, 0.1]]), np.array([[True, False, False]]))
     assert ranks_Q[0] == 1.5
     assert metrics.recall_at(ranks_Q, 1)[0] == 0.0
     assert metrics.recall_at(ranks_Q, 2)[0] == 1.0
@@ -135,7 +135,7 @@ def test_relevance_grades_stimulus_and_concept() -> None:
     ],
 )
 def test_bad_scores_are_refused_in_a_sentence(scores_QG: np.ndarray, relevant_QG: np.ndarray, message: str) -> None:
-    for function in (metrics.retrieval_ranks, metrics.average_precision):
+    for function in (retrieval_ranks, metrics.average_precision):
         with pytest.raises(ValueError, match=message):
             function(scores_QG, relevant_QG)
 

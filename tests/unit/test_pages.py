@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.contract.closed_form import cosine_similarity
+from data_prep.contract.ranking import cosine_similarity
 from tests.helpers import generations as made
 from tests.helpers.chromium import Chromium
 from trainer.evaluate.classes import command as classes_command

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data_prep.contract import cli, safe_load
-from data_prep.contract.closed_form import top_k
 from data_prep.contract.errors import CommandError, ConfigError
 from data_prep.contract.files import read_json
+from data_prep.contract.ranking import top_k
 from data_prep.simulate import ceiling, forward, images
 from data_prep.simulate.study import SimulateConfig, run
 from tests.helpers.simulation import small_config, small_study

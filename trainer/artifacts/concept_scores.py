@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from data_prep.contract.closed_form import cosine_similarity
+from data_prep.contract.ranking import cosine_similarity
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.part import embed
 from trainer.data.batch import Batch

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.contract.closed_form import cosine_similarity, fit_ridge
+from data_prep.contract.closed_form import fit_ridge
+from data_prep.contract.ranking import cosine_similarity
 from trainer.evaluate.baselines.base import Baseline, BaselineScores, Trials
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.progress import tracked
+from data_prep.contract.ranking import retrieval_ranks
 from trainer import metrics
 from trainer.artifacts.concept_scores import score_concepts, trained_concepts
 from trainer.artifacts.encoder import load_encoder
@@ -122,7 +123,7 @@ def _score_arms(
     arms: dict[str, dict[str, Score]] = {}
     hits: dict[str, np.ndarray] = {}
     for name, scores_NK in tracked(scores.items(), "arms scored", len(scores)):
-        ranks_N = metrics.retrieval_ranks(scores_NK, part.concept_N[:, None] == concepts_K)
+        ranks_N = retrieval_ranks(scores_NK, part.concept_N[:, None] == concepts_K)
         hits[name] = concepts_K[scores_NK.argmax(axis=1)] == part.concept_N
         arms[name] = {
             "top1": _score(bootstrap_mean(metrics.recall_at(ranks_N, 1), **options)),

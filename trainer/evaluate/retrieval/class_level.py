@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from data_prep.contract.closed_form import cosine_similarity
 from data_prep.contract.progress import tracked
+from data_prep.contract.ranking import cosine_similarity
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.part import collect, embed

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from data_prep.contract.closed_form import cosine_similarity
 from data_prep.contract.errors import CommandError
 from data_prep.contract.progress import tracked
+from data_prep.contract.ranking import cosine_similarity
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.part import PartArrays, collect, embed

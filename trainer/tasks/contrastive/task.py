@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from data_prep.contract.closed_form import cosine_similarity
+from data_prep.contract.ranking import cosine_similarity, retrieval_ranks
 from trainer import metrics
 from trainer.artifacts.encoder import known_subjects, write_export
 from trainer.data.augment import augment
@@ -239,7 +239,7 @@ def retrieval_scores(found: Embedded) -> dict[str, float]:
     """Each query among the part's own distinct stimuli: top-1, top-5 and mean reciprocal rank, the least noisy of the three."""
     stimulus_S, first = np.unique(found.stimulus_Q, return_index=True)
     scores_QS = cosine_similarity(found.eeg_QP, found.image_QP[first])
-    ranks_Q = metrics.retrieval_ranks(scores_QS, found.stimulus_Q[:, None] == stimulus_S)
+    ranks_Q = retrieval_ranks(scores_QS, found.stimulus_Q[:, None] == stimulus_S)
     return {
         "top1": float(metrics.recall_at(ranks_Q, 1).mean()),
         "top5": float(metrics.recall_at(ranks_Q, 5).mean()),
