@@ -25,7 +25,7 @@ def print_results(results: ClassesResults) -> None:
     arms = _arms(results)
     table = Table(*arms.header, title=headline(results))
     for row in arms.cells():
-        table.add_row(*(" ".join(filter(None, cell)) for cell in row))
+        table.add_row(*("\n".join(filter(None, cell)) for cell in row))
     console.print(table)
     ranked = sorted(results.per_class, key=lambda row: -row.f1)
     for title, chosen in (("named best", ranked[:3]), ("named worst", ranked[3:][-3:])):

@@ -28,7 +28,7 @@ Scored = tuple[Found, np.ndarray | None]
 """Results and, of an image-level study, the rank of every trial's image."""
 RETRIEVAL = ("recall@1", "recall@5", "recall@10", "mean_rank", "median_rank", "mrr", "map", "ndcg@1", "ndcg@5", "ndcg@10")
 CLASSES = ("auc", "balanced_accuracy")
-TERMINAL = ("recall@1", "recall@5", "median_rank", "mrr", *CLASSES)
+TERMINAL = ("recall@1", "recall@5", "median_rank", *CLASSES)
 """Columns that a terminal of 80 characters has room for; JSON and HTML have all."""
 SUMMARY_NAMES = {"recall@1": "top1", "recall@5": "top5"}
 """Metrics whose name in the summary is another."""
@@ -43,7 +43,7 @@ def print_results(results: Found) -> None:
         for position, column in enumerate(section.header):
             table.add_column(column, justify="left" if position == 0 else "right", no_wrap=position == 0)
         for row in section.cells():
-            table.add_row(*(" ".join(filter(None, cell)) for cell in row))
+            table.add_row(*("\n".join(filter(None, cell)) for cell in row))
         console.print(table)
     for note in notes(results):
         console.print(f"- {note}", soft_wrap=True, markup=False)

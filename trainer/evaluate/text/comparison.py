@@ -9,7 +9,7 @@ Q: items, E: sets of captions (arm, items), S: training seeds, F: statistics of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,66 +127,98 @@ def compare(
 
     ``shares``: whether the image arm is an upper bound, of whose distance above the prior an arm can have a share.
     """
-    arms = list(scores[0].statistics)
+    plan = _plan(list(scores[0].statistics), scores[0].present, shares=shares)
+    stacked = [np.stack([score.statistics[arm] * which_Q[None, :, None] for (arm, _), which_Q in plan.sets.items()]) for score in scores]
+    resamples = resample_weights(len(stimulus_Q), stimulus_Q=stimulus_Q, subject_Q=subject_Q, num_resamples=num_resamples, seed=seed)
+    draws = _draw(scores, stacked, resamples)
+    images = {
+        (a, b): {s.metric.name: len(np.unique(stimulus_Q[s.counted(a) & s.counted(b)])) for s in scores}
+        for a, b in plan.pairs
+        if a in plan.tested
+    }
+    found = Comparison(
+        arms={arm: {} for arm in plan.arms},
+        differences={a: {b: {} for b in plan.arms if b != a} for a in plan.tested},
+        shares={a: {} for a in plan.three},
+        num_items={a: {b: int(plan.pairs[a, b].sum()) for b in plan.arms if b != a} for a in plan.tested},
+        num_images={a: {b: images[a, b] for b in plan.arms if b != a} for a in plan.tested},
+        controls={arm: {} for arm in plan.controls},
+    )
+    for score, block_ESQF, draws_NE in zip(scores, stacked, draws, strict=True):
+        _compare_metric(score.metric, score.metric.combine(block_ESQF.sum(axis=2)), draws_NE, plan, found, level)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is compared with what, on which items."""
+
+    arms: list[str]
+    tested: list[str]
+    controls: list[str]
+    """Controls that are held against the caption prior."""
+    pairs: dict[tuple[str, str], np.ndarray]
+    """bool (Q,): items that both captioned."""
+    three: dict[str, np.ndarray]
+    """By tested arm: bool (Q,), items that it, the prior and the image captioned."""
+    sets: dict[tuple[str, bytes], np.ndarray]
+    """Every (arm, items) of which a value is needed: bool (Q,)."""
+    alone: dict[str, np.ndarray]
+    """bool (Q,): an arm's own items."""
+
+    def row(self, arm: str, which_Q: np.ndarray) -> int:
+        """Place of a set among the E."""
+        return list(self.sets).index((arm, which_Q.tobytes()))
+
+
+def _plan(arms: list[str], present: Mapping[str, np.ndarray], *, shares: bool) -> _Plan:
     tested = [arm for arm in TESTED if arm in arms]
-    present = scores[0].present
-    sets: dict[tuple[str, bytes], np.ndarray] = {(arm, present[arm].tobytes()): present[arm] for arm in arms}
     controls = [arm for arm in BLIND if arm in arms and PRIOR in arms]
     pairs = {(a, b): present[a] & present[b] for a in tested for b in arms if a != b}
     pairs |= {(arm, PRIOR): present[arm] & present[PRIOR] for arm in controls}
     three = {a: present[a] & present[PRIOR] & present[UPPER] for a in tested} if shares and {PRIOR, UPPER} <= set(arms) else {}
+    sets: dict[tuple[str, bytes], np.ndarray] = {(arm, present[arm].tobytes()): present[arm] for arm in arms}
     for (a, b), both_Q in pairs.items():
         sets |= {(a, both_Q.tobytes()): both_Q, (b, both_Q.tobytes()): both_Q}
     for a, all_Q in three.items():
         sets |= {(arm, all_Q.tobytes()): all_Q for arm in (a, PRIOR, UPPER)}
-    row = {key: e for e, key in enumerate(sets)}
+    return _Plan(arms=arms, tested=tested, controls=controls, pairs=pairs, three=three, sets=sets, alone=dict(present))
 
-    stacked: list[np.ndarray] = []
+
+def _draw(scores: Sequence[ArmScores], stacked: Sequence[np.ndarray], resamples: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Values of every metric and set in every resample, mean over seeds: (N, E) each."""
     draws: list[list[np.ndarray]] = [[] for _ in scores]
-    for score in scores:  # (Q, E * S * F): one matrix product a metric and block of resamples
-        block_ESQF = np.stack([score.statistics[arm] * both_Q[None, :, None] for (arm, _), both_Q in sets.items()])
-        stacked.append(block_ESQF)
-    resamples = resample_weights(len(stimulus_Q), stimulus_Q=stimulus_Q, subject_Q=subject_Q, num_resamples=num_resamples, seed=seed)
     for weights_NQ in tracked(resamples, "bootstrap: blocks of resamples"):
         weights_NQ = weights_NQ[weights_NQ.any(axis=1)]  # subjects x images may draw no item at all
         for m, (score, block_ESQF) in enumerate(zip(scores, stacked, strict=True)):
             num_sets, num_seeds, num_items, num_statistics = block_ESQF.shape
+            # (Q, E * S * F): one matrix product a metric and block of resamples
             sums = weights_NQ @ block_ESQF.transpose(2, 0, 1, 3).reshape(num_items, -1)
             draws[m].append(score.metric.combine(sums.reshape(-1, num_sets, num_seeds, num_statistics)).mean(axis=2))
+    return [np.concatenate(drawn) for drawn in draws]
 
-    found = Comparison(
-        arms={arm: {} for arm in arms},
-        differences={a: {b: {} for b in arms if b != a} for a in tested},
-        shares={a: {} for a in three},
-        num_items={a: {b: int(pairs[a, b].sum()) for b in arms if b != a} for a in tested},
-        num_images={
-            a: {b: {s.metric.name: len(np.unique(stimulus_Q[s.counted(a) & s.counted(b)])) for s in scores} for b in arms if b != a}
-            for a in tested
-        },
-        controls={arm: {} for arm in controls},
-    )
-    for score, block_ESQF, drawn in zip(scores, stacked, draws, strict=True):
-        name = score.metric.name
-        draws_NE, value_ES = np.concatenate(drawn), score.metric.combine(block_ESQF.sum(axis=2))
-        for arm in arms:
-            e = row[arm, present[arm].tobytes()]
-            found.arms[arm][name] = _estimate(value_ES[e].mean(), draws_NE[:, e], value_ES[e], level)
-        if not score.metric.compared:
-            continue
-        for (a, b), both_Q in pairs.items():
-            i, j = row[a, both_Q.tobytes()], row[b, both_Q.tobytes()]
-            minus_S = value_ES[i] - value_ES[j]
-            estimate = _estimate(minus_S.mean(), draws_NE[:, i] - draws_NE[:, j], minus_S, level)
-            if a in tested:
-                found.differences[a][b][name] = estimate
-            else:
-                found.controls[a][name] = estimate
-        for a, all_Q in three.items():
-            i, p, u = (row[arm, all_Q.tobytes()] for arm in (a, PRIOR, UPPER))
-            whole = _share(value_ES[i].mean(), value_ES[p].mean(), value_ES[u].mean())
-            by_seed_S = _share(value_ES[i], value_ES[p], value_ES[u])
-            found.shares[a][name] = _estimate(whole, _share(draws_NE[:, i], draws_NE[:, p], draws_NE[:, u]), by_seed_S, level)
-    return found
+
+def _compare_metric(metric: Metric, value_ES: np.ndarray, draws_NE: np.ndarray, plan: _Plan, found: Comparison, level: float) -> None:
+    """Write one metric's estimates into ``found``."""
+    name = metric.name
+    for arm in plan.arms:
+        e = plan.row(arm, plan.alone[arm])
+        found.arms[arm][name] = _estimate(value_ES[e].mean(), draws_NE[:, e], value_ES[e], level)
+    if not metric.compared:
+        return
+    for (a, b), both_Q in plan.pairs.items():
+        i, j = plan.row(a, both_Q), plan.row(b, both_Q)
+        minus_S = value_ES[i] - value_ES[j]
+        estimate = _estimate(minus_S.mean(), draws_NE[:, i] - draws_NE[:, j], minus_S, level)
+        if a in plan.tested:
+            found.differences[a][b][name] = estimate
+        else:
+            found.controls[a][name] = estimate
+    for a, all_Q in plan.three.items():
+        i, p, u = (plan.row(arm, all_Q) for arm in (a, PRIOR, UPPER))
+        whole = _share(value_ES[i].mean(), value_ES[p].mean(), value_ES[u].mean())
+        by_seed_S = _share(value_ES[i], value_ES[p], value_ES[u])
+        found.shares[a][name] = _estimate(whole, _share(draws_NE[:, i], draws_NE[:, p], draws_NE[:, u]), by_seed_S, level)
 
 
 def _share(arm: Any, prior: Any, upper: Any) -> Any:
