@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file; a missing or broken one is a :class:`StudyError` naming it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StudyError(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not valid JSON ({error})") from None
+    except FileNotFoundError as error:
+        raise StudyError(f"{path}: no such file") from error
+    except (ValueError, RecursionError) as error:  # text in another encoding is a ValueError, too
+        raise StudyError(f"{path}: not valid JSON ({error})") from error

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
+from data_prep.contract.arrays import not_readable
 from data_prep.contract.errors import StudyError
 
 PLAIN_KINDS = "biufcSU"
@@ -80,14 +81,14 @@ def _load_npy(path: Path) -> Any:
             version = np.lib.format.read_magic(file)
             read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read_header(file)
-        except (ValueError, OSError) as error:
-            raise StudyError(f"{path}: not a readable .npy file ({_one_line(error)})") from None
+        except Exception as error:  # a damaged header raises what its parser does
+            raise not_readable(path, "an array (.npy)", error) from error
         if not dtype.hasobject:
             file.seek(0)
             try:
                 return np.load(file, allow_pickle=False)
-            except (ValueError, OSError) as error:
-                raise StudyError(f"{path}: not a readable .npy file ({_one_line(error)})") from None
+            except Exception as error:
+                raise not_readable(path, "an array (.npy)", error) from error
         value = _unpickle(file, path)
     # np.save pickles the object array itself, so the header's shape and the pickle's must agree.
     if not isinstance(value, np.ndarray) or value.size != int(np.prod(shape)):
@@ -99,26 +100,27 @@ def _load_zip(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
-        raise StudyError(f"{path}: not a readable archive: truncated or altered") from None
+    except Exception as error:  # zipfile raises six kinds
+        raise not_readable(path, "an archive", error) from error
     if any(name.rsplit("/", 1)[-1] == "data.pkl" for name in names):
         return _load_torch(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise StudyError(f"{path}: not a readable .npz of plain arrays ({_one_line(error)})") from None
+    except Exception as error:
+        raise not_readable(path, "an archive of plain arrays (.npz)", error) from error
 
 
 def _load_torch(path: Path) -> Any:
     import torch
 
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        return _plain(torch.load(path, map_location="cpu", weights_only=True), path)
+    except StudyError:
+        raise
     except Exception as error:  # torch raises many kinds; none may reach the user as a traceback
         first = _one_line(error).split(". ")[0][:200]
-        raise StudyError(f"{path}: refused: not only tensors and plain containers, or not readable ({first})") from None
-    return _plain(value, path)
+        raise StudyError(f"{path}: refused: not only tensors and plain containers, or not readable ({first})") from error
 
 
 # --------------------------------------------------------------------------------------------------------- pickles
@@ -195,8 +197,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return ADMITTED[module, name]
-        except KeyError:
-            raise _Refusal(f"{module}.{name}") from None
+        except KeyError as error:
+            raise _Refusal(f"{module}.{name}") from error
 
     def persistent_load(self, pid: Any) -> NoReturn:
         raise _Refusal("an object outside the file")
@@ -208,11 +210,11 @@ def _unpickle(file: BinaryIO | io.BytesIO, path: Path) -> Any:
     except _Refusal as refusal:
         raise StudyError(
             f"{path}: refused: its pickle asks for {_one_line(refusal)}; only numpy arrays, numbers, text and plain containers are read"
-        ) from None
+        ) from refusal
     except StudyError:
         raise
     except Exception as error:  # a broken pickle can raise anything
-        raise StudyError(f"{path}: not a readable pickle: truncated or of another format ({_one_line(error)[:120]})") from None
+        raise not_readable(path, "a readable pickle", error) from error
 
 
 def _plain(value: Any, path: Path) -> Any:

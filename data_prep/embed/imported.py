@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from data_prep.contract import safe_load
+from data_prep.contract.arrays import not_readable
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file
 from data_prep.embed.base import EmbeddingConfig, Provenance
@@ -87,7 +88,7 @@ class ImportedConfig(EmbeddingConfig):
         if isinstance(value, dict):
             for label in ("names", "files"):
                 if label in value:
-                    names = [str(name) for name in np.asarray(value[label]).ravel().tolist()]
+                    names = _names_in(value[label], file)
             tables = {k: v for k, v in value.items() if isinstance(v, np.ndarray) and v.ndim in (2, 3) and v.dtype.kind in "fiu"}
             key = self.key if self.key is not None else next(iter(tables)) if len(tables) == 1 else None
             if key not in tables:
@@ -120,7 +121,7 @@ def _side_file(path: Path) -> Provenance | None:
 
 def _read_names(path: Path) -> list[str]:
     if path.suffix == ".npy":
-        return [str(name) for name in np.asarray(safe_load.load(path)).ravel().tolist()]
+        return _names_in(safe_load.load(path), path)
     if path.suffix == ".json":
         names = read_json(path)
         if not isinstance(names, list):
@@ -128,7 +129,17 @@ def _read_names(path: Path) -> list[str]:
         return [str(name) for name in names]
     if not path.is_file():
         raise StudyError(f"{path}: no such file")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise not_readable(path, "a text of names, one a line", error) from error
+
+
+def _names_in(value: object, path: Path) -> list[str]:
+    try:
+        return [str(name) for name in np.asarray(value).ravel().tolist()]
+    except ValueError as error:  # lists of different lengths
+        raise StudyError(f"{path}: its names are not a list of texts ({error})") from error
 
 
 def _find_rows(names: Sequence[str], facts: StudyFacts, where: str) -> np.ndarray:

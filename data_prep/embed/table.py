@@ -71,6 +71,7 @@ def read_table(root: Path, name: str, *, key: str) -> tuple[np.ndarray, Embeddin
         recorded = read_json(json_file)
     except StudyError:
         return None
-    if not array_file.is_file() or recorded.get("key") != key or recorded["entry"]["sha256"] != sha256_file(array_file):
+    entry = recorded.get("entry") if isinstance(recorded, dict) and recorded.get("key") == key else None
+    if not isinstance(entry, dict) or "dim" not in entry or not array_file.is_file() or entry.get("sha256") != sha256_file(array_file):
         return None
-    return np.load(array_file, allow_pickle=False), Embedding.from_plain(recorded["entry"])
+    return np.load(array_file, allow_pickle=False), Embedding.from_plain(entry)

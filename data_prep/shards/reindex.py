@@ -150,5 +150,5 @@ def _describe(
         if said["concept"] != stimuli[stimulus].concept or not len(sessions) == len(recordings) == n_reps:
             raise ValueError(f"concept {said['concept']}, {len(sessions)} sessions, {n_reps} repetitions")
     except (ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{where}: does not agree with the manifest's tables ({type(error).__name__}: {error})") from None
+        raise StudyError(f"{where}: does not agree with the manifest's tables ({type(error).__name__}: {error})") from error
     return [(number, s, r) for s, r in zip(sessions, recordings, strict=True)]

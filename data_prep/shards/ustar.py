@@ -53,8 +53,8 @@ def parse_npy_header(data: bytes, where: str) -> tuple[tuple[int, ...], np.dtype
         if version != (1, 0):
             raise ValueError(f"npy version {version}")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer)
-    except (ValueError, SyntaxError) as error:
-        raise StudyError(f"{where}: not an npy array of version 1.0 ({error})") from None
+    except Exception as error:  # a damaged header raises what its parser does
+        raise StudyError(f"{where}: not an npy array of version 1.0 ({error})") from error
     if fortran or dtype.hasobject:
         raise StudyError(f"{where}: expected a C-ordered array of numbers, found dtype {dtype}{', Fortran order' if fortran else ''}")
     return shape, dtype, buffer.tell()
@@ -82,7 +82,7 @@ def read_members(path: Path) -> Iterator[tuple[str, int, int]]:
             try:
                 info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
             except (tarfile.HeaderError, UnicodeDecodeError) as error:
-                raise StudyError(f"{path}: altered: bad tar header at byte {offset} ({error})") from None
+                raise StudyError(f"{path}: altered: bad tar header at byte {offset} ({error})") from error
             if not info.isreg() or header[257:263] != b"ustar\0":
                 raise StudyError(f"{path}: member {info.name!r} is not a regular USTAR file")
             start = offset + BLOCK_BYTES

@@ -459,8 +459,8 @@ def _locked(root: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(f"{root}: another process is writing this study: expected to be alone") from None
+        except BlockingIOError as error:
+            raise StudyError(f"{root}: another process is writing this study: expected to be alone") from error
         yield
     finally:
         os.close(handle)

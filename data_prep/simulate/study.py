@@ -33,6 +33,7 @@ from data_prep.contract.files import sha256_json, write_json
 from data_prep.contract.manifest import Stimulus
 from data_prep.contract.progress import tracked
 from data_prep.contract.ranking import cosine_similarity, top_k
+from data_prep.contract.seed import check_seed
 from data_prep.embed import table as embedding_table
 from data_prep.embed.base import EmbeddingConfig
 from data_prep.embed.efficientnet_lite0 import EfficientNetLite0Config
@@ -94,9 +95,10 @@ class SimulateConfig:
 
     def __post_init__(self) -> None:
         schema.check_embedding_name(self.embedding_name)
+        check_seed(self.seed)
         for name, least in (
             ("num_train_concepts", 2), ("images_per_concept", 1), ("num_test_concepts", 2), ("subjects", 1), ("train_repetitions", 1),
-            ("test_repetitions", 1), ("num_drives", 1), ("image_size", 32), ("ceiling_draws", 1), ("seed", 0),
+            ("test_repetitions", 1), ("num_drives", 1), ("image_size", 32), ("ceiling_draws", 1),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")

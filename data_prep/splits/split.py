@@ -31,6 +31,7 @@ from data_prep.contract import cli, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, write_json
 from data_prep.contract.manifest import Split, Stimulus, assign_parts
+from data_prep.contract.seed import check_seed
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import audit, transforms
 
@@ -82,6 +83,7 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         schema.check_split_name(self.name or self.policy)
+        check_seed(self.seed)
         for name in ("test_share", "validation_share"):
             value = getattr(self, name)
             if not 0 <= value < 1 or (name == "test_share" and value == 0):

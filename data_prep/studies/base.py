@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_prep.contract.errors import StudyError
 from data_prep.contract.manifest import Stimulus
 from data_prep.contract.files import canonical_json, sha256_file
 from data_prep.contract.errors import StudyError
@@ -62,22 +63,22 @@ class StudyFacts:
 
     def __post_init__(self) -> None:
         if self.stimulus_level not in schema.STIMULUS_LEVELS:
-            raise ValueError(f"stimulus_level is {self.stimulus_level!r}, expected one of {schema.STIMULUS_LEVELS}")
+            raise StudyError(f"stimulus_level is {self.stimulus_level!r}, expected one of {schema.STIMULUS_LEVELS}")
         if self.unit not in schema.UNITS:
-            raise ValueError(f"unit is {self.unit!r}, expected one of {schema.UNITS}")
+            raise StudyError(f"unit is {self.unit!r}, expected one of {schema.UNITS}")
         if not (np.isfinite(self.sfreq) and self.sfreq > 0):
-            raise ValueError(f"sfreq is {self.sfreq}, expected a positive number of Hz")
+            raise StudyError(f"sfreq is {self.sfreq}, expected a positive number of Hz")
         if self.n_times < 1 or not self.ch_names:
-            raise ValueError(f"n_times is {self.n_times} and there are {len(self.ch_names)} channels, expected at least one of each")
+            raise StudyError(f"n_times is {self.n_times} and there are {len(self.ch_names)} channels, expected at least one of each")
         if len(set(self.ch_names)) != len(self.ch_names):
-            raise ValueError(f"ch_names {self.ch_names} has a name twice")
+            raise StudyError(f"ch_names {self.ch_names} has a name twice")
         if self.positions is not None and len(self.positions) != len(self.ch_names):
-            raise ValueError(f"positions has {len(self.positions)} rows, ch_names {len(self.ch_names)}: expected as many")
+            raise StudyError(f"positions has {len(self.positions)} rows, ch_names {len(self.ch_names)}: expected as many")
         if self.captions is not None and len(self.captions) != len(self.stimuli):
-            raise ValueError(f"captions has {len(self.captions)} rows, stimuli {len(self.stimuli)}: expected as many")
+            raise StudyError(f"captions has {len(self.captions)} rows, stimuli {len(self.stimuli)}: expected as many")
         for stimulus in self.stimuli:
             if not 0 <= stimulus.concept < len(self.concepts):
-                raise ValueError(f"stimulus {stimulus.id!r} has concept {stimulus.concept}, there are {len(self.concepts)} concepts")
+                raise StudyError(f"stimulus {stimulus.id!r} has concept {stimulus.concept}, there are {len(self.concepts)} concepts")
 
     @property
     def n_chans(self) -> int:
@@ -114,7 +115,7 @@ class SamplePlan:
     def __post_init__(self) -> None:
         lengths = {len(getattr(self, name)) for name in ("session", "recording", "trial", "onset_seconds", "quality")}
         if self.n_reps < 1 or lengths != {self.n_reps}:
-            raise ValueError(f"sample {self.key!r}: n_reps is {self.n_reps}, its lists have {sorted(lengths)} entries")
+            raise StudyError(f"sample {self.key!r}: n_reps is {self.n_reps}, its lists have {sorted(lengths)} entries")
 
 
 class Source(Protocol):

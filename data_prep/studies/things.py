@@ -113,7 +113,7 @@ class ThingsSource:
         try:
             after = trials.facts_after(config.trials, self._trial_facts)
         except ValueError as error:
-            raise StudyError(f"trials: {error}") from None
+            raise StudyError(f"trials: {error}") from error
         positions = side.get("positions") or {}
         self.facts = StudyFacts(
             stimulus_level="image",

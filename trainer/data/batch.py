@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from data_prep.contract.arrays import read_archive
 from data_prep.contract.errors import StudyError, UserError
 
 Normalise = Literal["none", "channel_demean", "channel_zscore", "trial_zscore"]
@@ -100,16 +101,14 @@ class Transform:
         if not path.is_file():
             have = ", ".join(sorted(p.stem for p in path.parent.glob("*.npz"))) or "none"
             raise StudyError(f"{path}: no such transform; this study has {have}")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("subject", "session", "matrix", "mean", "split_hash", "kind")}
-        except (OSError, ValueError, KeyError) as error:
-            raise StudyError(f"{path}: not a transform ({error})") from None
+        arrays = read_archive(path, ("subject", "session", "matrix", "mean", "split_hash", "kind"))
         if str(arrays["split_hash"]) != split_hash:
             raise StudyError(f"{path}: fitted on split {str(arrays['split_hash'])[:12]}…, expected {split_hash[:12]}…: fit it again")
         shape = (len(arrays["subject"]), n_chans, n_chans)
         if arrays["matrix"].shape != shape or arrays["mean"].shape != shape[:2] or arrays["session"].shape != shape[:1]:
             raise StudyError(f"{path}: matrix {arrays['matrix'].shape} and mean {arrays['mean'].shape}, expected {shape}")
+        if any(arrays[name].dtype.kind not in "iuf" for name in ("subject", "session", "matrix", "mean")):
+            raise StudyError(f"{path}: holds arrays that are not numbers, expected numbers")
         return cls(
             kind=str(arrays["kind"]),
             subject_K=arrays["subject"].astype(np.int64),

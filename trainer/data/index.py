@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contract import schema
-from data_prep.contract.errors import StudyError, UserError
+from data_prep.contract.errors import CommandError, StudyError
 from data_prep.contract.files import sha256_file
 from data_prep.contract.manifest import Split, assign_parts, read_split
 from data_prep.contract.open_study import OpenStudy, read_study
@@ -109,7 +109,7 @@ class StudyIndex:
         Empty if the split has no such part.
         """
         if part not in schema.PARTS:
-            raise UserError(f"part is {part!r}, expected one of {schema.PARTS}")
+            raise CommandError(f"part is {part!r}, expected one of {schema.PARTS}")
         return np.flatnonzero(self._split(split)[1] == schema.PARTS.index(part) + 1)
 
     def _split(self, name: str) -> tuple[Split, np.ndarray]:

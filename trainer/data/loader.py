@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from data_prep.contract import schema
-from data_prep.contract.errors import StudyError, UserError
+from data_prep.contract.errors import CommandError, StudyError
 from trainer.data import random
 from trainer.data.batch import Batch, HostBatch, Normalise, Transform, prepare
 from trainer.data.index import StudyIndex
@@ -120,13 +120,13 @@ class Loader:
 
     Raises
     ------
-    ValueError, StudyError
+    CommandError, StudyError
         One sentence naming the field or file.
     """
 
     def __init__(self, index: StudyIndex, config: DataConfig, part: str, seed: int, *, kept: np.ndarray | None = None) -> None:
         if config.select.keep != "all" and (part != "train" or kept is None):
-            raise UserError(
+            raise CommandError(
                 f"data.select.keep: {config.select.keep} is a choice of training alone, part {part!r} is read whole here: expected all"
             )
         self.index, self.config, self.part, self.seed = index, config, part, seed
@@ -226,9 +226,9 @@ class Loader:
             Make every repetition an item of its own instead.
         """
         if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, expected at least 1")
+            raise CommandError(f"batch_size is {batch_size}, expected at least 1")
         if repetitions is not None and repetitions < 1:
-            raise UserError(f"repetitions is {repetitions}, expected at least 1 or None")
+            raise CommandError(f"repetitions is {repetitions}, expected at least 1 or None")
         grouping = self._group_singly() if single_trials else self._samples
         for start in range(0, len(grouping), batch_size):
             items = np.arange(start, min(start + batch_size, len(grouping)), dtype=np.int64)
@@ -274,7 +274,7 @@ class Loader:
             raise StudyError(f"split {config.split!r} of {index.root} has no part {self.part!r}")
         rows = select_rows(config.select, index.table, index.manifest.tables, rows, thin=self.part == "train")
         if not len(rows):
-            raise UserError(f"data.select leaves no trials in part {self.part!r} of split {config.split!r}")
+            raise CommandError(f"data.select leaves no trials in part {self.part!r} of split {config.split!r}")
         return rows
 
     def _place_rows(self) -> None:
@@ -289,6 +289,12 @@ class Loader:
         if self.transform is None:
             return
         tables = self.index.manifest.tables
+        for name, ids, table_of in (
+            ("subject", self.transform.subject_K, tables.subjects),
+            ("session", self.transform.session_K, tables.sessions),
+        ):
+            if len(ids) and not 0 <= ids.min() <= ids.max() < len(table_of):
+                raise StudyError(f"transform {self.config.transform!r} has a {name} outside 0..{len(table_of) - 1}: fit it again")
         lookup = np.full((len(tables.subjects), len(tables.sessions)), -1, np.int64)
         lookup[self.transform.subject_K, self.transform.session_K] = np.arange(len(self.transform.subject_K))
         subject, session = table.subject[self._rows], table.session[self._rows]
@@ -334,9 +340,9 @@ class Loader:
 
     def _thin(self, keep: np.ndarray, why: str) -> None:
         if keep.shape != (len(self._items),):
-            raise UserError(f"{why}: a choice of shape {keep.shape} among {len(self._items)} items, expected one for each")
+            raise CommandError(f"{why}: a choice of shape {keep.shape} among {len(self._items)} items, expected one for each")
         if not keep.any():
-            raise UserError(f"{why} leaves none of {len(keep)} items")
+            raise CommandError(f"{why} leaves none of {len(keep)} items")
         number = _ranges(self._items.first_N[keep], self._items.count_N[keep])
         self._rows, self._shard, self._offset, self._group = (a[number] for a in (self._rows, self._shard, self._offset, self._group))
         self._samples = self._group_by_sample()
@@ -401,8 +407,8 @@ class Loader:
             for shard, offset, length in zip(shards.tolist(), offsets.tolist(), lengths.tolist(), strict=True):
                 view[position : position + length] = tars[shard][offset : offset + length]
                 position += length
-        except ValueError:
-            raise StudyError(f"{self.index.tar_path(shard)}: a sample lies beyond its end: truncated or altered") from None
+        except ValueError as error:
+            raise StudyError(f"{self.index.tar_path(shard)}: a sample lies beyond its end: truncated or altered") from error
         eeg = target.view(self._dtype).reshape(int(repetitions.sum()), *self._shape)
         selected = eeg[:, :, self._times] if self._channels is None else eeg[:, self._channels, self._times]
         return torch.from_numpy(np.ascontiguousarray(selected))

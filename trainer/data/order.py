@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_prep.contract.errors import CommandError
 from trainer.data import random
 
 _SHARDS = random.word("order of shards")
@@ -118,15 +119,15 @@ def rank_slices(
 
     Raises
     ------
-    ValueError
+    CommandError
         If the sizes do not divide, naming both.
     """
     if global_batch_size < 1 or global_batch_size % world_size:
-        raise ValueError(f"global_batch_size is {global_batch_size}, expected a multiple of the world size {world_size}")
+        raise CommandError(f"global_batch_size is {global_batch_size}, expected a multiple of the world size {world_size}")
     of_rank = global_batch_size // world_size
     micro = of_rank if micro_batch_size is None else micro_batch_size
     if micro < 1 or of_rank % micro:
-        raise ValueError(
+        raise CommandError(
             f"micro_batch_size is {micro}, expected a divisor of {of_rank} "
             f"(global_batch_size {global_batch_size} over world size {world_size})"
         )

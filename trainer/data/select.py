@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_prep.contract.errors import UserError
+from data_prep.contract.errors import CommandError
 from data_prep.contract.manifest import RepetitionTable, Signal, Tables
 from trainer.data import random
 
@@ -77,7 +77,7 @@ def select_times(select: SelectConfig, signal: Signal) -> slice:
     first = 0 if select.tmin is None else math.ceil((select.tmin - start) * sfreq - 1e-3)
     last = n_times - 1 if select.tmax is None else math.floor((select.tmax - start) * sfreq + 1e-3)
     if first < 0 or last >= n_times or first > last:
-        raise UserError(
+        raise CommandError(
             f"data.select: the window {select.tmin} to {select.tmax} s is not inside the study's "
             f"{start:g} to {start + (n_times - 1) / sfreq:g} s"
         )
@@ -106,5 +106,5 @@ def _ids(field: str, names: list[str], table: list[str]) -> list[int]:
     unknown = [name for name in names if name not in position]
     if unknown:
         have = ", ".join(table[:12]) + (", …" if len(table) > 12 else "")
-        raise UserError(f"data.select.{field} names {', '.join(unknown)}, which the study lacks; it has {have}")
+        raise CommandError(f"data.select.{field} names {', '.join(unknown)}, which the study lacks; it has {have}")
     return [position[name] for name in names]
