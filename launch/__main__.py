@@ -39,7 +39,7 @@ COMMANDS = {
 }
 
 
-def _arguments(argv: list[str]) -> list[str]:
+def one_value(argv: list[str]) -> list[str]:
     """Turn ``... -- contrastive --config X`` into one value of the launch config."""
     if "--" not in argv:
         return argv
@@ -47,4 +47,5 @@ def _arguments(argv: list[str]) -> list[str]:
     return [*argv[:cut], f"--trainer_command={json.dumps(argv[cut + 1 :])}"]
 
 
-sys.exit(main("python -m launch", __doc__ or "", COMMANDS, _arguments(sys.argv[1:])))
+if __name__ == "__main__":
+    sys.exit(main("python -m launch", __doc__ or "", COMMANDS, one_value(sys.argv[1:])))

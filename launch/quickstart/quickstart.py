@@ -17,6 +17,7 @@ from rich.table import Table
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_json
+from launch.configs import configs
 from launch.quickstart.steps import Step, python, run_steps
 from trainer.evaluate.retrieval.results import ClassLevelResults, RetrievalResults, read_retrieval
 
@@ -48,7 +49,8 @@ def steps(config: QuickstartConfig) -> list[Step]:
     source, study, run = Path("studies") / f"{name}-source", Path("studies") / name, config.run
     split = "zero-shot" if name == "simulated" else "recording"
 
-    train = ("contrastive", "--config", f"configs/contrastive/quickstart_{name}.yaml", "--run", str(run), "--data.study", str(study))
+    recipe = configs() / "contrastive" / f"quickstart_{name}.yaml"
+    train = ("contrastive", "--config", str(recipe), "--run", str(run), "--data.study", str(study))
     path = []
     if name == "simulated":
         simulate = python("data_prep", "simulate", "data_prep/simulate_quickstart.yaml", "--output", str(source))

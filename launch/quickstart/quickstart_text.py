@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.contract.files import read_json, write_json
+from launch.configs import configs
 from launch.quickstart.steps import Step, python, run_steps
 from trainer.evaluate.text.results import read_text
 
@@ -54,13 +55,16 @@ def steps(config: QuickstartTextConfig) -> list[Step]:
         ),
         Step(
             title=f"train the encoder on {config.num_processes} ranks",
-            argv=(*launcher, "contrastive", "--config", "configs/contrastive/quickstart_text.yaml", "--run", str(encoder), *resume),
+            argv=(
+                *(*launcher, "contrastive", "--config", str(configs() / "contrastive/quickstart_text.yaml")),
+                *("--run", str(encoder), *resume),
+            ),
             done=(encoder / "completed.json").is_file,
         ),
         Step(
             title=f"tune the language model on {config.num_processes} ranks",
             argv=(
-                *(*launcher, "text", "--config", "configs/text/quickstart.yaml", "--run", str(run)),
+                *(*launcher, "text", "--config", str(configs() / "text/quickstart.yaml"), "--run", str(run)),
                 *("--encoder", str(encoder / "export"), *resume),
             ),
             done=(run / "completed.json").is_file,
@@ -68,7 +72,7 @@ def steps(config: QuickstartTextConfig) -> list[Step]:
         Step(
             title=f"generate: {', '.join(ARMS)}",
             argv=(
-                *(*launcher, "generate", "--config", "configs/evaluate/generate.yaml", "--export", str(run / "export")),
+                *(*launcher, "generate", "--config", str(configs() / "evaluate/generate.yaml"), "--export", str(run / "export")),
                 *("--output", str(generations), "--arms", f"[{', '.join(ARMS)}]"),
             ),
             done=(generations / "generate.json").is_file,

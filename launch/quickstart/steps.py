@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from data_prep.contract.errors import CommandError
+from launch.configs import configs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Step:
 
 def python(module: str, command: str, yaml: str | None, *overrides: str) -> tuple[str, ...]:
     """``python -m MODULE COMMAND --config configs/YAML OVERRIDES``."""
-    return ("python", "-m", module, command, *(["--config", f"configs/{yaml}"] if yaml else []), *overrides)
+    return ("python", "-m", module, command, *(["--config", str(configs() / yaml)] if yaml else []), *overrides)
 
 
 def run_steps(steps: Sequence[Step], console: Console) -> None:
