@@ -2,7 +2,7 @@
 
 import sys
 
-from data_prep.contract.cli import Command, main
+from data_prep.contract.cli import Command, main, present_folder_last
 
 COMMANDS = {
     "simulate": Command(
@@ -48,4 +48,5 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
+    present_folder_last()
     sys.exit(main("python -m data_prep", "Recordings to shards: see configs/data_prep/.", COMMANDS))

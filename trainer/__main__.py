@@ -2,7 +2,7 @@
 
 import sys
 
-from data_prep.contract.cli import Command, main
+from data_prep.contract.cli import Command, main, present_folder_last
 
 COMMANDS = {
     "contrastive": Command(
@@ -58,4 +58,5 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
+    present_folder_last()
     sys.exit(main("python -m trainer", "Shards to models: see configs/contrastive/ and configs/evaluate/.", COMMANDS))

@@ -76,13 +76,16 @@ def first_sentence(said: object) -> str:
     return text if len(text) <= 240 else text[:237] + "…"
 
 
-def main(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
-    """Parse ``argv``, run the command, return the exit status (0 success, 1 failure, 2 bad configuration)."""
-    # Modules of a user's own (import paths in configs) lie in the present folder; it comes last, so that no file of theirs takes the
-    # place of one of ours, here or in children, which do not put it first.
+def present_folder_last() -> None:
+    """What a process does first that was started as a command: modules of a user's own (import paths in configs) are found in the
+    present folder, but none of them takes the place of one of ours, here or in child processes."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+
+
+def main(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
+    """Parse ``argv``, run the command, return the exit status (0 success, 1 failure, 2 bad configuration)."""
     arguments, debug = _pop_flag(list(sys.argv[1:] if argv is None else argv), "--debug")
     # The deepspeed launcher puts --local_rank=N before the subcommand; RANK and LOCAL_RANK are in the environment as well.
     while arguments and arguments[0].startswith(("--local_rank", "--local-rank")):
