@@ -49,7 +49,8 @@ class Ridge:
         x = x_ND.reshape(len(x_ND), -1)
         if x.shape[1] != len(self.mean_D):
             raise UserError(f"x has {x.shape[1]} features, the regression was fitted on {len(self.mean_D)}")
-        return ((x - self.mean_D) @ self.weights_DE + self.intercept_E).astype(np.float32)
+        predicted_NE: np.ndarray = ((x - self.mean_D) @ self.weights_DE + self.intercept_E).astype(np.float32)
+        return predicted_NE
 
 
 def fit_ridge(x_ND: np.ndarray, y_NE: np.ndarray, *, alphas: Sequence[float] = ALPHAS) -> Ridge:
@@ -131,7 +132,8 @@ class EncodingModel:
     @property
     def num_components(self) -> int:
         """Leading components in use."""
-        return self.components_EK.shape[1]
+        count: int = self.components_EK.shape[1]
+        return count
 
     def log_likelihood(self, eeg_QCT: np.ndarray, n_reps_Q: np.ndarray | int, gallery_GE: np.ndarray) -> np.ndarray:
         """Log-likelihood of averaged EEG under every candidate, up to a constant a query.
@@ -308,7 +310,8 @@ def _whitener(covariance: np.ndarray, freedom: int) -> np.ndarray:
     values, vectors = linalg.eigh(covariance, check_finite=False)
     # A reference or an interpolated channel leaves directions without noise; they carry no signal either.
     keep = values > values[-1] * 1e-9 if len(values) <= freedom else np.arange(len(values)) >= 0
-    return vectors[:, keep] / np.sqrt(_shrink(values[keep], freedom))
+    whitening: np.ndarray = vectors[:, keep] / np.sqrt(_shrink(values[keep], freedom))
+    return whitening
 
 
 def _shrink(values_P: np.ndarray, freedom: int) -> np.ndarray:
@@ -327,7 +330,8 @@ def _shrink(values_P: np.ndarray, freedom: int) -> np.ndarray:
     kernel = -0.3 / np.pi * x + np.where(near, 0, 0.75 / root5 / np.pi * (1 - x**2 / 5) * logs)
     hilbert = (kernel / width).mean(1)
     if p <= n:
-        return lam / ((np.pi * ratio * lam * density) ** 2 + (1 - ratio - np.pi * ratio * lam * hilbert) ** 2)
+        shrunk: np.ndarray = lam / ((np.pi * ratio * lam * density) ** 2 + (1 - ratio - np.pi * ratio * lam * hilbert) ** 2)
+        return shrunk
     log0 = np.log((1 + root5 * h) / (1 - root5 * h))
     hilbert0 = (0.3 / h**2 + 0.75 / root5 / h * (1 - 0.2 / h**2) * log0) / np.pi * (1 / lam).mean()
     return np.concatenate([np.full(p - n, 1 / (np.pi * (p - n) / n * hilbert0)), lam / (np.pi**2 * lam**2 * (density**2 + hilbert**2))])
@@ -367,7 +371,8 @@ def _check_rows(x: np.ndarray, y: np.ndarray) -> None:
 
 
 def _mean(x: np.ndarray) -> np.ndarray:
-    return x.mean(0, dtype=np.float64).astype(np.float32)
+    mean: np.ndarray = x.mean(0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def _gram(x_AB: np.ndarray) -> np.ndarray:

@@ -67,7 +67,8 @@ def cosine_similarity(a_QE: np.ndarray, b_GE: np.ndarray) -> np.ndarray:
         if len(lacking):
             raise UserError(f"row {int(lacking[0])} of the {name} embeddings has no direction (norm {norms[lacking[0], 0]:g})")
         units.append(rows / norms)
-    return units[0] @ units[1].T
+    cosine_QG: np.ndarray = units[0] @ units[1].T
+    return cosine_QG
 
 
 def retrieval_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
@@ -88,7 +89,8 @@ def retrieval_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarra
     best_Q1 = np.where(relevant_QG, scores_QG, -np.inf).max(axis=1, keepdims=True)
     tied_QG = scores_QG == best_Q1
     tied_irrelevant_Q, tied_relevant_Q = (tied_QG & ~relevant_QG).sum(axis=1), (tied_QG & relevant_QG).sum(axis=1)
-    return 1.0 + (scores_QG > best_Q1).sum(axis=1) + tied_irrelevant_Q / (tied_relevant_Q + 1)
+    rank_Q: np.ndarray = 1.0 + (scores_QG > best_Q1).sum(axis=1) + tied_irrelevant_Q / (tied_relevant_Q + 1)
+    return rank_Q
 
 
 def top_k(scores_QG: np.ndarray, target_Q: np.ndarray, k: int) -> float:

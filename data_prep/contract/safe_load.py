@@ -150,7 +150,8 @@ def _plain_dtype(dtype: Any) -> np.dtype:
     found = np.dtype(dtype)
     if found.kind not in PLAIN_KINDS or found.fields is not None or found.subdtype is not None:
         raise _Refusal(f"dtype {found.str!r}")
-    return np.dtype(found.str)
+    plain: np.dtype = np.dtype(found.str)
+    return plain
 
 
 def _reconstruct(*_arguments: Any) -> np.ndarray:

@@ -68,7 +68,8 @@ def band_pass(eeg_CT: np.ndarray, sfreq: float, *, low_hz: float | None = 0.5, h
     padding = 3 * (2 * len(sos) + 1)
     if eeg_CT.shape[-1] <= padding:
         raise UserError(f"the signal has {eeg_CT.shape[-1]} time points, a filter of order {order} needs more than {padding}")
-    return signal.sosfiltfilt(sos, np.asarray(eeg_CT, np.float64), axis=-1, padlen=padding).astype(np.float32)
+    filtered_CT: np.ndarray = signal.sosfiltfilt(sos, np.asarray(eeg_CT, np.float64), axis=-1, padlen=padding).astype(np.float32)
+    return filtered_CT
 
 
 def notch(eeg_CT: np.ndarray, sfreq: float, *, notch_hz: float = 50.0, quality: float = 30.0) -> np.ndarray:
@@ -95,7 +96,8 @@ def notch(eeg_CT: np.ndarray, sfreq: float, *, notch_hz: float = 50.0, quality: 
     padding = 3 * len(denominator)
     if eeg_CT.shape[-1] <= padding:
         raise UserError(f"the signal has {eeg_CT.shape[-1]} time points, a notch needs more than {padding}")
-    return signal.filtfilt(numerator, denominator, np.asarray(eeg_CT, np.float64), axis=-1).astype(np.float32)
+    filtered_CT: np.ndarray = signal.filtfilt(numerator, denominator, np.asarray(eeg_CT, np.float64), axis=-1).astype(np.float32)
+    return filtered_CT
 
 
 def resample(eeg_T: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
@@ -121,7 +123,8 @@ def resample(eeg_T: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
             f"{MAX_RESAMPLE_FACTOR}: use nominal rates"
         )
     wide = np.asarray(eeg_T, np.float64)
-    return signal.resample_poly(wide, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)
+    resampled_T: np.ndarray = signal.resample_poly(wide, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)
+    return resampled_T
 
 
 # ---------------------------------------------------------------------------------------------------------- time
@@ -180,7 +183,8 @@ def baseline_correct(eeg_T: np.ndarray, *, tmin: float, sfreq: float, baseline_s
     _check_signal(eeg_T, sfreq)
     window = time_slice(*baseline_seconds, tmin=tmin, sfreq=sfreq, n_times=eeg_T.shape[-1])
     wide = np.asarray(eeg_T, np.float64)
-    return (wide - wide[..., window].mean(-1, keepdims=True)).astype(np.float32)
+    corrected_T: np.ndarray = (wide - wide[..., window].mean(-1, keepdims=True)).astype(np.float32)
+    return corrected_T
 
 
 # ------------------------------------------------------------------------------------------------------ channels
@@ -205,7 +209,8 @@ def rereference(eeg_CT: np.ndarray, ch_names: Sequence[str], reference: str | Se
         raise UserError(f"reference is {reference!r}, expected 'average' or a list of channel names")
     names = list(ch_names) if isinstance(reference, str) else list(reference)
     wide = np.asarray(eeg_CT, np.float64)
-    return (wide - pick_channels(wide, ch_names, names).mean(-2, keepdims=True)).astype(np.float32)
+    referenced_CT: np.ndarray = (wide - pick_channels(wide, ch_names, names).mean(-2, keepdims=True)).astype(np.float32)
+    return referenced_CT
 
 
 # --------------------------------------------------------------------------------------------------------- scale
@@ -213,7 +218,8 @@ def rereference(eeg_CT: np.ndarray, ch_names: Sequence[str], reference: str | Se
 
 def peak_to_peak(eeg_T: np.ndarray) -> np.ndarray:
     """Largest minus smallest value along time, in the unit of the input; one axis fewer."""
-    return np.ptp(eeg_T, axis=-1)
+    range_C: np.ndarray = np.ptp(eeg_T, axis=-1)
+    return range_C
 
 
 def zscore_trials(eeg_T: np.ndarray) -> np.ndarray:
@@ -256,7 +262,8 @@ def inverse_sqrt(covariance_CC: np.ndarray, *, shrinkage: float = 0.0, relative_
             f"the largest eigenvalue of the covariance is {values_C[-1]}, expected above 0: constant channels cannot be whitened"
         )
     values_C = np.maximum(values_C, relative_floor * values_C[-1])
-    return (vectors_CC / np.sqrt(values_C)) @ vectors_CC.T
+    matrix_CC: np.ndarray = (vectors_CC / np.sqrt(values_C)) @ vectors_CC.T
+    return matrix_CC
 
 
 def whiten(eeg_CT: np.ndarray, matrix_CC: np.ndarray, mean_C: np.ndarray | None = None) -> np.ndarray:
@@ -268,7 +275,8 @@ def whiten(eeg_CT: np.ndarray, matrix_CC: np.ndarray, mean_C: np.ndarray | None 
     centred = np.asarray(eeg_CT, np.float64)
     if mean_C is not None:
         centred = centred - np.asarray(mean_C, np.float64)[:, None]
-    return np.matmul(np.asarray(matrix_CC, np.float64), centred).astype(np.float32)
+    whitened_CT: np.ndarray = np.matmul(np.asarray(matrix_CC, np.float64), centred).astype(np.float32)
+    return whitened_CT
 
 
 # -------------------------------------------------------------------------------------------------------- checks

@@ -22,6 +22,7 @@ from data_prep.splits.split import SplitConfig
 from data_prep.splits.transforms import write_transform
 from data_prep.studies.base import Stimulus, StudyFacts
 from trainer.data.batch import Transform
+from trainer.training.config import TrainConfig
 
 N_CHANS = 3
 FEATURES = np.arange(1, 61, dtype=np.float32).reshape(12, 5)
@@ -177,6 +178,7 @@ def test_the_cause_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [
     lambda seed: SimulateConfig(output="o", seed=seed),
     lambda seed: SplitConfig(study="s", policy="zero-shot", seed=seed),
+    lambda seed: TrainConfig(steps=1, seed=seed),
 ])  # fmt: skip
 def test_seeds_that_no_generator_takes_are_refused_in_the_config(config: Callable[[int], Any], seed: int) -> None:
     config(SEED_LIMIT - 1)

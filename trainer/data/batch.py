@@ -178,7 +178,7 @@ def average_repetitions(eeg_RCT: torch.Tensor, counts_B: torch.Tensor, equal_cou
     if equal_count == 1:
         return eeg_RCT.contiguous()
     if equal_count:
-        return eeg_RCT.unflatten(0, (-1, equal_count)).mean(dim=1)
+        return eeg_RCT.reshape(-1, equal_count, *eeg_RCT.shape[1:]).mean(dim=1)
     segment_R = torch.repeat_interleave(counts_B, output_size=len(eeg_RCT))
     sum_BCT = eeg_RCT.new_zeros((len(counts_B), *eeg_RCT.shape[1:])).index_add_(0, segment_R, eeg_RCT)
     return sum_BCT / counts_B.view(-1, 1, 1)

@@ -150,7 +150,8 @@ class Loader:
     @property
     def item_stimuli(self) -> np.ndarray:
         """Stimulus of every item: (num_items,)."""
-        return self._stimulus[self._items.sample_N]
+        stimuli: np.ndarray = self._stimulus[self._items.sample_N]
+        return stimuli
 
     def narrowed(self, keep: np.ndarray, why: str) -> Loader:
         """The same part without some of its items; ``keep`` is a bool an item, ``why`` begins the error where none is left."""

@@ -92,7 +92,8 @@ class Order:
         data_pass, first = divmod(position, self.num_items)
         shards, ends = self._pass(data_pass)
         block = int(np.searchsorted(ends, first, side="right"))
-        return self._shards[shards[block * self._block_shards : (block + 1) * self._block_shards]]
+        chosen: np.ndarray = self._shards[shards[block * self._block_shards : (block + 1) * self._block_shards]]
+        return chosen
 
     def _compute_pass(self, data_pass: int) -> tuple[np.ndarray, np.ndarray]:
         # The shards in this pass's order, and the position (inside the pass) at which each block ends.
@@ -105,7 +106,7 @@ class Order:
         shards = self._pass(data_pass)[0][block * self._block_shards : (block + 1) * self._block_shards]
         # Sorted, so that equal hashes are settled by item number.
         items = np.concatenate([np.arange(self._starts[s], self._starts[s] + self._counts[s]) for s in np.sort(shards)])
-        order = items[_permutation(random.hash_numpy(*self._words, data_pass, _ITEMS, items))]
+        order: np.ndarray = items[_permutation(random.hash_numpy(*self._words, data_pass, _ITEMS, items))]
         order.flags.writeable = False
         return order
 

@@ -84,7 +84,8 @@ def _mix_numpy(state: np.ndarray) -> np.ndarray:
     state = state + np.uint64(_GOLDEN)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(_FIRST)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(_SECOND)
-    return state ^ (state >> np.uint64(31))
+    mixed: np.ndarray = state ^ (state >> np.uint64(31))
+    return mixed
 
 
 def _mix_torch(state: torch.Tensor) -> torch.Tensor:

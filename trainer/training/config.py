@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.seed import check_seed
 from trainer.data.loader import DataConfig
 from trainer.distributed.deepspeed_config import ZeroConfig
 from trainer.training.callback import CallbackConfig
@@ -65,9 +66,10 @@ class TrainConfig:
         for name in ("global_batch_size", "validation_batch_size", "log_every_steps", "timeout_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"train.{name}: {getattr(self, name)}, expected a positive number")
-        for name in ("validate_every_steps", "early_stopping_validations", "seed"):
+        for name in ("validate_every_steps", "early_stopping_validations"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name}: {getattr(self, name)}, expected 0 or more")
+        check_seed(self.seed, "train.seed")
         if self.accumulation < 1:
             raise ValueError(f"train.accumulation: {self.accumulation}, expected at least 1")
 
