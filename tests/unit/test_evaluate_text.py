@@ -27,6 +27,7 @@ from trainer.evaluate.text import report as text_report
 from trainer.evaluate.text.command import evaluate, run
 from trainer.evaluate.text.config import EvaluateTextConfig
 from trainer.evaluate.text.results import read_text
+from trainer.evaluate.text.verdicts import verdict
 
 CHEAP = ["bleu", "attributes", "concepts", "length"]
 CONFIG = Path(__file__).parents[2] / "configs" / "evaluate" / "text.yaml"
@@ -134,7 +135,7 @@ def test_an_interval_that_ends_near_zero_is_told_with_three_digits() -> None:
     metric = text_metrics.Metric(name="bleu_1", title="BLEU-1", how="")
     for low, end in ((-0.0004, "0.000"), (0.0034, "0.003"), (-0.0034, "−0.003")):
         estimate = comparison.Estimate(value=0.03, se=0.012, low=low, high=0.06, by_seed=(0.03,))
-        said = comparison.verdict(metric, "eeg", "noise", estimate, "9 images")
+        said = verdict(metric, "eeg", "noise", estimate, "9 images")
         assert f"interval {end} to 0.060, {'excludes' if low > 0 else 'includes'} 0" in said
 
 

@@ -111,11 +111,6 @@ def score_text(score: Score | None) -> str:
     return " ".join(filter(None, score_cell(score)))
 
 
-def legend(axis: Any) -> None:
-    """A matplotlib legend above the axis, where it hides no bar."""
-    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
-
-
 @lru_cache
 def _environment() -> Environment:
     loader = PackageLoader("trainer.evaluate", "templates")

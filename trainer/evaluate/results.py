@@ -15,7 +15,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,7 +97,7 @@ def parse_results(found: Any, wanted: type[T], where: str) -> T:
         raise CommandError(f"{where}: format_version is {version}, expected {FORMAT_VERSION}: evaluate again with this version")
     try:
         # As JSON, where a list may stand for a tuple.
-        return TypeAdapter(wanted).validate_json(json.dumps(_nested(wanted, found)))
+        return TypeAdapter(wanted).validate_json(json.dumps(nest(wanted, found)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"])) or "the file"
@@ -107,20 +106,11 @@ def parse_results(found: Any, wanted: type[T], where: str) -> T:
 
 def nest(owner: type[Any], found: Any) -> Any:
     """JSON of ``owner`` with the items of its flat field put back into it; for :class:`pydantic.BeforeValidator`."""
-    return _nested(owner, found)
-
-
-def _nested(owner: type[Any], found: Any) -> Any:
     flat = next((f.name for f in dataclasses.fields(owner) if f.metadata.get("flat")), None)
     if flat is None or not isinstance(found, Mapping) or flat in found:
         return found
     own = {f.name for f in dataclasses.fields(owner)}
     return {k: v for k, v in found.items() if k in own} | {flat: {k: v for k, v in found.items() if k not in own}}
-
-
-@lru_cache
-def _adapter(wanted: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(wanted)
 
 
 def _plain(value: Any, where: str, lacking: list[str]) -> Any:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from trainer.evaluate.figures import COLOUR, draw_scores, legend
 from trainer.evaluate.page import (
     Cell,
     FigureSection,
     TableSection,
-    legend,
     number,
     render,
     score_cell,
@@ -145,15 +145,6 @@ def _arms_figure(results: Found) -> FigureSection:
     return FigureSection(title="Scores of all arms with 95 % intervals", figure=figure)
 
 
-def draw_scores(axis: Any, scores: Mapping[str, Score]) -> None:
-    """A bar with its interval for each name, the first at the top."""
-    names = list(scores)[::-1]
-    value = np.array([np.nan if scores[n].value is None else scores[n].value for n in names], dtype=np.float64)
-    ends = [np.array([getattr(scores[n], e) for n in names], dtype=np.float64) for e in ("low", "high")]
-    errors = np.nan_to_num(np.maximum(np.stack([value - ends[0], ends[1] - value]), 0))
-    axis.barh([name.replace("$", r"\$") for name in names], np.nan_to_num(value), xerr=errors, color="#4878a8", capsize=3)
-
-
 def _of(arm: Any, metric: str) -> Score:
     found: Score = arm.eeg_to_image[metric] if isinstance(arm, RetrievalArm) else getattr(arm, metric)
     return found
@@ -165,7 +156,7 @@ def _ranks_figure(ranks_Q: np.ndarray, num_gallery: int) -> FigureSection:
     figure = Figure(figsize=(9, 2.4), layout="constrained")
     axis = figure.subplots()
     num_bins = min(num_gallery, 50)
-    axis.hist(ranks_Q, bins=np.linspace(0.5, num_gallery + 0.5, num_bins + 1).tolist(), color="#4878a8")
+    axis.hist(ranks_Q, bins=np.linspace(0.5, num_gallery + 0.5, num_bins + 1).tolist(), color=COLOUR)
     axis.axhline(len(ranks_Q) / num_bins, color="#222", linestyle=":", linewidth=1, label="chance")
     axis.set_xlabel(f"rank of the right image among {num_gallery}")
     axis.set_ylabel("EEG trials")

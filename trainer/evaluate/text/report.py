@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.artifacts.generations import Generations
-from trainer.evaluate.page import Cell, FigureSection, TableSection, legend, number, render
+from trainer.evaluate.figures import COLOUR, draw_scores, legend
+from trainer.evaluate.page import Cell, FigureSection, TableSection, number, render
 from trainer.evaluate.text import comparison
-from trainer.evaluate.text.results import TextArm, TextResults, TextScore
+from trainer.evaluate.text.results import TextResults, TextScore
 
 HEADLINE = ("bleu_1", "attribute_accuracy")
 """Metrics whose verdicts are printed; JSON and HTML have all."""
@@ -29,7 +30,7 @@ PRINTED = {"eeg": (*comparison.CONTROLS, *_RIVALS), "eeg+concept": (comparison.W
 """Comparisons that are printed by tested arm; with the image, the share of its distance above the prior."""
 THUMBNAIL_PIXELS = 160
 _INVISIBLE = dict.fromkeys([*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F], "\N{REPLACEMENT CHARACTER}")
-_COLOUR = dict.fromkeys(comparison.TESTED, "#4878a8") | {"image": "#5a9e6f"}
+_COLOUR = dict.fromkeys(comparison.TESTED, COLOUR) | {"image": "#5a9e6f"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,22 +188,15 @@ def _figure(results: TextResults) -> FigureSection:
     from matplotlib.figure import Figure
 
     shown = [name for name in HEADLINE if name in results.metrics] or list(results.metrics)[:1]
-    arms = list(results.arms)[::-1]
-    figure = Figure(figsize=(4.5 * len(shown), 0.8 + 0.3 * len(arms)), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(shown), 0.8 + 0.3 * len(results.arms)), layout="constrained")
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(shown), sharey=True)), shown, strict=True):
-        value, low, high = (_column(results.arms, arms, name, end) for end in ("value", "low", "high"))
-        reach = np.stack([value - np.where(np.isnan(low), value, low), np.where(np.isnan(high), value, high) - value])
-        axis.barh(arms, value, xerr=np.maximum(reach, 0), color=[_COLOUR.get(arm, "#b0b0b0") for arm in arms], capsize=3)
+        draw_scores(axis, {arm: row.scores[name] for arm, row in results.arms.items()}, _COLOUR)
         axis.set_xlabel(results.metrics[name].title)
         prior = results.arms[comparison.PRIOR].scores[name].value if comparison.PRIOR in results.arms else None
         if prior is not None:
             axis.axvline(prior, color="#222", linestyle=":", linewidth=1, label="caption prior")
             legend(axis)
     return FigureSection(title="Scores of all arms with 95 % intervals", figure=figure)
-
-
-def _column(rows: Mapping[str, TextArm], arms: list[str], metric: str, end: str) -> np.ndarray:
-    return np.array([getattr(rows[arm].scores[metric], end) for arm in arms], dtype=np.float64)  # None becomes NaN
 
 
 def _clean(text: str) -> str:

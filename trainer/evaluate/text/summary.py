@@ -15,6 +15,7 @@ from trainer.evaluate.text import comparison
 from trainer.evaluate.text.config import EvaluateTextConfig
 from trainer.evaluate.text.metrics import Metric, distinct_share
 from trainer.evaluate.text.results import MetricFacts, Share, TextArm, TextResults
+from trainer.evaluate.text.verdicts import lacks_word_control, missing_controls, verdicts
 
 
 def summarise(
@@ -48,8 +49,8 @@ def summarise(
         },
         controls_minus_prior={arm: {name: e.score() for name, e in found.items()} for arm, found in compared.controls.items()},
         share_of_image={arm: {name: e.score() for name, e in found.items()} for arm, found in compared.shares.items()},
-        missing_controls=tuple(comparison.missing_controls(generations.arms)),
-        verdicts=tuple(comparison.verdicts(compared, metrics, simulated=generations.simulated, images=images, with_words=with_words)),
+        missing_controls=tuple(missing_controls(generations.arms)),
+        verdicts=tuple(verdicts(compared, metrics, simulated=generations.simulated, images=images, with_words=with_words)),
         notes=(*_method_notes(config, generations), *_arm_notes(generations, compared), *_generate_notes(generations), *notes),
         config=to_plain(config),
     )
@@ -86,7 +87,7 @@ def _method_notes(config: EvaluateTextConfig, generations: Generations) -> list[
 
 def _arm_notes(generations: Generations, compared: comparison.Comparison) -> list[str]:
     found = []
-    if any(comparison.lacks_word_control(arm, generations.arms) for arm in generations.arms):
+    if any(lacks_word_control(arm, generations.arms) for arm in generations.arms):
         found.append("No verdict on eeg+concept: its control noise+word is missing, and a word helps whatever it comes with.")
     if comparison.UPPER in generations.arms and not reads_images(generations):
         found.append("No share of the image arm's distance: the model was never trained on images, so that arm is no upper bound.")
