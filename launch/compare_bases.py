@@ -42,6 +42,7 @@ from trainer.evaluate.text.results import TextScore, read_text
 from trainer.generate.config import GenerateConfig
 from trainer.models.language.base import BaseConfig, count_parameters
 from trainer.tasks.text.config import TextConfig
+from trainer.training.identity import flat
 from trainer.training.run_folder import read_lines
 
 METRICS = {"bleu_1": "BLEU-1", "rouge_l": "ROUGE-L", "attribute_accuracy": "attributes"}
@@ -305,13 +306,6 @@ def _count(number: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- from a run
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Leaves of nested mappings by dotted name."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    return {key: leaf for own, inner in value.items() for key, leaf in flat(inner, f"{name}.{own}" if name else own).items()}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

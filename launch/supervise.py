@@ -19,6 +19,9 @@ from data_prep.contract.cli import parse
 from data_prep.contract.errors import CommandError
 from launch.plan import LaunchConfig, Plan, plan
 from trainer.distributed.child import run_in_group
+from trainer.training.checkpoint import find
+from trainer.training.config import RunConfig
+from trainer.training.run_folder import RunFolder
 
 _COMMANDS: dict[str, tuple[str, Callable[[Any], Path]]] = {
     "contrastive": ("trainer.tasks.contrastive.config:ContrastiveConfig", lambda config: Path(config.run) / "completed.json"),
@@ -35,7 +38,10 @@ def run(config: LaunchConfig) -> int:
     where, marker_of = _COMMANDS[name]
     module, config_class = where.split(":")
     importlib.import_module("trainer.callbacks")  # its names may stand in the config
-    marker = marker_of(parse(getattr(importlib.import_module(module), config_class), arguments))
+    command = parse(getattr(importlib.import_module(module), config_class), arguments)
+    marker = marker_of(command)
+    if isinstance(command, RunConfig):
+        find(RunFolder(command.run), command.resume)  # what it refuses would take the ranks a minute to say
     if config.hostfile and not Path(config.hostfile).is_file():
         # The runner itself only warns, and trains on one rank.
         raise CommandError(f"hostfile: {config.hostfile}: no such file")

@@ -140,3 +140,9 @@ def test_broken_exports_are_refused_naming_the_file(study: Path, tmp_path: Path)
     write_json(output / "config.json", config | {"format_version": 99})
     with pytest.raises(CommandError, match="format version 99, expected 1"):
         load_encoder(output)
+
+
+def test_a_run_folder_points_to_its_export(study: Path, tmp_path: Path) -> None:
+    export(study, tmp_path / "run" / "export", ContrastiveModelConfig(encoder=ENCODER))
+    with pytest.raises(CommandError, match=r"a run folder, expected the export in it: .*run/export"):
+        load_encoder(tmp_path / "run")

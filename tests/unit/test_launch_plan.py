@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from data_prep.contract.cli import main
+from launch.__main__ import COMMANDS, one_value
 from launch.plan import LaunchConfig, plan
 
 COMMAND = ["contrastive", "--config", "x.yaml"]
@@ -39,3 +43,13 @@ def test_bad_launch_configs(fields: dict, says: str) -> None:
 def test_nothing_to_launch_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing after '--'"):
         plan(LaunchConfig(), python="python", port=1)
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_ranks_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "identity.json").write_text("{}")
+    train = ["contrastive", "--config", "configs/contrastive/simulated.yaml", "--run", str(run)]
+    assert main("x", "", COMMANDS, one_value(["run", "--num_processes", "2", "--", *train])) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said == [f"error: run: {run} already holds a run; continue it with --resume latest, or choose another folder"]

@@ -312,6 +312,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         One sentence naming the file.
     """
     folder, device = Path(path), torch.device(device)
+    if not (folder / CONFIG).is_file() and (folder / "export" / CONFIG).is_file():
+        raise CommandError(f"{folder}: a run folder, expected the export in it: {folder / 'export'}")
     config = read_json(folder / CONFIG)
     version = config.get("format_version") if isinstance(config, dict) else None
     if version != FORMAT_VERSION:

@@ -226,11 +226,6 @@ class TextDecoder:
         """What the projector reads of prepared EEG (:meth:`Loader.prepare`): (B, S, D); ``subject_B`` as :meth:`Encoder.embed_prepared`."""
         return self.model.features("eeg", eeg_BCT=eeg_BCT, subject_B=self.encoder.known(subject_B))
 
-    @torch.no_grad()
-    def image_features(self, target_BE: Tensor) -> Tensor:
-        """What the projector reads of image embeddings: (B, S, D)."""
-        return self.model.features("image", target_BE=target_BE.to(self.device))
-
     def words(self, z_BP: np.ndarray) -> list[list[str]]:
         """Words that the prompt of each embedding has: those of the nearest concepts, none where the model was trained without."""
         if self.concepts is None:

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import fsync_folder, read_json, sha256_file, write_json
+from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.world import World
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
 from trainer.training.state import TrainState
 
 FORMAT_VERSION = 1
-_LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 T = TypeVar("T")
 
 
@@ -195,8 +195,7 @@ def convert_to_universal(checkpoint: Checkpoint, folder: RunFolder, timeout_seco
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--num_extract_workers", "1"]
     command += ["--num_merge_workers", "1", "--input_folder", str(checkpoint.path), "--output_folder", str(output)]
     # A single process of its own: it must not take itself for one of the ranks.
-    environment = {k: v for k, v in os.environ.items() if k not in _LAUNCHER_VARIABLES}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    result = subprocess.run(command, env=environment_of_its_own(), capture_output=True, text=True, timeout=timeout_seconds, check=False)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise CommandError(f"{checkpoint.path}: could not be converted from {checkpoint.world_size} ranks to another number: {last}")

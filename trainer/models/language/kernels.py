@@ -17,8 +17,7 @@ import functools
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -401,17 +400,3 @@ def compile_layers(llm: Any) -> int:
     for layer in layers:
         layer.compile()
     return len(layers)
-
-
-@contextmanager
-def uncompiled(llm: Any) -> Iterator[None]:
-    """Run the layers as they are for a while."""
-    layers = list(llm.get_decoder().layers)
-    kept = [layer._compiled_call_impl for layer in layers]
-    for layer in layers:
-        layer._compiled_call_impl = None
-    try:
-        yield
-    finally:
-        for layer, compiled in zip(layers, kept, strict=True):
-            layer._compiled_call_impl = compiled
