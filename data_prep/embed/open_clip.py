@@ -11,6 +11,7 @@ import numpy as np
 
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file
+from data_prep.contract.progress import progress
 from data_prep.embed.base import EmbeddingConfig, Provenance
 from data_prep.embed.rows import check_positive, embed_stimuli
 from data_prep.studies.base import StudyFacts
@@ -47,9 +48,11 @@ class OpenClipConfig(EmbeddingConfig):
         if not local.is_file() and (local.suffix in (".pt", ".pth", ".bin", ".safetensors") or "/" in self.pretrained):
             raise StudyError(f"pretrained: {self.pretrained}: no such file, expected open_clip weights")
         try:
-            model, _, transform = open_clip.create_model_and_transforms(
-                self.model, pretrained=self.pretrained or None, force_quick_gelu=self.force_quick_gelu, device=self.device
-            )
+            with progress("image encoders loaded", 1) as advance:
+                model, _, transform = open_clip.create_model_and_transforms(
+                    self.model, pretrained=self.pretrained or None, force_quick_gelu=self.force_quick_gelu, device=self.device
+                )
+                advance()
         except Exception as error:  # open_clip, torch and the hub client raise many kinds for weights that are not there
             reason = " ".join(str(error).split())[:200]
             raise StudyError(

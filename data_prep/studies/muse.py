@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_prep.contract.progress import tracked
 from data_prep.contract.manifest import Stimulus
 from data_prep.contract import schema, signals
 from data_prep.contract.errors import StudyError
@@ -172,7 +173,7 @@ class MuseSource:
         counts: list[dict[str, Any]] = []
         plans: list[SamplePlan] = []
         used: list[Recording] = []
-        for number, recording in enumerate(self._recordings):
+        for number, recording in enumerate(tracked(self._recordings, "recordings read")):
             trials = self._trials(number)
             counts.append(self._count(recording, trials))
             if not len(trials.code_B):  # An empty recording would be an empty part of a split.

@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_prep.contract.progress import tracked
 from data_prep.contract.manifest import Stimulus
 from data_prep.contract.files import read_json
 from data_prep.contract import safe_load, schema
@@ -230,7 +231,7 @@ class ThingsSource:
         """Read every array once for its shape and facts, and check that all tell the same."""
         headers: dict[tuple[int, str], _Header] = {}
         first: tuple[Path, trials.TrialFacts] | None = None
-        for number, subject in enumerate(subjects):
+        for number, subject in enumerate(tracked(subjects, "subjects read")):
             for part in PARTS:
                 count = sum(s.part == part for s in self._stimuli)
                 path = self._file(subject, part)
