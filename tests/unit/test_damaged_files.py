@@ -14,14 +14,18 @@ import torch
 
 from data_prep.contract import safe_load
 from data_prep.contract.arrays import read_archive
-from data_prep.contract.errors import StudyError
+from data_prep.contract.errors import StudyError, UserError
 from data_prep.contract.seed import SEED_LIMIT
 from data_prep.embed.imported import ImportedConfig
 from data_prep.simulate.study import SimulateConfig
 from data_prep.splits.split import SplitConfig
 from data_prep.splits.transforms import write_transform
 from data_prep.studies.base import Stimulus, StudyFacts
+from trainer.artifacts.encoder import FittedTransform
 from trainer.data.batch import Transform
+from trainer.evaluate.embeddings import read_embeddings
+from trainer.models.concepts import FILE as CONCEPTS
+from trainer.models.concepts import ConceptTable
 from trainer.training.config import TrainConfig
 
 N_CHANS = 3
@@ -156,6 +160,18 @@ def test_damaged_transforms_are_refused(transform: Path) -> None:
     for data in [*flips(whole), b"hello", npy(FEATURES)]:
         transform.write_bytes(data)
         sentence_or_value(lambda: read_transform(transform), transform)
+
+
+@pytest.mark.parametrize("read", [
+    lambda path: FittedTransform.read(path, torch.device("cpu")), lambda path: ConceptTable.read(path.parent), read_embeddings,
+])  # fmt: skip
+def test_archives_of_exports_and_embeddings_are_refused(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / CONCEPTS
+    whole = npz(names=np.array(["a", "b"]), image=np.eye(2), eeg=np.eye(2))
+    for data in [whole[: int(share * len(whole))] for share in CUTS] + [b"PK\x03\x04", whole[:-30] + b"\xff" * 30]:
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=CONCEPTS):
+            read(path)
 
 
 def test_an_archive_without_an_array_says_which_it_has(tmp_path: Path) -> None:

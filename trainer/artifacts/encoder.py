@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data_prep.contract.arrays import read_archive
 from data_prep.contract.cli import from_plain, to_plain
 from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import read_json, write_json
@@ -265,11 +266,7 @@ class FittedTransform:
     @classmethod
     def read(cls, path: Path, device: torch.device) -> FittedTransform:
         """Read an export's ``transform.npz``."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("subject", "session", "matrix", "mean", "kind")}
-        except (OSError, ValueError, KeyError) as error:
-            raise CommandError(f"{path}: not an exported transform ({error})") from None
+        arrays = read_archive(path, ("subject", "session", "matrix", "mean", "kind"))
         rows = np.arange(len(arrays["subject"]))
         table = Transform(
             kind=str(arrays["kind"]),

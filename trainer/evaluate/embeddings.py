@@ -38,7 +38,7 @@ def read_embeddings(path: Path) -> Pairs:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except Exception as error:  # bad zips, checksums, headers and lengths raise a dozen kinds
         raise CommandError(f"{path}: not an .npz of plain arrays ({error})") from error
     image = arrays.get("image", arrays.get("img"))
     eeg = arrays.get("eeg")

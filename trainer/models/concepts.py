@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.arrays import read_archive
+from data_prep.contract.errors import CommandError, StudyError
 from data_prep.contract.files import write_atomically
 
 FILE = "concepts.npz"
@@ -92,12 +92,12 @@ class ConceptTable:
         """
         path = folder / FILE
         try:
-            with np.load(path, allow_pickle=False) as file:
-                names, image_CP = file["names"].tolist(), file["image"]
-            if image_CP.ndim != 2 or len(names) != len(image_CP):
-                raise ValueError(f"{len(names)} names for embeddings of shape {image_CP.shape}")
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise CommandError(f"{path}: not a table of concepts ({error})") from None
+            arrays = read_archive(path, ("names", "image"))
+        except StudyError as error:
+            raise CommandError(f"{path}: not a table of concepts ({error})") from error
+        names, image_CP = arrays["names"].ravel().tolist(), arrays["image"]
+        if image_CP.ndim != 2 or len(names) != len(image_CP):
+            raise CommandError(f"{path}: not a table of concepts ({len(names)} names for embeddings of shape {image_CP.shape})")
         return cls(names=names, image_CP=image_CP)
 
 
