@@ -1,0 +1,133 @@
+"""What the READMEs tell a newcomer to type works: quick blocks run in order in one fresh folder, of the others every config is built."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.distributed.launcher import free_port
+from tests.helpers.readme import READMES, ROOT, Block, blocks, commands, files
+
+pytestmark = pytest.mark.timeout(400)
+RUNS_HERE = ("README.md", "launch/README.md")
+"""READMEs whose blocks share folders, in order; those of data_prep and trainer are followed by ``test_outside``."""
+PROGRAMS = ("data_prep", "trainer", "launch")
+ALL = [block for readme in READMES for block in blocks(readme)]
+
+
+def quick(readmes: tuple[str, ...]) -> list[Block]:
+    return [block for readme in readmes for block in blocks(readme) if block.language in ("sh", "python") and not block.mark]
+
+
+def environment() -> dict[str, str]:
+    """That of a user who has activated the environment that ``make`` installed."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    quiet = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**os.environ, **quiet, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but the configs."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
+def run(block: Block, home: Path) -> str:
+    """Run a block as it stands, but for a port that is free; returns what it printed."""
+    text = block.text.replace("5001", str(free_port()))
+    argv = ["bash", "-em", "-c", text] if block.language == "sh" else [sys.executable, "-c", text]
+    done = subprocess.run(argv, cwd=home, env=environment(), text=True, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def test_quick_blocks_run_in_order_and_leave_what_they_promise(home: Path) -> None:
+    printed = {str(block): run(block, home) for block in quick(RUNS_HERE)}
+    for promised in (
+        "studies/first-source/ceiling.json",
+        "studies/first/manifest.sha256",
+        "studies/first/splits/zero-shot.audit.json",
+        "runs/first/completed.json",
+        "runs/first/reports/retrieval.html",
+        "runs/first/embeddings.npz",
+        "runs/first/registered.json",
+    ):
+        assert (home / promised).is_file(), promised
+    answers = [text for text in printed.values() if '"predictions"' in text]
+    assert len(answers) == 1, "the served model has answered"
+    assert not (home / "runs/quickstart").exists(), "the quickstart's folders are left alone"
+    assert not [path for path in (home / "studies").iterdir() if path.name in ("simulated", "simulated-source", "muse")]
+
+
+def trainer_command(command: str) -> list[list[str]]:
+    """Arguments of ``python`` that build the configs of a command line without running it; a launch has two."""
+    words = shlex.split(command)
+    if words[0] == "deepspeed":
+        return [["-m", "trainer", *words[words.index("trainer") + 1 :], "--print_config"]]
+    assert words[:2] == ["python", "-m"], command
+    assert words[2] in PROGRAMS, command
+    if "--" in words:
+        cut = words.index("--")
+        return [[*words[1:cut], "--print_config"], ["-m", "trainer", *words[cut + 1 :], "--print_config"]]
+    return [[*words[1:], "--print_config"]]
+
+
+MARKED = [
+    (block, command)
+    for block in ALL
+    if block.language == "sh" and block.mark in ("bench", "data")
+    for command in commands(block.text)
+    if not command.startswith(". ")
+]
+
+
+@pytest.mark.parametrize(("block", "command"), MARKED, ids=[f"{block}-{command[:60]}" for block, command in MARKED])
+def test_of_commands_that_are_not_run_here_every_config_is_built(block: Block, command: str, home: Path) -> None:
+    made = re.fullmatch(r"(?:[A-Z_]+=\S+ )?make ([a-z-]+)", command)
+    if made:
+        assert re.search(rf"^{made[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"{block}: no such target"
+        return
+    for arguments in trainer_command(command):
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=home, env=environment(), text=True, capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, f"{block}: {command}\n{done.stderr[-1000:]}"
+        assert isinstance(yaml.safe_load(done.stdout), dict)
+
+
+def test_every_block_says_what_it_is() -> None:
+    for block in ALL:
+        assert block.language in ("sh", "python", "yaml", "text"), (
+            f"{block}: a fence without a known language is a block that nothing tests"
+        )
+        assert block.mark in ("", "file", "bench", "data"), f"{block}: <!-- {block.mark}: ... -->"
+        assert block.language != "yaml" or block.mark == "file", f"{block}: a config that no command reads"
+
+
+def test_blocks_that_are_not_run_here_are_run_elsewhere() -> None:
+    elsewhere = [readme for readme in READMES if readme not in RUNS_HERE]
+    assert quick(tuple(elsewhere)), "test_outside follows them"
+    assert not [str(block) for readme in RUNS_HERE for block in blocks(readme) if block.mark == "file"]
+    assert all(files(readme) for readme in elsewhere)
+
+
+def test_links_lead_somewhere() -> None:
+    for readme in (*READMES, "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = (ROOT / readme).read_text()
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            path, _, anchor = target.partition("#")
+            file = (ROOT / readme).parent / path if path else ROOT / readme
+            assert file.exists(), f"{readme}: {target}"
+            headings = [
+                re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", file.read_text(), re.M)
+            ]
+            assert not anchor or anchor in headings, f"{readme}: {target}"
