@@ -88,11 +88,15 @@ def test_the_first_line_reaches_a_pipe_while_the_job_runs() -> None:
     assert "\x1b" not in rest
 
 
-def test_a_terminal_gets_a_bar() -> None:
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as stream:
         list(tracked(range(3), "shards", stream=stream))
-        shown = os.read(ours, 65536).decode()
+        shown = ""
+        while "3/3" not in shown:  # a terminal hands its output on in pieces
+            shown += os.read(ours, 65536).decode()
     os.close(ours)
     assert "\x1b[" in shown
     assert "shards" in shown
