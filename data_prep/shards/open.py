@@ -36,11 +36,13 @@ class StudyFolder(OpenStudy):
 
     def description(self, sample: int) -> dict[str, Any]:
         """What ``KEY.json`` says of one sample."""
-        return json.loads(self._bytes(sample, "json").tobytes())
+        said: dict[str, Any] = json.loads(self._bytes(sample, "json").tobytes())
+        return said
 
     def first_repetition(self) -> np.ndarray:
         """Row in :attr:`table` of each sample's first repetition: (n_samples,)."""
-        return np.cumsum(self.samples["n_reps"]) - self.samples["n_reps"]
+        first: np.ndarray = np.cumsum(self.samples["n_reps"]) - self.samples["n_reps"]
+        return first
 
 
 def open_study(root: str | Path) -> StudyFolder:

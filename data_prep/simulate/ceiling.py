@@ -56,4 +56,5 @@ def oracle_scores(mean_QCT: np.ndarray, signal_GCT: np.ndarray, noise: Noise) ->
     Multiplying all noise by ``1 / n_reps`` changes no order, so the number of repetitions is not needed.
     """
     queries_QW, gallery_GW = noise.whiten(mean_QCT), noise.whiten(signal_GCT)
-    return queries_QW @ gallery_GW.T - 0.5 * np.square(gallery_GW).sum(1)
+    scores_QG: np.ndarray = queries_QW @ gallery_GW.T - 0.5 * np.square(gallery_GW).sum(1)
+    return scores_QG

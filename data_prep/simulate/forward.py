@@ -47,7 +47,8 @@ def electrode_positions(montage: int) -> np.ndarray:
     every = np.array([places[name] for name in THINGS_63])
     centre = np.linalg.lstsq(np.c_[2 * every, np.ones(len(every))], (every**2).sum(1), rcond=None)[0][:3]
     chosen = np.array([places[name] for name in MONTAGES[montage]]) - centre
-    return HEAD_RADIUS_METRES * chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
+    positions_C3: np.ndarray = HEAD_RADIUS_METRES * chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
+    return positions_C3
 
 
 def leadfield(positions_S3: np.ndarray, moments_S3: np.ndarray, montage: int) -> np.ndarray:
@@ -66,7 +67,8 @@ def leadfield(positions_S3: np.ndarray, moments_S3: np.ndarray, montage: int) ->
         forward = mne.make_forward_solution(info, trans=None, src=source, bem=sphere, meg=False, eeg=True, mindist=0.0)
         field = mne.convert_forward_solution(forward, force_fixed=True)["sol"]["data"]
     field = field - field.mean(0)
-    return field[[THINGS_63.index(name) for name in MONTAGES[montage]]]
+    field_CS: np.ndarray = field[[THINGS_63.index(name) for name in MONTAGES[montage]]]
+    return field_CS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +105,14 @@ class Noise:
         channels_CC, times_TT, variance_CT = self.spectrum()
         white = rng.standard_normal((count, *variance_CT.shape), np.float32) * np.sqrt(variance_CT).astype(np.float32)
         coloured = white.reshape(-1, variance_CT.shape[1]) @ times_TT.T.astype(np.float32)
-        return np.matmul(channels_CC.astype(np.float32), coloured.reshape(white.shape))
+        noise_NCT: np.ndarray = np.matmul(channels_CC.astype(np.float32), coloured.reshape(white.shape))
+        return noise_NCT
 
     def whiten(self, eeg_NCT: np.ndarray) -> np.ndarray:
         """EEG in the coordinates where this noise is the identity, float64 (n, n_chans * n_times)."""
         channels_CC, times_TT, variance_CT = self.spectrum()
-        return ((channels_CC.T @ eeg_NCT @ times_TT) / np.sqrt(variance_CT)).reshape(len(eeg_NCT), -1)
+        white_NW: np.ndarray = ((channels_CC.T @ eeg_NCT @ times_TT) / np.sqrt(variance_CT)).reshape(len(eeg_NCT), -1)
+        return white_NW
 
 
 def times_of(sfreq: float, tmin: float, n_times: int) -> np.ndarray:
@@ -178,7 +182,8 @@ def make_subjects(
         delay, strength = 0.01 * float(own.standard_normal()), float(np.exp(0.04 * own.standard_normal()))
 
         def respond(field_CS: np.ndarray, waves_SPT: np.ndarray) -> np.ndarray:
-            return np.einsum("cs,kst->kct", field_CS, np.einsum("ksp,spt->kst", mixing_KSP, waves_SPT))
+            response_KCT: np.ndarray = np.einsum("cs,kst->kct", field_CS, np.einsum("ksp,spt->kst", mixing_KSP, waves_SPT))
+            return response_KCT
 
         known = reference.information(respond(leadfield(places, moments, 17), waves(reference_seconds, delay)))
         field_CS, waves_SPT = leadfield(places, moments, montage), waves(seconds, delay)
@@ -193,4 +198,5 @@ def make_subjects(
 
 
 def _unit(vectors_S3: np.ndarray) -> np.ndarray:
-    return vectors_S3 / np.linalg.norm(vectors_S3, axis=-1, keepdims=True)
+    unit_S3: np.ndarray = vectors_S3 / np.linalg.norm(vectors_S3, axis=-1, keepdims=True)
+    return unit_S3

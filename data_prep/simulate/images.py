@@ -170,9 +170,9 @@ def _background(name: str, side: int, rng: np.random.Generator) -> np.ndarray:
     if name == "planks":
         plank = np.floor((x + phase) * 6)
         rings = 0.5 + 0.5 * np.sin(50 * (x + 0.04 * np.sin(8 * y + 2.3 * plank)))
-        return _blend((0.4, 0.25, 0.12), (0.7, 0.5, 0.3), rings * 0.7 + 0.3 * (plank % 2)) * (
-            (((x + phase) * 6) % 1 > 0.05)[..., None] * 0.7 + 0.3
-        )
+        wood = _blend((0.4, 0.25, 0.12), (0.7, 0.5, 0.3), rings * 0.7 + 0.3 * (plank % 2))
+        planks: np.ndarray = wood * ((((x + phase) * 6) % 1 > 0.05)[..., None] * 0.7 + 0.3)
+        return planks
     if name == "water":
         waves = np.sin(40 * y + 5 * np.sin(5 * x + 6 * phase)) * np.sin(11 * x + 7 * y)
         return _blend((0.05, 0.25, 0.45), (0.4, 0.75, 0.85), 0.5 + 0.5 * waves)

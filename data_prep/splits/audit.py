@@ -20,7 +20,7 @@ from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import write_json
 from data_prep.contract.manifest import Split, assign_parts, read_split
-from data_prep.contract.progress import tracked
+from data_prep.contract.progress import progress
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 
@@ -75,15 +75,17 @@ def audit(study: StudyFolder, split: Split) -> dict[str, Any]:
     """The audit of a split: ``verdict, claim, findings[{level, kind, message, ...}], parts``."""
     part = assign_parts(split, study.table)
     findings: list[dict[str, Any]] = []
-    checks = (
-        lambda: _overlaps(study, split, part, findings),
-        lambda: _blocks(study, part, findings),
-        lambda: _lost(study, split, part, findings),
-        lambda: _balance(study, part, findings),
-        lambda: _whitened(study, part, findings),
-    )
-    for check in tracked(checks, f"audit checks of {split.name}"):
-        check()
+    with progress(f"audit checks of {split.name}", 5) as advance:
+        _overlaps(study, split, part, findings)
+        advance()
+        _blocks(study, part, findings)
+        advance()
+        _lost(study, split, part, findings)
+        advance()
+        _balance(study, part, findings)
+        advance()
+        _whitened(study, part, findings)
+        advance()
     worst = max((f["level"] for f in findings), key=list(VERDICTS).index, default="info")
     what = SENTENCES.get(split.policy, "holds for trials like the test part's")
     if split.policy == "subject" and not set(_ids(study, part, 1, "concept")) & set(_ids(study, part, 3, "concept")):
@@ -114,7 +116,8 @@ def _count(study: StudyFolder, rows: np.ndarray) -> dict[str, Any]:
 
 
 def _ids(study: StudyFolder, part: np.ndarray, number: int, field: str) -> list[int]:
-    return np.unique(study.table.column(field)[part == number]).tolist()
+    ids: list[int] = np.unique(study.table.column(field)[part == number]).tolist()
+    return ids
 
 
 def _label(study: StudyFolder, field: str, i: int) -> str:

@@ -204,7 +204,8 @@ class _View:
         self.stimulus_ids = self.ids("stimulus")
 
     def ids(self, field: str) -> list[int]:
-        return np.unique(self.table.column(field)[self.rows]).tolist()
+        ids: list[int] = np.unique(self.table.column(field)[self.rows]).tolist()
+        return ids
 
     def subject_of_recording(self) -> dict[int, set[int]]:
         owners: dict[int, set[int]] = defaultdict(set)

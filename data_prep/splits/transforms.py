@@ -143,7 +143,10 @@ def noise_covariance(study: StudyFolder, part: np.ndarray, group: tuple[int, int
             f"{study.root}: subject {tables.subjects[group[0]]} session {tables.sessions[group[1]]}: no stimulus has two training "
             "repetitions, expected some: mvnn needs them to tell noise from signal (use transform: zscore or none)"
         )
-    return np.mean([ledoit_wolf(p_CC / count, f / count, count) for p_CC, f in zip(products_TCC, fourth_T, strict=True)], axis=0)
+    covariance_CC: np.ndarray = np.mean(
+        [ledoit_wolf(p_CC / count, f / count, count) for p_CC, f in zip(products_TCC, fourth_T, strict=True)], axis=0
+    )
+    return covariance_CC
 
 
 def ledoit_wolf(covariance_CC: np.ndarray, fourth_moment: float, count: int) -> np.ndarray:
@@ -162,7 +165,8 @@ def ledoit_wolf(covariance_CC: np.ndarray, fourth_moment: float, count: int) -> 
     beta = (fourth_moment - squares) / (n_chans * count)
     delta = squares / n_chans - mu**2
     shrinkage = min(beta, delta) / delta if delta > 0 and beta > 0 else 0.0
-    return (1 - shrinkage) * covariance_CC + shrinkage * mu * np.eye(n_chans)
+    shrunk_CC: np.ndarray = (1 - shrinkage) * covariance_CC + shrinkage * mu * np.eye(n_chans)
+    return shrunk_CC
 
 
 def write_transform(root: Path, name: str, arrays: dict[str, np.ndarray]) -> Path:

@@ -263,7 +263,8 @@ class MuseSource:
     def eeg(self, i: int) -> np.ndarray:
         """Sample ``i``: float32 (1, n_chans, n_times), microvolts."""
         recording, trial = self._where[i]
-        return self._trials(recording).eeg_BCT[trial][None]
+        eeg_1CT: np.ndarray = self._trials(recording).eeg_BCT[trial][None]
+        return eeg_1CT
 
     def _read(self, number: int) -> Trials:
         file = self._recordings[number].file
