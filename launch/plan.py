@@ -71,6 +71,7 @@ def plan(config: LaunchConfig, *, python: str, port: int) -> Plan:
         raise UserError("trainer_command: nothing after '--', expected e.g. -- contrastive --config configs/contrastive/quickstart.yaml")
     where: Sequence[str]
     where = ["--hostfile", config.hostfile] if config.hostfile else ["--num_gpus", str(config.num_processes)]
-    launcher = [python, "-m", "deepspeed.launcher.runner", *where, "--master_port", str(config.master_port or port)]
+    # --quiet: of the launcher's own lines only errors; what the ranks say comes through as it is.
+    launcher = [python, "-m", "deepspeed.launcher.runner", "--quiet", *where, "--master_port", str(config.master_port or port)]
     environment = {"DS_ACCELERATOR": config.accelerator, "OMP_NUM_THREADS": str(config.threads_per_process)}
     return Plan(argv=(*launcher, "--module", "trainer", *config.trainer_command), environment=environment)

@@ -119,6 +119,11 @@ def contrastive(home: Path, run: str, *arguments: str) -> int:
         (("--train.speed", "fast"), "speed"),
         (("--resume", "latest"), "resume: latest, but"),
         (("--data.split", "other"), "no such split; this study has no-validation, tiny"),
+        (("--init_from", "nowhere"), "nowhere: has neither config.json nor export/config.json"),
+        (("--model.proj_dim", "7", "--model.image_head", "none"), "model.proj_dim: 7"),  # found when the model is built
+        (("--deepspeed_overrides", "{zero_optimization: {stage: 2}}"), "deepspeed_overrides"),
+        (("--train.seed", str(2**70)), "seed"),
+        (("--model.encoder", "EEGNetz"), "model.encoder: there is no 'EEGNetz', expected one of ChannelNet, CnnTransformer, EEGProject"),
     ],
 )
 def test_refused_before_training_in_one_sentence(home: Path, capfd: pytest.CaptureFixture, arguments: tuple, says: str) -> None:
@@ -126,7 +131,8 @@ def test_refused_before_training_in_one_sentence(home: Path, capfd: pytest.Captu
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert says in error
-    assert not (home / "refused" / "completed.json").exists()
+    assert "internal" not in error
+    assert not (home / "refused").exists(), "a refusal leaves no trace: mended, the run starts in the same folder"
 
 
 def test_a_run_is_resumed_only_as_itself(home: Path, whole: Path, capfd: pytest.CaptureFixture) -> None:

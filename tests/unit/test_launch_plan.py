@@ -16,7 +16,7 @@ COMMAND = ["contrastive", "--config", "x.yaml"]
 def test_plan_of_one_machine() -> None:
     prepared = plan(LaunchConfig(num_processes=2, trainer_command=COMMAND), python="python", port=29511)
     assert prepared.argv == (
-        *("python", "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29511"),
+        *("python", "-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", "2", "--master_port", "29511"),
         *("--module", "trainer", "contrastive", "--config", "x.yaml"),
     )
     assert prepared.environment == {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
@@ -24,7 +24,7 @@ def test_plan_of_one_machine() -> None:
 
 def test_plan_of_a_hostfile() -> None:
     prepared = plan(LaunchConfig(hostfile="hosts", master_port=4000, trainer_command=COMMAND), python="python", port=1)
-    assert prepared.argv[3:7] == ("--hostfile", "hosts", "--master_port", "4000")
+    assert prepared.argv[4:8] == ("--hostfile", "hosts", "--master_port", "4000")
 
 
 @pytest.mark.parametrize(
