@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from data_prep.contract.errors import CommandError
 from launch.configs import configs
+from launch.quickstart.relay import call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ def run_steps(steps: Sequence[Step], console: Console) -> None:
             console.print("already there")
             continue
         console.print(f"$ {shlex.join(step.argv)}", style="dim", highlight=False, soft_wrap=True)
-        status = subprocess.run([sys.executable, *step.argv[1:]], check=False).returncode
+        sys.stdout.flush()  # redirected, our line would come after what the child says
+        status = call([sys.executable, *step.argv[1:]], step.title)
         if status:
             raise CommandError(f"{step.title}: the command above ended with status {status}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from trainer.data.index import StudyIndex
 from trainer.metrics import auc
 
 pytestmark = pytest.mark.timeout(600)
+CHATTER = re.compile(r"\[(INFO|WARNING)\]|\bINFO\b|Warning:|alembic|\[Gloo\]|deepspeed\.|torch\.distributed")
+"""What DeepSpeed, MLflow, torch and gloo say of themselves."""
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +46,20 @@ def quickstart(folder: Path, data: Path) -> str:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     argv = [sys.executable, "-m", "launch", "quickstart", "--study", "muse", "--data_root", str(data)]
-    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    began = time.monotonic()
+    process = subprocess.Popen(argv, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    times, lines = [began], []
+    for line in process.stdout:
+        times.append(time.monotonic())
+        lines.append(line)
+    output = "".join(lines)
+    assert process.wait(60) == 0, output[-6000:]
+    silences = [(after - before, line) for before, after, line in zip(times, times[1:], lines, strict=False)]
+    assert silences[0][0] < 5, "the first line of progress"
+    assert max(silences)[0] < 10, max(silences)
+    assert not [line for line in lines if CHATTER.search(line)]
+    return output
 
 
 def test_real_recordings_become_a_registered_model(home: Path) -> None:
