@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from data_prep.contract.cli import parse
 from data_prep.contract.errors import CommandError
 from launch.plan import LaunchConfig, Plan, plan
 from trainer.distributed.child import run_in_group
+from trainer.distributed.world import free_port
 from trainer.training.checkpoint import find
 from trainer.training.config import RunConfig
 from trainer.training.run_folder import RunFolder
@@ -62,10 +62,3 @@ def supervise(prepared: Plan, *, grace_seconds: float) -> int:
     """Run the plan in its own process group until it ends; SIGINT and SIGTERM go to the group, which is killed after the grace time."""
     status, _ = run_in_group(prepared.argv, {**os.environ, **prepared.environment}, grace_seconds=grace_seconds)
     return -signal.SIGKILL if status is None else status
-
-
-def free_port() -> int:
-    """A TCP port that was free on loopback a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

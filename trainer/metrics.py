@@ -59,7 +59,8 @@ def ndcg(scores_QG: np.ndarray, relevance_QG: np.ndarray, k: int) -> np.ndarray:
     last_QG = rankdata(-scores_QG, method="max", axis=1).astype(np.int64)
     first_QG = rankdata(-scores_QG, method="min", axis=1).astype(np.int64)
     mean_discount_QG = (cumulative[last_QG] - cumulative[first_QG - 1]) / (last_QG - first_QG + 1)
-    return (gains_QG * mean_discount_QG).sum(axis=1) / ideal_Q
+    found_Q: np.ndarray = (gains_QG * mean_discount_QG).sum(axis=1) / ideal_Q
+    return found_Q
 
 
 def relevance(stimulus_Q: np.ndarray, concept_Q: np.ndarray, stimulus_G: np.ndarray, concept_G: np.ndarray) -> np.ndarray:

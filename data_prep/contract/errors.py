@@ -57,6 +57,7 @@ _SYSTEM = {
     errno.ECONNREFUSED: "nobody answers there",
     errno.EPIPE: "whoever read the output has gone",
 }
+_PORT_IS_TAKEN = ("failed to listen", "EADDRINUSE", "Address already in use")
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
 
 
@@ -69,6 +70,13 @@ def sentence_of(error: BaseException) -> str | None:
         return f"{error.filename}: {words}" if error.filename else words
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory: lower the batch size ({' '.join(str(error).split())[:160] or 'no more is known'})"
+    if port_is_taken(error):
+        return "the port where the ranks meet is in use by another program: start again, or choose another with --master_port"
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _PEER_IS_GONE):
         return f"another rank is gone, see its error ({' '.join(str(error).split())[:160]})"
     return None
+
+
+def port_is_taken(error: BaseException) -> bool:
+    """Whether torch could not listen where the ranks were to meet."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _PORT_IS_TAKEN)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ import torch
 
 from data_prep.contract.cli import main
 from data_prep.contract.files import read_json
+from tests.distributed.launcher import ROOT
 from tests.distributed.training import by_step, events, last_step, make_study, saved_step, train, training, wait_for, write_split
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
+from trainer.distributed.child import environment_of_its_own
 from trainer.run import STOPPED_STATUS
 
 STEPS = 60
@@ -133,6 +137,32 @@ def test_refused_before_training_in_one_sentence(home: Path, capfd: pytest.Captu
     assert says in error
     assert "internal" not in error
     assert not (home / "refused").exists(), "a refusal leaves no trace: mended, the run starts in the same folder"
+
+
+NO_ROOM = """
+import resource, sys
+from data_prep.contract.cli import main
+from trainer.__main__ import COMMANDS
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+sys.exit(main("trainer", "", COMMANDS, sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("room", [12_000, 25_000])
+def test_no_room_for_a_checkpoint_is_one_sentence_and_the_run_goes_on_later(home: Path, room: int) -> None:
+    run = home / f"no-room-{room}"
+    command = ["contrastive", "--config", str(home / "config.yaml"), "--run", str(run), "--mlflow.enabled", "false"]
+    limited = [sys.executable, "-c", NO_ROOM, str(room), *command]
+    alone = environment_of_its_own()
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120, cwd=ROOT, env=alone, check=False)
+    assert done.returncode == 1, done.stderr[-2000:]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "no room to write it" in line
+    assert "inline_container" not in line
+    assert not list((run / "checkpoints").glob("step-*")), "nothing half-written is left"
+    assert not (run / "latest").exists()
+    assert not (run / "export").exists()
+    assert contrastive(home, run.name, "--mlflow.enabled", "false", "--resume", "auto") == 0
 
 
 def test_a_run_is_resumed_only_as_itself(home: Path, whole: Path, capfd: pytest.CaptureFixture) -> None:

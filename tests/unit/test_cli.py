@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from data_prep.contract import cli
-from data_prep.contract.errors import ConfigError, UserError, set_traceback_folder
+from data_prep.contract.errors import ConfigError, UserError, sentence_of, set_traceback_folder
 
 
 @cli.polymorphic
@@ -221,3 +221,18 @@ def test_a_refused_name_lists_the_names_there_are(yaml_file: str, arguments: lis
         cli.parse(Config, ["--config", yaml_file, *arguments])
     for words in lists:
         assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        ("The server socket has failed to listen on any local network address. port: 29500, EADDRINUSE", "the port where the ranks meet"),
+        ("[../gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]:1234", "another rank is gone"),
+        ("Timed out waiting 30000ms for recv operation to complete", "another rank is gone"),
+    ],
+)
+def test_what_torch_says_of_the_network_is_said_in_our_words(said: str, ours: str) -> None:
+    sentence = sentence_of(RuntimeError(said))
+    assert sentence is not None
+    assert sentence.startswith(ours)
+    assert sentence_of(RuntimeError("a shape is wrong")) is None

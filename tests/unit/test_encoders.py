@@ -81,6 +81,7 @@ def test_every_file_of_the_package_is_registered() -> None:
 @pytest.mark.parametrize("encoder", registered())
 def test_every_registered_encoder_keeps_the_promise(encoder: type[EncoderConfig]) -> None:
     """By its bare name and defaults: sizes as it says, a gradient for every weight, rows apart from each other."""
+    torch.manual_seed(0)
     config = cli.parse(_Command, ["--model.encoder", encoder.__name__]).model.encoder
     assert config == encoder()
     built = config.build(**FACTS)  # type: ignore[arg-type]

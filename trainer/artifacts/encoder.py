@@ -283,7 +283,7 @@ class FittedTransform:
         group_B = torch.tensor([self._row(*pair) for pair in zip(subjects, sessions, strict=True)], device=eeg_BRCT.device)
         repetitions = eeg_BRCT.shape[1]
         eeg_RCT = self.transform(eeg_BRCT.flatten(0, 1), group_B.repeat_interleave(repetitions))
-        return eeg_RCT.unflatten(0, (-1, repetitions))
+        return eeg_RCT.reshape(-1, repetitions, *eeg_RCT.shape[1:])
 
     def _row(self, subject: str | None, session: str | None) -> int:
         rows = [n for n, (u, s) in enumerate(self.labels) if subject in (None, u) and session in (None, s)]

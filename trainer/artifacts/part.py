@@ -114,7 +114,8 @@ def embed(loader: Loader, embed_batch: Callable[[Batch], torch.Tensor], device: 
         return z_NP
     sample_N = np.concatenate(samples)
     starts = np.flatnonzero(np.r_[True, np.diff(sample_N) != 0])
-    return np.add.reduceat(z_NP, starts, axis=0) / np.diff(np.r_[starts, len(z_NP)])[:, None]
+    mean_NP: np.ndarray = np.add.reduceat(z_NP, starts, axis=0) / np.diff(np.r_[starts, len(z_NP)])[:, None]
+    return mean_NP
 
 
 def _batches(loader: Loader, title: str) -> Iterator[tuple[np.ndarray, Batch]]:

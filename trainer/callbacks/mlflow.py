@@ -97,7 +97,8 @@ class MlflowTracking(Callback):
     def _new_experiment(self, client: Any, folder: RunFolder) -> str:
         # With the SQLite default, MLflow would put artifacts under the present directory.
         artifacts = None if self.config.tracking_uri else (folder.path.absolute().parent / "mlartifacts").as_uri()
-        return client.create_experiment(self.config.experiment, artifact_location=artifacts)
+        made: str = client.create_experiment(self.config.experiment, artifact_location=artifacts)
+        return made
 
     def _describe(self, client: Any, run_id: str, loop: LoopView) -> None:
         from mlflow.data.code_dataset_source import CodeDatasetSource

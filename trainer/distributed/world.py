@@ -18,9 +18,12 @@ from typing import Literal
 import torch
 import torch.distributed
 
-from data_prep.contract.errors import UserError
+from data_prep.contract.errors import UserError, port_is_taken
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+_PORT_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +132,10 @@ def start_distributed(world: World, device: torch.device, timeout_seconds: float
     if timeout_seconds <= 0:
         raise UserError(f"train.timeout_seconds: {timeout_seconds}, expected a positive number of seconds")
     os.environ["DS_ACCELERATOR"] = device.type
-    if world.size == 1 and "MASTER_ADDR" not in os.environ:
+    own_port = world.size == 1 and "MASTER_ADDR" not in os.environ
+    if own_port:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     if world.one_host and "GLOO_SOCKET_IFNAME" not in os.environ:
         # gloo would resolve the host's own name, which fails on machines whose name no server knows.
         loopback = sorted({name for _, name in socket.if_nameindex()} & {"lo", "lo0"})
@@ -150,7 +154,15 @@ def start_distributed(world: World, device: torch.device, timeout_seconds: float
         # The shared-memory op serves tensor-parallel inference only, and compiling it at first use takes a minute.
         getattr(deepspeed.ops, "__compatible_ops__", {}).update(deepspeed_shm_comm=False)
     timeout = timedelta(seconds=timeout_seconds)
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    for tries_left in reversed(range(_PORT_TRIES if own_port else 1)):
+        try:
+            deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
+            break
+        except RuntimeError as error:  # another program was quicker to take the port that was free
+            if not tries_left or not port_is_taken(error):
+                raise
+            os.environ["MASTER_PORT"] = str(free_port())
     set_group_timeouts(timeout_seconds)
 
 
@@ -173,7 +185,7 @@ def stop_distributed() -> None:
             importlib.reload(groups)  # its globals hold the groups that are gone
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

@@ -12,6 +12,7 @@ file of our own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -35,6 +37,9 @@ from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
 from trainer.training.state import TrainState
 
 FORMAT_VERSION = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WRITERS = ("inline_container", "PytorchStreamWriter", "unexpected pos", "I/O error", "IoError")
+"""What torch and safetensors say when a file cannot be written to its end."""
 T = TypeVar("T")
 
 
@@ -72,7 +77,8 @@ def on_rank_0(world: World, action: Callable[[], T]) -> T:
     if answer[1] is not None:
         time.sleep(3)  # the launcher ends all ranks when the first one fails: let rank 0 say why before
         raise SystemExit(1)
-    return answer[0]
+    given: T = answer[0]
+    return given
 
 
 # ---------------------------------------------------------------------------------------------------------- finding
@@ -147,24 +153,25 @@ def save(
     if world.rank == 0 and path.exists():
         shutil.rmtree(path)  # of a run that was killed while saving, or that was wound back
     dist.barrier()
-    with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext():
+    with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext(), room_for(path):
         engine.save_checkpoint(str(folder.checkpoints), tag=path.name, save_latest=False, exclude_frozen_parameters=without_frozen)
     dist.barrier()
     if world.rank == 0:
-        save_file({name: buffer.detach().cpu().contiguous() for name, buffer in _buffers(engine.module)}, path / "buffers.safetensors")
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "zero_stage": engine.zero_optimization_stage(),
-            "world_size": world.size,
-            "state": state.plain(),
-            "trainable": _trainable(engine.module),
-            "files": {
-                file.relative_to(path).as_posix(): {"bytes": file.stat().st_size, "sha256": _synced_hash(file)}
-                for file in sorted(path.rglob("*"))
-                if file.is_file()
-            },
-        }
-        write_json(path / "manifest.json", manifest)
+        with room_for(path):
+            save_file({name: buffer.detach().cpu().contiguous() for name, buffer in _buffers(engine.module)}, path / "buffers.safetensors")
+            manifest = {
+                "format_version": FORMAT_VERSION,
+                "zero_stage": engine.zero_optimization_stage(),
+                "world_size": world.size,
+                "state": state.plain(),
+                "trainable": _trainable(engine.module),
+                "files": {
+                    file.relative_to(path).as_posix(): {"bytes": file.stat().st_size, "sha256": _synced_hash(file)}
+                    for file in sorted(path.rglob("*"))
+                    if file.is_file()
+                },
+            }
+            write_json(path / "manifest.json", manifest)
         fsync_folder(folder.checkpoints)
         folder.point("latest", path)
         if best:
@@ -172,6 +179,29 @@ def save(
         prune(folder, keep_last)
     dist.barrier()
     return path
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Context that writes the folder ``path``; where there is no room for it, it is taken away and that is said in our words: torch's and
+    safetensors' writers tell a line of their own code instead.
+
+    Raises
+    ------
+    CommandError
+        One sentence with the bytes that are free.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = isinstance(error, OSError) and error.errno in _FULL
+        if not full and not any(words in str(error) for words in _WRITERS):
+            raise
+        shutil.rmtree(path, ignore_errors=True)  # not sealed: no use to anyone, and it takes room
+        free = shutil.disk_usage(path.parent).free
+        raise CommandError(
+            f"{path}: no room to write it, {free:,} bytes are free: earlier checkpoints are kept; free some and go on with --resume auto"
+        ) from error
 
 
 def prune(folder: RunFolder, keep_last: int) -> None:
@@ -265,7 +295,7 @@ def _only(names: set[str], module: nn.Module) -> Iterator[None]:
         for name in [name for name in state if name not in names]:
             del state[name]
 
-    handle = module.register_state_dict_post_hook(drop)
+    handle = module.register_state_dict_post_hook(drop)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -148,7 +148,8 @@ class Loop:
             new, old = self.folder.path / ".export.new", self.folder.path / ".export.old"
             shutil.rmtree(new, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
-            self.task.export(weights, new, self.state.step)
+            with checkpoint.room_for(new):
+                self.task.export(weights, new, self.state.step)
             if self.folder.export.exists():
                 os.replace(self.folder.export, old)
             os.replace(new, self.folder.export)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ class OptimizerConfig:
     def build(self, model: nn.Module, lr_factors: Mapping[str, float] | None = None) -> torch.optim.AdamW:
         """AdamW over the trainable parameters of ``model``, in two groups, and two more for every entry of ``lr_factors``: parameters
         whose name begins with its key learn at the rate times its value."""
-        groups: list[dict] = []
+        groups: list[dict[str, Any]] = []
         rest = list(model.named_parameters())
         for prefix, factor in (lr_factors or {}).items():
             own = [(name, parameter) for name, parameter in rest if name.startswith(prefix)]
@@ -72,7 +73,7 @@ def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
     return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict]:
+def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: tensors of two and more dimensions with ``weight_decay``, the rest (``logit_scale`` too) without.
 
     An empty group is left out: DeepSpeed flattens groups and cannot flatten nothing.
