@@ -164,7 +164,7 @@ def split_name(held_out: tuple[int, ...]) -> str:
 
 
 def train_and_score(job: Job) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Train one encoder through :func:`trainer.training.loop.run`; scores and true classes of every recording held out."""
+    """Train one encoder through :func:`trainer.run.contrastive`; scores and true classes of every recording held out."""
     import torch
 
     from trainer.artifacts.encoder import load_encoder

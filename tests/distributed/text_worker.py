@@ -29,9 +29,10 @@ from trainer.distributed.world import World, read_world, set_group_timeouts, sta
 from trainer.distributed.zero_init import gathered, partitioned
 from trainer.models.language.base import part_of
 from trainer.models.language.decoding import DecodingConfig
+from trainer.run import text as train_text
 from trainer.tasks.text.config import TextConfig
 from trainer.tasks.text.task import TextTask
-from trainer.training import checkpoint, loop
+from trainer.training import checkpoint
 
 STAGES = (0, 1, 2, 3)
 PLAIN: dict[str, Any] = {"tune_encoder": True}
@@ -86,7 +87,7 @@ def run_until(config: TextConfig, step: int, die: Callable[[], None]) -> None:
 
     TextTask.prepare = dying  # type: ignore[method-assign]
     try:
-        loop.run(config)
+        train_text(config)
     except Died:
         return
     finally:
@@ -308,7 +309,7 @@ def begin(home: Path) -> None:
         (home / "results.json").write_text(json.dumps(results))
     stop_distributed()
     next_port()
-    loop.run(read_config(home, run=str(home / "whole"), tune_encoder=True, zero__stage=2))
+    train_text(read_config(home, run=str(home / "whole"), tune_encoder=True, zero__stage=2))
     for stage in STAGES:
         next_port()
         run_until(dying_config(home, stage), 5, kill if stage == STAGES[-1] else crash)
@@ -318,7 +319,7 @@ def finish(home: Path) -> None:
     """See the module."""
     for stage in STAGES:
         next_port()
-        assert loop.run(replace(dying_config(home, stage), resume="latest")) == 0
+        assert train_text(replace(dying_config(home, stage), resume="latest")) == 0
 
 
 if __name__ == "__main__":
