@@ -3,7 +3,7 @@
 A block that starts with three backticks says its language; an HTML comment on the line before it says more::
 
     <!-- file: my_lab/reader.py -->   the block is that file, relative to the user's folder
-    <!-- bench: why -->               takes minutes, or changes the machine: ``make bench`` runs it, not the tests
+    <!-- bench: why -->               takes minutes, or changes the machine: every command's config is built, nothing else
     <!-- data: why -->                needs data that cannot be fetched: every command's config is built, nothing else
 
 ``sh`` blocks are commands, ``python`` and ``yaml`` blocks without a file are run and parsed, ``text`` blocks are output or drawings.
