@@ -139,6 +139,12 @@ def test_refused_before_training_in_one_sentence(home: Path, capfd: pytest.Captu
     assert not (home / "refused").exists(), "a refusal leaves no trace: mended, the run starts in the same folder"
 
 
+@pytest.mark.parametrize("seed", [2**31, 2**44, 2**63 - 1])
+def test_a_seed_that_the_config_takes_trains(home: Path, seed: int) -> None:
+    steps = ("--train.steps", "3", "--mlflow.enabled", "false")
+    assert contrastive(home, f"seed-{seed}", "--train.seed", str(seed), *steps) == 0
+
+
 NO_ROOM = """
 import resource, sys
 from data_prep.contract.cli import main

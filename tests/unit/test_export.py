@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,17 @@ def test_a_run_folder_points_to_its_export(study: Path, tmp_path: Path) -> None:
     export(study, tmp_path / "run" / "export", ContrastiveModelConfig(encoder=ENCODER))
     with pytest.raises(CommandError, match=r"a run folder, expected the export in it: .*run/export"):
         load_encoder(tmp_path / "run")
+
+
+@pytest.mark.parametrize("contrastive_weight", [1.0, 0.0])
+def test_a_loss_of_ones_own_need_not_be_importable_where_the_encoder_is_loaded(
+    study: Path, tmp_path: Path, contrastive_weight: float
+) -> None:
+    export(study, tmp_path / "export", ContrastiveModelConfig(encoder=ENCODER))
+    file = tmp_path / "export" / "config.json"
+    config = json.loads(file.read_text())
+    expected = load_encoder(tmp_path / "export").model.state_dict()
+    config["loss"] |= {"terms": [{"class_path": "my_lab.loss.Huber", "init_args": {}}], "contrastive_weight": contrastive_weight}
+    file.write_text(json.dumps(config))
+    found = load_encoder(tmp_path / "export").model.state_dict()
+    assert {name: value.tolist() for name, value in found.items()} == {name: value.tolist() for name, value in expected.items()}

@@ -293,6 +293,16 @@ class FittedTransform:
         return rows[0]
 
 
+def _built_with(loss: dict[str, Any]) -> LossConfig:
+    """What of a saved loss the model is built from. Losses of a user's own leave nothing in it, and their classes need not be importable
+    where it is loaded; one of them may have been the only loss."""
+    own = {name: value for name, value in loss.items() if name != "terms"}
+    if not any(value for name, value in own.items() if name.endswith("_weight")):
+        own["contrastive_weight"] = 1.0
+    found: LossConfig = from_plain(LossConfig, own)
+    return found
+
+
 def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """Load an export folder.
 
@@ -316,7 +326,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     if version != FORMAT_VERSION:
         raise CommandError(f"{folder / CONFIG}: format version {version!r}, expected {FORMAT_VERSION}")
     sizes = {name: config["build"][name] for name in _BUILD_FIELDS}
-    model = from_plain(ContrastiveModelConfig, config["model"]).build(**sizes, loss=from_plain(LossConfig, config["loss"]))
+    model = from_plain(ContrastiveModelConfig, config["model"]).build(**sizes, loss=_built_with(config["loss"]))
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.seed import SEED_LIMIT
 from trainer.distributed.precision import LossScale
 from trainer.distributed.world import World
 from trainer.training import checkpoint
@@ -160,7 +161,7 @@ class Loop:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_factor", 1.0)
         # Dropout's random numbers are a function of seed, step and rank: a resumed run draws the same ones.
-        torch.manual_seed((self.train_config.seed * 1_000_003 + self.state.step) * 4099 + self.world.rank)
+        torch.manual_seed(((self.train_config.seed * 1_000_003 + self.state.step) * 4099 + self.world.rank) % SEED_LIMIT)
         parts = []
         for batch in batches:
             losses = self.task.losses(self.engine, batch)
