@@ -12,7 +12,6 @@ size, tokenizer and what they were trained on; steps, global batch, split, capti
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +31,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
 from trainer.artifacts.text import trained_parameters
 from trainer.distributed.child import environment_of_its_own, run_in_group
+from trainer.distributed.world import free_port
 from trainer.evaluate.page import TableSection, render
 from trainer.evaluate.results import plain
 from trainer.evaluate.text import base_differences
@@ -229,7 +229,8 @@ def launch(config: CompareBasesConfig, command: Sequence[str], *, on_cpu: bool) 
     environment = environment_of_its_own()
     if on_cpu or not torch.cuda.is_available():
         environment.setdefault("DS_ACCELERATOR", "cpu")
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(config.num_processes), "--master_port", str(_port())]
+    ranks = ("--num_gpus", str(config.num_processes), "--master_port", str(free_port()))
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *ranks]
     status, asked = run_in_group(
         [*launcher, "--module", "trainer", *command],
         environment,
@@ -334,9 +335,3 @@ def _seconds(folder: Path) -> float:
             total += (at - previous).total_seconds()
         previous = at
     return total
-
-
-def _port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 
 from data_prep.contract.cli import to_yaml
 from data_prep.contract.errors import CommandError, set_traceback_folder
@@ -36,7 +34,7 @@ from trainer.training.callback import Callback
 from trainer.training.config import RunConfig, TrainConfig
 from trainer.training.loop import Loop
 from trainer.training.run_folder import RunFolder
-from trainer.training.task import Task
+from trainer.training.task import Task, say
 
 STOPPED_STATUS = 75
 """Exit status of a run that a signal stopped after saving: not finished, to be resumed (sysexits' EX_TEMPFAIL)."""
@@ -74,7 +72,7 @@ def run(config: RunConfig, build_task: TaskBuilder) -> int:
     device = worlds.choose_device(config.train.device, world)
     check_precision(config.train.precision, device)
     _settle(config.train)
-    _say(world, f"starting {config.run} on {world.size} rank{'s' if world.size > 1 else ''} ({device.type})")
+    say(world, f"starting {config.run} on {world.size} rank{'s' if world.size > 1 else ''} ({device.type})")
     worlds.start_distributed(world, device, config.train.timeout_seconds)
     try:
         return _run(config, build_task, world, device, micro_batch_size)
@@ -86,7 +84,7 @@ def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch
     folder = RunFolder(config.run, rank=world.rank)
     checkpoint.on_rank_0(world, lambda: str(checkpoint.find(folder, config.resume)))  # refused here, before the study is opened
     task = build_task(world, device)
-    _say(world, f"study opened: {task.num_items} training items a data pass")
+    say(world, f"study opened: {task.num_items} training items a data pass")
     found, universal = checkpoint.on_rank_0(world, lambda: _choose(config, task, folder, world))
     resumed = None if found is None else checkpoint.read_checkpoint(Path(found))
 
@@ -158,18 +156,6 @@ def make_callbacks(config: RunConfig) -> list[Callback]:
     return [Checkpoints(config.checkpoint.every_steps), *callbacks, *(named.build() for named in config.callbacks)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """Where a run continues from."""
-
-    checkpoint: Path
-    folder: Path
-
-    @classmethod
-    def of(cls, found: Path) -> _Source:
-        return cls(checkpoint=found, folder=found.parents[1])
-
-
 def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World) -> tuple[str | None, str | None]:
     """On rank 0: the checkpoint that is continued, if any, and its universal form where the world has another size. Refuses what the
     run cannot start from; writes nothing of the run."""
@@ -177,11 +163,11 @@ def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World) -> t
     if found is None:
         task.check_start()
         return None, None
-    source = _Source.of(found)
-    identity.check_identity(source.folder / "identity.json", identity.make_identity(config, task.study))
+    source = found.parents[1]
+    identity.check_identity(source / "identity.json", identity.make_identity(config, task.study))
     saved = checkpoint.read_checkpoint(found)
     checkpoint.check_checkpoint(saved, zero_stage=config.zero.stage)
-    if source.folder.resolve() != folder.path.resolve() and folder.holds_a_run():
+    if source.resolve() != folder.path.resolve() and folder.holds_a_run():
         raise CommandError(f"run: {folder.path} already holds a run; to continue {found} elsewhere choose another folder")
     universal = None
     if saved.zero_stage and saved.world_size != world.size:
@@ -192,11 +178,11 @@ def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World) -> t
 def _claim(config: RunConfig, task: Task, folder: RunFolder, world: World, found: str | None) -> None:
     """On rank 0: write the run's first files."""
     if found is not None:
-        source = _Source.of(Path(found))
-        if source.folder.resolve() == folder.path.resolve():
-            folder.point("latest", source.checkpoint)
-        elif (source.folder / "export").is_dir():
-            shutil.copytree(source.folder / "export", folder.export)  # the best so far, should nothing better come
+        source = Path(found).parents[1]
+        if source.resolve() == folder.path.resolve():
+            folder.point("latest", Path(found))
+        elif (source / "export").is_dir():
+            shutil.copytree(source / "export", folder.export)  # the best so far, should nothing better come
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.checkpoints.mkdir(exist_ok=True)
     folder.completed.unlink(missing_ok=True)
@@ -218,8 +204,3 @@ def _settle(train: TrainConfig) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-
-
-def _say(world: World, message: str) -> None:
-    if world.is_main:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)

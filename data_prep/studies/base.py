@@ -19,7 +19,6 @@ import numpy as np
 from data_prep.contract.errors import StudyError
 from data_prep.contract.manifest import Stimulus
 from data_prep.contract.files import canonical_json, sha256_file
-from data_prep.contract.errors import StudyError
 from data_prep.contract import cli, schema
 
 

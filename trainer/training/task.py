@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
+from trainer.data.loader import Loader
+from trainer.distributed.world import World
 from trainer.training.config import RunConfig
 
 
@@ -76,9 +79,13 @@ class Task(Protocol):
 
 
 class BaseTask:
-    """A task without notes, whose runs start from random weights and keep all of them in checkpoints."""
+    """A task that reads a loader's stream, without notes, whose runs start from random weights and keep all of them in checkpoints."""
 
     config: RunConfig
+    loader: Loader
+    """The training part."""
+    world: World
+    device: torch.device
     frozen_elsewhere = False
     partitioned_dtype: torch.dtype | None = None
 
@@ -95,6 +102,22 @@ class BaseTask:
     def start(self, model: nn.Module) -> None:
         """On all ranks, with a new run's fresh model: bring weights from elsewhere, where the config says so."""
 
+    def batches(self, start: int) -> Batches:
+        """This rank's slices of the stream, a step's share at a time."""
+        return self.loader.batches(
+            start,
+            global_batch_size=self.config.train.global_batch_size,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            pin=self.device.type == "cuda",
+        )
+
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """As the config's ``optimizer`` says, one learning rate for all."""
         return self.config.optimizer.build(model)
+
+
+def say(world: World, message: str) -> None:
+    """One line for people, from rank 0."""
+    if world.is_main:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)

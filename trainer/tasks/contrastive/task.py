@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from data_prep.contract.ranking import cosine_similarity, retrieval_ranks
@@ -24,7 +23,6 @@ from trainer.data.augment import augment
 from trainer.data.batch import Batch, HostBatch
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
-from trainer.data.prefetch import Prefetched
 from trainer.distributed import collectives
 from trainer.distributed.precision import Precision, autocast
 from trainer.distributed.world import World
@@ -34,7 +32,7 @@ from trainer.tasks.contrastive.initial_weights import InitialWeights, sentence
 from trainer.tasks.contrastive.objective import contrastive_terms
 from trainer.tasks.keep import training_loader
 from trainer.training.provenance import git_revision
-from trainer.training.task import BaseTask
+from trainer.training.task import BaseTask, say
 
 
 class ContrastiveTask(BaseTask):
@@ -100,16 +98,6 @@ class ContrastiveTask(BaseTask):
             loss=self.config.loss,
         )
         return Autocast(model, self.config.train.precision, self.device)
-
-    def batches(self, start: int) -> Prefetched[HostBatch]:
-        """This rank's slices of the stream."""
-        return self.loader.batches(
-            start,
-            global_batch_size=self.config.train.global_batch_size,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            pin=self.device.type == "cuda",
-        )
 
     def prepare(self, host: HostBatch, step: int) -> list[Batch]:
         """On the device, transformed, averaged over repetitions, augmented; one batch, since its rows are each other's negatives."""
@@ -219,12 +207,6 @@ class Embedded(NamedTuple):
     concept_Q: np.ndarray
     named_Q: np.ndarray
     """Concept that the concept head names; -1 without a head."""
-
-
-def say(world: World, message: str) -> None:
-    """One line for people, from rank 0."""
-    if world.rank == 0:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)
 
 
 def naming_scores(found: Embedded) -> dict[str, float]:

@@ -34,7 +34,6 @@ from trainer.data.batch import Batch, HostBatch
 from trainer.data.captions import StudyCaptions
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
-from trainer.data.prefetch import Prefetched
 from trainer.distributed import collectives
 from trainer.distributed.world import World
 from trainer.models.concepts import ConceptTable, as_words
@@ -45,7 +44,7 @@ from trainer.models.language.rows import TextRows, build_rows, cut_by_length
 from trainer.tasks.keep import training_loader
 from trainer.tasks.text.config import StageConfig, TextConfig
 from trainer.training.provenance import git_revision
-from trainer.training.task import BaseTask
+from trainer.training.task import BaseTask, say
 
 __all__ = ["StageConfig", "TextBatch", "TextConfig", "TextTask"]
 
@@ -210,16 +209,6 @@ class TextTask(BaseTask):
         return self.config.optimizer.build(model, {"encoder.": self.config.encoder_lr_factor} if self.config.tune_encoder else None)
 
     # --------------------------------------------------------------------------------------------------------- training
-
-    def batches(self, start: int) -> Prefetched[HostBatch]:
-        """This rank's share of each step, whole: it is cut by length in :meth:`prepare`."""
-        return self.loader.batches(
-            start,
-            global_batch_size=self.config.train.global_batch_size,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            pin=self.device.type == "cuda",
-        )
 
     def prepare(self, host: HostBatch, step: int) -> list[TextBatch]:
         """Micro-batches of equal item count, short captions with short ones; a collective (the step's token count)."""
@@ -478,9 +467,3 @@ def print_trainable(model: nn.Module) -> None:
     for part, trained, total in base_llm.trainable_table(model):
         table.add_row(part, f"{trained:,}", f"{total:,}", f"{100 * trained / max(total, 1):.2f} %")
     Console(stderr=True, soft_wrap=True, highlight=False).print(table)
-
-
-def say(world: World, message: str) -> None:
-    """One line for people, from rank 0."""
-    if world.is_main:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)
