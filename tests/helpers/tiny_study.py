@@ -76,6 +76,8 @@ class TinyReader(ReaderConfig):
     """Recordings a subject (level ``class``)."""
     n_chans: int = 4
     """Channels."""
+    placed: bool = False
+    """Whether the electrodes' positions are known: channel c lies at (c, 0, 1) centimetres."""
     n_times: int = 20
     """Time points."""
     sfreq: float = 100.0
@@ -130,6 +132,7 @@ class TinySource:
             tmin=-0.05,
             n_times=config.n_times,
             ch_names=["TP9", "AF7", "AF8", "TP10", "Oz", "Pz", "O1", "O2"][: config.n_chans],
+            positions=[[0.01 * c, 0.0, 0.01] for c in range(config.n_chans)] if config.placed else None,
             subjects=subjects,
             stimuli=stimuli,
             concepts=concepts,

@@ -81,6 +81,7 @@ def write_export(
             "num_subjects": len(tables.subjects),
             "embedding_dim": loader.embedding_dim,
             "num_concepts": len(tables.concepts),
+            "positions": loader.positions,
         },
         "signal": {
             "unit": loader.index.signal.unit,
@@ -326,7 +327,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     if version != FORMAT_VERSION:
         raise CommandError(f"{folder / CONFIG}: format version {version!r}, expected {FORMAT_VERSION}")
     sizes = {name: config["build"][name] for name in _BUILD_FIELDS}
-    model = from_plain(ContrastiveModelConfig, config["model"]).build(**sizes, loss=_built_with(config["loss"]))
+    positions = config["build"].get("positions")  # exports of encoders that were trained without have none
+    model = from_plain(ContrastiveModelConfig, config["model"]).build(**sizes, positions=positions, loss=_built_with(config["loss"]))
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:

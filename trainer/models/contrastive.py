@@ -6,6 +6,7 @@ B: rows, C: channels, T: time points, E: image embedding dimension, P: dimension
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -65,6 +66,7 @@ class ContrastiveModelConfig:
         num_subjects: int,
         embedding_dim: int,
         num_concepts: int = 0,
+        positions: Sequence[Sequence[float]] | None = None,
         loss: LossConfig | None = None,
     ) -> ContrastiveModel:
         """The model for data of this shape, randomly initialised.
@@ -79,6 +81,8 @@ class ContrastiveModelConfig:
             Dimension of the image embeddings.
         num_concepts
             Rows of the study's table of concepts; used where the loss has a cross-entropy term.
+        positions
+            ``[x, y, z]`` of every channel in metres (head coordinates), which the encoder is given; None where the study has none.
         loss
             Gives temperature, SigLIP's bias and whether there is a concept head; needed for training only.
 
@@ -87,7 +91,7 @@ class ContrastiveModelConfig:
         ValueError
             Sizes contradict each other; both are in the message.
         """
-        return ContrastiveModel(self, n_chans, n_times, sfreq, num_subjects, embedding_dim, num_concepts, loss or LossConfig())
+        return ContrastiveModel(self, n_chans, n_times, sfreq, num_subjects, embedding_dim, num_concepts, positions, loss or LossConfig())
 
 
 class ContrastiveOutput(NamedTuple):
@@ -121,6 +125,7 @@ class ContrastiveModel(nn.Module):
         num_subjects: int,
         embedding_dim: int,
         num_concepts: int,
+        positions: Sequence[Sequence[float]] | None,
         loss: LossConfig,
     ) -> None:
         super().__init__()
@@ -131,6 +136,9 @@ class ContrastiveModel(nn.Module):
                 "leave proj_dim null or choose image_head linear or mlp"
             )
         self.n_chans, self.n_times, self.proj_dim = n_chans, n_times, proj_dim
+        # A fact of the data, not a weight: exports keep it in config.json.
+        self.positions_C3: Tensor | None
+        self.register_buffer("positions_C3", _positions(positions, n_chans), persistent=False)
         self.subjects = SubjectLayer(num_subjects, n_chans) if config.subject_layer == "linear" else None
         self.encoder = config.encoder.build(n_chans=n_chans, n_times=n_times, sfreq=sfreq, num_subjects=num_subjects, norm=config.norm)
         self.eeg_head = build_head(
@@ -179,7 +187,7 @@ class ContrastiveModel(nn.Module):
             )
         if self.subjects is not None:
             eeg_BCT = self.subjects(eeg_BCT, subject_B)
-        return self.encoder(eeg_BCT, subject_B)
+        return self.encoder(eeg_BCT, subject_B, self.positions_C3)
 
     def embed_eeg(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
         """EEG in the common space: (B, P) float32, unit norm."""
@@ -193,6 +201,16 @@ class ContrastiveModel(nn.Module):
     def embed_image(self, target_BE: Tensor) -> Tensor:
         """Image embeddings in the common space: (B, P) float32, unit norm."""
         return _unit(self.image_head(target_BE).float())
+
+
+def _positions(positions: Sequence[Sequence[float]] | None, n_chans: int) -> Tensor | None:
+    if positions is None:
+        return None
+    if len(positions) != n_chans or any(len(place) != 3 for place in positions):
+        raise UserError(
+            f"positions: {len(positions)} rows of {sorted({len(p) for p in positions})} numbers, expected {n_chans} of [x, y, z]"
+        )
+    return torch.tensor(positions, dtype=torch.float32)
 
 
 def _unit(x_BP: Tensor) -> Tensor:

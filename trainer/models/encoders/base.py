@@ -37,7 +37,8 @@ class Encoder(nn.Module):
         subject_B
             Row in the study's table of subjects, int64; -1 is a subject not seen in training.
         positions_C3
-            Electrode positions in metres, for encoders that use them.
+            Electrode positions in metres (head coordinates), for encoders that use them; None where the study has none.
+            The same in training and wherever the export is loaded.
         """
         raise NotImplementedError
 

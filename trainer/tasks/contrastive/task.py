@@ -95,6 +95,7 @@ class ContrastiveTask(BaseTask):
             num_subjects=self.loader.num_subjects,
             embedding_dim=self.loader.embedding_dim,
             num_concepts=len(self.index.manifest.tables.concepts),
+            positions=self.loader.positions,
             loss=self.config.loss,
         )
         return Autocast(model, self.config.train.precision, self.device)
