@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.contract.arrays import read_archive
 from data_prep.contract.cli import from_plain, to_plain
 from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import read_json, write_json
+from trainer.artifacts.weights import load_weights
 from trainer.data.batch import Batch, Transform, normalise_trials
 from trainer.data.loader import DataConfig, Loader
 from trainer.losses import LossConfig
@@ -329,10 +329,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     sizes = {name: config["build"][name] for name in _BUILD_FIELDS}
     positions = config["build"].get("positions")  # exports of encoders that were trained without have none
     model = from_plain(ContrastiveModelConfig, config["model"]).build(**sizes, positions=positions, loss=_built_with(config["loss"]))
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise CommandError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes ({error})") from None
+    load_weights(model, folder / WEIGHTS, CONFIG)
     transform = FittedTransform.read(folder / TRANSFORM, device) if config["transform"] else None
     return Encoder(config, model, transform, device)
 

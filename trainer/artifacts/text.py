@@ -22,14 +22,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.contract.cli import from_plain, to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, sha256_file, write_atomically, write_json
+from data_prep.contract.words import short
 from trainer.artifacts.encoder import CONFIG, ORIGIN, Encoder, lineage, load_encoder
+from trainer.artifacts.weights import read_weights
 from trainer.models.concepts import ConceptTable
 from trainer.models.language import base as base_llm
 from trainer.models.language.base import AdapterConfig, BaseConfig
@@ -41,6 +42,7 @@ from trainer.models.language.prompt import PromptConfig, Prompter
 FORMAT_VERSION = 1
 KIND = "text"
 ADAPTER, PROJECTOR, ENCODER, WEIGHTS = "adapter", "projector.safetensors", "encoder", "model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PROJECTOR_PARTS = ("projector.", "image_token.")
 
 
@@ -96,7 +98,7 @@ def write_text_export(
     facts = {name: config.get(name) for name in ORIGIN}
     if tuned:
         changed = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
-        whole = load_file(encoder / WEIGHTS)
+        whole = read_weights(encoder / WEIGHTS)
         _save({name: changed.get(name, value) for name, value in whole.items()}, output / ENCODER / WEIGHTS)
         own = read_json(encoder / CONFIG)
         # It has now seen this run's training trials as well.
@@ -131,7 +133,7 @@ def _write_adapter(folder: Path, llm: Any, weights: dict[str, Tensor]) -> None:
     (name,) = llm.peft_config
     found = get_peft_model_state_dict(llm, state_dict=own, adapter_name=name, save_embedding_layers=False)
     folder.mkdir()
-    _save(found, folder / "adapter_model.safetensors")
+    _save(found, folder / ADAPTER_WEIGHTS)
     plain = {**llm.peft_config[name].to_dict(), "inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
     write_atomically(folder / "adapter_config.json", (json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n").encode())
@@ -167,8 +169,8 @@ def read_text_config(path: Path) -> dict[str, Any]:
 
 def trained_parameters(export: Path) -> int:
     """Weights of adapter and projector."""
-    files = [file for file in (export / ADAPTER / "adapter_model.safetensors", export / PROJECTOR) if file.is_file()]
-    return sum(value.numel() for file in files for value in load_file(file).values())
+    files = [file for file in (export / ADAPTER / ADAPTER_WEIGHTS, export / PROJECTOR) if file.is_file()]
+    return sum(value.numel() for file in files for value in read_weights(file).values())
 
 
 def stages(config: Mapping[str, Any]) -> list[str]:
@@ -315,14 +317,22 @@ def load_text(
 
 
 def _with_adapter(llm: Any, folder: Path) -> Any:
+    file = folder / ADAPTER_WEIGHTS
+    # Read here first: peft would look for a missing file on its hub, and leaves what a file lacks at its random start.
+    saved = read_weights(file)
     try:
         with base_llm.quiet():
-            from peft import PeftModel
+            from peft import PeftModel, get_peft_model_state_dict
 
-            return PeftModel.from_pretrained(llm, str(folder), autocast_adapter_dtype=False)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        message = " ".join(str(error).split())[:200]
-        raise CommandError(f"{folder}: not the adapter that {CONFIG} describes ({message})") from None
+            model = PeftModel.from_pretrained(llm, str(folder), autocast_adapter_dtype=False)
+            odd = sorted(get_peft_model_state_dict(model, save_embedding_layers=False).keys() ^ saved.keys())
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # torch says what it finds in the weights, the others what they find in the adapter's config.
+        where = file if isinstance(error, RuntimeError) else folder
+        raise CommandError(f"{where}: not the adapter that {CONFIG} describes ({short(error, 200)})") from error
+    if odd:
+        raise CommandError(f"{file}: not the adapter that {CONFIG} describes ({odd[0]} is not on both sides)")
+    return model
 
 
 def _projector(prefix: PrefixConfig, encoder: Encoder, llm: Any, config: dict[str, Any]) -> Any:
@@ -332,15 +342,15 @@ def _projector(prefix: PrefixConfig, encoder: Encoder, llm: Any, config: dict[st
 
 def _load_projector(model: EEGLanguageModel, file: Path) -> None:
     wanted = {name for name in model.state_dict() if name.startswith(_PROJECTOR_PARTS)}
+    saved = read_weights(file)
+    # An image's token is trained in stages that show images only.
+    missing = {name for name in wanted - saved.keys() if not name.startswith("image_token.")}
+    if odd := sorted(missing | (saved.keys() - wanted)):
+        raise CommandError(f"{file}: not the projector that {CONFIG} describes ({odd[0]} is not on both sides)")
     try:
-        saved = load_file(file)
-        # An image's token is trained in stages that show images only.
-        missing = {name for name in wanted - saved.keys() if not name.startswith("image_token.")}
-        if missing or saved.keys() - wanted:
-            raise KeyError(f"{sorted(missing | (saved.keys() - wanted))[0]} is not on both sides")
         model.load_state_dict(saved, strict=False)
-    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
-        raise CommandError(f"{file}: not the projector that {CONFIG} describes ({' '.join(str(error).split())[:200]})") from None
+    except RuntimeError as error:
+        raise CommandError(f"{file}: not the projector that {CONFIG} describes ({short(error, 200)})") from error
 
 
 # ------------------------------------------------------------------------------------------------- beginning with one
@@ -366,7 +376,7 @@ class InitialText:
         if "adapter" in self.facts["taken"]:
             from peft import set_peft_model_state_dict
 
-            weights = load_file(self.path / ADAPTER / "adapter_model.safetensors")
+            weights = read_weights(self.path / ADAPTER / ADAPTER_WEIGHTS)
             with base_llm.quiet():
                 result = set_peft_model_state_dict(model.llm, weights)
             lost = [name for name in result.missing_keys if "lora_" in name] + list(result.unexpected_keys)
