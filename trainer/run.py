@@ -1,8 +1,7 @@
 """How a run is set up: world, task, engine, callbacks, loop. The only place that knows all of them.
 
-``deepspeed --module trainer contrastive|text`` call :func:`contrastive` and :func:`text` on every rank. A run is claimed, which is
-the first that is written into its folder, only when everything is built and nothing can refuse it any more: what was refused can be
-mended and started again in the same folder.
+``deepspeed --module trainer contrastive|text`` call :func:`contrastive` and :func:`text` on every rank. Whatever ends a run before its
+first step, on whichever rank, leaves its folder as it was (:mod:`trainer.training.start`): it can be mended and started again there.
 """
 
 from __future__ import annotations
@@ -34,10 +33,9 @@ from trainer.training.callback import Callback
 from trainer.training.config import RunConfig, TrainConfig
 from trainer.training.loop import Loop
 from trainer.training.run_folder import RunFolder
+from trainer.training.start import STOPPED_STATUS, Start, starting
 from trainer.training.task import Task, say
 
-STOPPED_STATUS = 75
-"""Exit status of a run that a signal stopped after saving: not finished, to be resumed (sysexits' EX_TEMPFAIL)."""
 TaskBuilder = Callable[[World, torch.device], Task]
 
 
@@ -82,10 +80,34 @@ def run(config: RunConfig, build_task: TaskBuilder) -> int:
 
 def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch.device, micro_batch_size: int) -> int:
     folder = RunFolder(config.run, rank=world.rank)
+    loop: Loop | None = None
+    with starting(folder.path) as start:
+        try:
+            with worlds.all_or_none(world, config.train.timeout_seconds):
+                loop = _set_up(config, build_task, world, device, micro_batch_size, folder, start)
+                loop.start()
+        except BaseException as error:
+            if loop is not None:
+                loop.fault(error, started=False)
+            raise
+    set_traceback_folder(folder.path, world.rank)
+    return _train(loop)
+
+
+def _set_up(
+    config: RunConfig,
+    build_task: TaskBuilder,
+    world: World,
+    device: torch.device,
+    micro_batch_size: int,
+    folder: RunFolder,
+    start: Start,
+) -> Loop:
     checkpoint.on_rank_0(world, lambda: str(checkpoint.find(folder, config.resume)))  # refused here, before the study is opened
     task = build_task(world, device)
     say(world, f"study opened: {task.num_items} training items a data pass")
-    found, universal = checkpoint.on_rank_0(world, lambda: _choose(config, task, folder, world))
+    found, universal = checkpoint.on_rank_0(world, lambda: _choose(config, task, folder, world, start))
+    start.scratch = Path(universal).parent if universal else None
     resumed = None if found is None else checkpoint.read_checkpoint(Path(found))
 
     overrides = {**config.deepspeed_overrides, **({"checkpoint": {"load_universal": True}} if universal else {})}
@@ -119,21 +141,17 @@ def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch
             loop.loss_scale.load_state_dict(loop.state.loss_scale)
         task.started_from = loop.state.started_from
     loop.state.started_from = task.started_from
-    checkpoint.on_rank_0(world, lambda: _claim(config, task, folder, world, found))
-    set_traceback_folder(folder.path, world.rank)
-    return _train(loop)
+    checkpoint.on_rank_0(world, lambda: _claim(config, task, folder, world, found, start))
+    return loop
 
 
 def _train(loop: Loop) -> int:
-    folder, state = loop.folder, loop.state
+    folder = loop.folder
     with loop.stop_signal:
         try:
             reason = loop.train()
         except BaseException as error:
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            folder.event("fault", part="training", step=state.step, message=message)
-            for callback in loop.callbacks:
-                callback.on_fault(loop, message)
+            loop.fault(error)
             raise
     folder.event("end", reason=reason, step=loop.state.step)
     if reason == "signal":
@@ -156,7 +174,7 @@ def make_callbacks(config: RunConfig) -> list[Callback]:
     return [Checkpoints(config.checkpoint.every_steps), *callbacks, *(named.build() for named in config.callbacks)]
 
 
-def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World) -> tuple[str | None, str | None]:
+def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World, start: Start) -> tuple[str | None, str | None]:
     """On rank 0: the checkpoint that is continued, if any, and its universal form where the world has another size. Refuses what the
     run cannot start from; writes nothing of the run."""
     found = checkpoint.find(folder, config.resume)
@@ -171,12 +189,14 @@ def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World) -> t
         raise CommandError(f"run: {folder.path} already holds a run; to continue {found} elsewhere choose another folder")
     universal = None
     if saved.zero_stage and saved.world_size != world.size:
+        start.before_writing()
         universal = checkpoint.convert_to_universal(saved, folder, config.train.timeout_seconds)
     return str(found), universal
 
 
-def _claim(config: RunConfig, task: Task, folder: RunFolder, world: World, found: str | None) -> None:
+def _claim(config: RunConfig, task: Task, folder: RunFolder, world: World, found: str | None, start: Start) -> None:
     """On rank 0: write the run's first files."""
+    start.before_writing()
     if found is not None:
         source = Path(found).parents[1]
         if source.resolve() == folder.path.resolve():

@@ -117,11 +117,11 @@ def _fail(error: Exception, *, debug: bool) -> int:
         traceback.print_exception(error)
     said = sentence_of(error)
     if said is None:
-        where = traceback_file() or Path(tempfile.mkstemp(prefix="eegvision-", suffix=".txt")[1])
         kept = "".join(traceback.format_exception(error))
         try:
+            where = traceback_file() or Path(tempfile.mkstemp(prefix="eegvision-", suffix=".txt")[1])
             where.parent.mkdir(parents=True, exist_ok=True)
-            where.write_text(kept, encoding="utf-8")
+            where.write_text(kept, encoding="utf-8", errors="backslashreplace")
             place = f"its traceback is in {where}"
         except OSError:  # a full disk may be what went wrong in the first place
             place = "its traceback could not be written: run again with --debug"

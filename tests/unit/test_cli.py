@@ -236,3 +236,14 @@ def test_what_torch_says_of_the_network_is_said_in_our_words(said: str, ours: st
     assert sentence is not None
     assert sentence.startswith(ours)
     assert sentence_of(RuntimeError("a shape is wrong")) is None
+
+
+def test_no_room_for_the_traceback_leaves_the_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    assert cli.main("x", "", COMMANDS, ["end", "--how", "ours"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: internal, not your fault: IndexError")
+    assert line.endswith("its traceback could not be written: run again with --debug")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -138,7 +139,8 @@ class MlflowTracking(Callback):
             self.client = None
             message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/yellow] tracking is off from step {loop.state.step}: {message}")
-            loop.folder.event("fault", part="mlflow", step=loop.state.step, message=message)
+            with contextlib.suppress(OSError):  # a full disk has taken the tracker's database and the run's own files alike
+                loop.folder.event("fault", part="mlflow", step=loop.state.step, message=message)
 
 
 # -------------------------------------------------------------------------------------------------- text evaluation

@@ -45,6 +45,10 @@ class TensorBoardScalars(Callback):
         if self.writer is not None:
             self.writer.close()
 
+    def on_fault(self, loop: LoopView, message: str) -> None:
+        """Flush now: the writer's thread must not write on into a folder that is taken away."""
+        self.on_end(loop, message)
+
     def _write(self, group: str, step: int, values: dict[str, float]) -> None:
         if self.writer is not None:
             for name, value in values.items():

@@ -6,11 +6,13 @@ depends on rank and size can be tested for any cluster in one process.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import socket
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -173,6 +175,41 @@ def set_group_timeouts(timeout_seconds: float) -> None:
     set_timeout = getattr(torch.distributed, "set_timeout", None) or groups._set_pg_timeout
     for group in list(groups._world.pg_map):
         set_timeout(timedelta(seconds=timeout_seconds), group)
+
+
+@contextlib.contextmanager
+def all_or_none(world: World, timeout_seconds: float) -> Iterator[None]:
+    """Context that ends well on all ranks or on none: a rank that fails in it tells the others, and who is through waits for all.
+
+    The ranks tell each other through the store in which they met. In a collective a rank would wait for one that is gone where no signal
+    reaches it, and one that failed would take part in whichever comes next.
+
+    Raises
+    ------
+    UserError
+        On a rank that was through: another one failed, or was not through after ``timeout_seconds``.
+    """
+    if world.size == 1:
+        yield
+        return
+    store = torch.distributed.distributed_c10d._get_default_store()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # rank 0, which keeps the store, may have been the first to fail
+            store.set(f"failed/{world.rank}", "")
+        raise
+    end = time.monotonic() + timeout_seconds
+    try:
+        store.set(f"through/{world.rank}", "")
+        while late := [rank for rank in range(world.size) if not store.check([f"through/{rank}"])]:
+            if failed := [rank for rank in late if store.check([f"failed/{rank}"])]:
+                raise UserError(f"rank {failed[0]} of {world.size} could not start, see its error")
+            if time.monotonic() > end:
+                raise UserError(f"rank {late[0]} of {world.size} was not ready after {timeout_seconds:g} seconds (train.timeout_seconds)")
+            time.sleep(0.05)
+    except RuntimeError as error:
+        raise UserError("another rank was gone before the first step, see its error") from error
 
 
 def stop_distributed() -> None:

@@ -13,7 +13,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -72,9 +72,12 @@ class Loop:
         """The validation score that picks the best weights; None: nothing is validated."""
         return self.task.score_name
 
-    def train(self) -> str:
-        """Train to the end; returns why it ended: ``finished``, ``early stopping`` or ``signal``."""
+    def start(self) -> None:
+        """Let the callbacks begin: the last that can refuse a run before its first step."""
         self._each("on_start")
+
+    def train(self) -> str:
+        """Train to the end, after :meth:`start`; returns why it ended: ``finished``, ``early stopping`` or ``signal``."""
         self.engine.train()  # what is loaded by from_pretrained comes in eval mode
         clock = Clock()
         with contextlib.closing(self.task.batches(self.state.samples_seen)) as batches:
@@ -202,6 +205,25 @@ class Loop:
         self.folder.metrics(self.state.step, {f"validation_{name}": value for name, value in scores.items()})
         self._each("on_validation", scores, improved)
 
+    def fault(self, error: BaseException, *, started: bool = True) -> None:
+        """Tell the callbacks, and of a run that has ``started`` its folder, too, what ended it. What goes wrong in that (a full disk may be
+        what ended the run) is a note on ``error``, never in its place."""
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        with _noted(error):
+            if started:
+                self.folder.event("fault", part="training", step=self.state.step, message=message)
+        for callback in self.callbacks:
+            with _noted(error):
+                callback.on_fault(self, message)
+
     def _each(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *arguments)
+
+
+@contextlib.contextmanager
+def _noted(error: BaseException) -> Iterator[None]:
+    try:
+        yield
+    except Exception as second:
+        error.add_note(f"and while that was recorded: {type(second).__name__}: {second}")

@@ -85,10 +85,16 @@ class RunFolder:
 
     def _append(self, file: str, line: dict[str, Any]) -> None:
         if self.rank == 0:
-            with (self.path / file).open("ab+") as lines:
-                # A line cut short by a kill must not spoil the next one.
-                torn = lines.tell() > 0 and (lines.seek(-1, os.SEEK_END), lines.read(1))[1] != b"\n"
-                lines.write(b"\n" * torn + json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            path = self.path / file
+            # Half a character, as in file names that are no text, stands as its escape.
+            text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
+            try:
+                with path.open("ab+") as lines:
+                    # A line cut short by a kill must not spoil the next one.
+                    torn = lines.tell() > 0 and (lines.seek(-1, os.SEEK_END), lines.read(1))[1] != b"\n"
+                    lines.write(b"\n" * torn + text + b"\n")
+            except OSError as error:  # a write that finds the disk full does not say which file it was for
+                raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
