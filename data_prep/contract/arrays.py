@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contract.errors import StudyError
-from data_prep.contract.words import short
+from data_prep.contract.words import listed, short
 
 
 def read_archive(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -29,7 +29,7 @@ def read_archive(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise not_readable(path, "an archive of plain arrays (.npz)", error) from error
     missing = [name for name in names if not isinstance(found.get(name), np.ndarray)]
     if missing:
-        raise StudyError(f"{path}: lacks the array {missing[0]!r}; it has {short(have, 200) or 'none'}")
+        raise StudyError(f"{path}: lacks the array {missing[0]!r}; it has {listed(have)}")
     return found
 
 

@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -25,6 +25,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_settings
 
+from data_prep.contract.config_file import check_config_file
 from data_prep.contract.errors import ConfigError, UserError, sentence_of, traceback_file
 from data_prep.contract.refusals import in_our_words
 
@@ -142,7 +143,10 @@ def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") 
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
     parser.add_class_arguments(config_class)
     try:
-        namespace = parser.parse_args(_config_first(arguments))
+        words = _config_first(arguments)
+        for name in _config_files(words):
+            check_config_file(name)
+        namespace = parser.parse_args(words)
         fields = {k: v for k, v in vars(parser.instantiate_classes(namespace)).items() if k != "config"}
         return config_class(**fields)
     except UserError as error:
@@ -201,6 +205,14 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
         else:
             rest.append(word)
     return first + rest
+
+
+def _config_files(words: Sequence[str]) -> Iterator[str]:
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == "--config":
+            yield following or ""
+        elif word.startswith("--config="):
+            yield word.removeprefix("--config=")
 
 
 def _pop_flag(arguments: list[str], flag: str) -> tuple[list[str], bool]:

@@ -19,6 +19,7 @@ from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, sha256_json, write_atomically, write_json
 from data_prep.contract.schema import PARTS, SCHEMA_VERSION, TRIALS_DTYPE, check_split_name, index_dtype
+from data_prep.contract.words import listed
 
 SPLIT_FORMAT_VERSION = 1
 Clause = Mapping[str, Sequence[int]]
@@ -409,7 +410,7 @@ def read_split(root: Path, manifest: Manifest, name: str) -> Split:
     path = root / "splits" / f"{check_split_name(name)}.json"
     if not path.is_file():
         have = sorted(p.stem for p in (root / "splits").glob("*.json") if not p.name.endswith(".audit.json"))
-        raise StudyError(f"{path}: no such split; this study has {', '.join(have) or 'none'}")
+        raise StudyError(f"{path}: no such split; this study has {listed(have)}")
     plain = read_json(path)
     if not isinstance(plain, dict) or plain.get("rows_hash") != manifest.rows_hash:
         raise StudyError(f"{path}: made for other shards than the ones beside it: make the split again")

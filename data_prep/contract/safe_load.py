@@ -21,6 +21,7 @@ import numpy as np
 
 from data_prep.contract.arrays import not_readable
 from data_prep.contract.errors import StudyError
+from data_prep.contract.words import listed
 
 PLAIN_KINDS = "biufcSU"
 """Dtype kinds whose bytes are only data."""
@@ -64,7 +65,7 @@ def load_mapping(path: Path, required: tuple[str, ...]) -> dict[str, Any]:
         raise StudyError(f"{path}: holds {_describe(value)}, expected a dict with {', '.join(required)}")
     missing = [key for key in required if key not in value]
     if missing:
-        raise StudyError(f"{path}: lacks {', '.join(missing)}; it has {', '.join(map(str, list(value)[:10]))}")
+        raise StudyError(f"{path}: lacks {', '.join(missing)}; it has {listed(value)}")
     return value
 
 

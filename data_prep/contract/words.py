@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+MOST_NAMES = 20
+"""Names that a sentence lists."""
+
+
+def listed(names: Iterable[Any], most: int = MOST_NAMES) -> str:
+    """``a, b, c``; where there are more than ``most``, ``a, b and 7 more``. None at all: ``none``."""
+    every = [short(name) for name in names]
+    more = len(every) - most
+    return ", ".join(every[:most]) + (f" and {more:,} more" if more > 0 else "") or "none"
 
 
 def short(value: Any, most: int = 60) -> str:

@@ -17,6 +17,7 @@ from data_prep.contract import safe_load
 from data_prep.contract.arrays import not_readable
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file
+from data_prep.contract.words import listed
 from data_prep.embed.base import EmbeddingConfig, Provenance
 from data_prep.embed.table import check_table
 from data_prep.studies.base import StudyFacts
@@ -92,7 +93,7 @@ class ImportedConfig(EmbeddingConfig):
             tables = {k: v for k, v in value.items() if isinstance(v, np.ndarray) and v.ndim in (2, 3) and v.dtype.kind in "fiu"}
             key = self.key if self.key is not None else next(iter(tables)) if len(tables) == 1 else None
             if key not in tables:
-                raise StudyError(f"{file}: key {self.key!r} names no array of features; it has {', '.join(map(str, tables)) or 'none'}")
+                raise StudyError(f"{file}: key {self.key!r} names no array of features; it has {listed(tables)}")
             value = tables[key]
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
             raise StudyError(f"{file}: holds no array of numbers, expected features (n, dim)")

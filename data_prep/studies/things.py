@@ -34,6 +34,7 @@ from data_prep.studies import trials
 from data_prep.studies.captions import read_captions
 from data_prep.studies.image_names import inside
 from data_prep.contract.errors import StudyError
+from data_prep.contract.words import listed
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_files
 from data_prep.studies.trials import TrialsConfig
 
@@ -168,7 +169,7 @@ class ThingsSource:
         wanted = list(self.config.subjects) if self.config.subjects is not None else found
         missing = [label for label in wanted if label not in found]
         if missing or not wanted:
-            raise StudyError(f"{self.root}: has no sub-{missing[0] if missing else 'XX'} folder; it has {', '.join(found) or 'none'}")
+            raise StudyError(f"{self.root}: has no sub-{missing[0] if missing else 'XX'} folder; it has {listed(found)}")
         return wanted
 
     def _file(self, subject: str, part: str) -> Path:
@@ -260,7 +261,7 @@ class ThingsSource:
             content = safe_load.load_mapping(path, ("preprocessed_eeg_data", "ch_names", "times")) if not isinstance(value, dict) else value
             lacking = [k for k in ("preprocessed_eeg_data", "ch_names", "times") if k not in content]
             if lacking:
-                raise StudyError(f"{path}: lacks {', '.join(lacking)}; it has {', '.join(map(str, content))}")
+                raise StudyError(f"{path}: lacks {', '.join(lacking)}; it has {listed(content)}")
             eeg_NRCT = content["preprocessed_eeg_data"]
             ch_names = [str(name) for name in np.asarray(content["ch_names"]).ravel()]
             sfreq = tmin = float("nan")

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.manifest import RepetitionTable, Signal, Tables
+from data_prep.contract.words import listed
 from trainer.data import random
 
 _FRACTION = random.word("fraction of items")
@@ -105,6 +106,5 @@ def _ids(field: str, names: list[str], table: list[str]) -> list[int]:
     position = {name: number for number, name in enumerate(table)}
     unknown = [name for name in names if name not in position]
     if unknown:
-        have = ", ".join(table[:12]) + (", …" if len(table) > 12 else "")
-        raise CommandError(f"data.select.{field} names {', '.join(unknown)}, which the study lacks; it has {have}")
+        raise CommandError(f"data.select.{field} names {listed(unknown)}, which the study lacks; it has {listed(table)}")
     return [position[name] for name in names]

@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
+from data_prep.contract.words import listed
 
 FORMAT_VERSION = 1
 FLAT = {"flat": True}
@@ -71,8 +72,7 @@ def write_report(folder: Path, name: str, results: R, page: Callable[[R], str]) 
     The JSON is the sign that both are there. Scores that are not finite are null in it, named in the notes of what is returned.
     """
     if lacking := not_finite(results):
-        shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
-        results = replace(results, notes=(*results.notes, f"Left empty, since they are not finite numbers: {shown}."))
+        results = replace(results, notes=(*results.notes, f"Left empty, since they are not finite numbers: {listed(lacking, 5)}."))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.html", page(results).encode())
     write_json(folder / f"{name}.json", plain(results))

@@ -1,0 +1,111 @@
+"""What ``--config`` names is read once by ourselves, first: what is wrong with the file is said in a sentence that names it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import yaml
+
+from data_prep.contract.errors import ConfigError, sentence_of
+from data_prep.contract.words import listed, short
+
+_TEXT = "tag:yaml.org,2002:str"
+
+
+def check_config_file(name: str) -> None:
+    """Refuse what is no config: a mapping of fields in YAML, each field once.
+
+    Raises
+    ------
+    ConfigError
+        One sentence naming the file; where there is none, also the configs near it.
+    """
+    if not name.strip():
+        raise ConfigError(f"--config: {name!r}, expected the name of a YAML file")
+    path = Path(name)
+    root = _parsed(path, _text(path))
+    if root is None:
+        raise ConfigError(f"{path}: is empty, expected the fields of a config, one a line (field: value)")
+    if not isinstance(root, yaml.MappingNode):
+        kind = "a list" if isinstance(root, yaml.SequenceNode) else f"the text {short(root.value)!r}"
+        raise ConfigError(f"{path}: holds {kind}, expected the fields of a config, one a line (field: value)")
+    _check_nodes(path, root)
+    for key, _ in root.value:
+        if key.tag != _TEXT:
+            raise ConfigError(f"{path}: line {_line(key)} begins with {short(key.value)!r}, expected the name of a field")
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder, expected a YAML file{_others(path)}")
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file, expected a YAML file{_others(path)}")
+        if not path.is_file():
+            raise ConfigError(f"{path}: is no ordinary file, expected a YAML file")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x} at {error.start}"
+        raise ConfigError(f"{path}: not UTF-8 text ({byte}), expected a YAML file") from error
+    except OSError as error:
+        raise ConfigError(f"{short(path, 200)}: {sentence_of(OSError(error.errno, error.strerror))}, expected a YAML file") from error
+
+
+def _others(path: Path) -> str:
+    """The configs that may have been meant, by likeness of their names: those of the folder or, where it has none, of ``configs``."""
+    folder = path if path.is_dir() else path.parent
+    near = [*folder.glob("*.yaml")] or [*Path("configs").glob("*/*.yaml")]
+    alike = sorted(map(str, near), key=lambda other: (-difflib.SequenceMatcher(None, Path(other).name, path.name).ratio(), other))
+    return f"; there are {listed(alike, 8)}" if alike else ""
+
+
+def _parsed(path: Path, text: str) -> yaml.Node | None:
+    try:
+        root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}: not valid YAML{where}: {short(error.problem or error.context, 120)}") from error
+    except yaml.YAMLError as error:  # characters that no text has
+        raise ConfigError(f"{path}: not valid YAML: {short(str(error).splitlines()[0], 120)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a config: nested too deep") from error
+    return None if isinstance(root, yaml.ScalarNode) and not root.value and not root.style else root
+
+
+def _check_nodes(path: Path, root: yaml.Node) -> None:
+    """Each field once, plain values only, nothing inside itself."""
+    open_nodes, seen = {id(root)}, set()
+
+    def check(node: yaml.Node) -> None:
+        if id(node) in seen:
+            return
+        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+            raise ConfigError(f"{path}: line {_line(node)} has the tag {short(node.tag)}, expected plain values")
+        children = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(path, node)
+        for child in children if isinstance(node, yaml.CollectionNode) else ():
+            if id(child) in open_nodes:
+                raise ConfigError(f"{path}: what begins at line {_line(child)} holds itself, expected plain values")
+            open_nodes.add(id(child))
+            check(child)
+            open_nodes.discard(id(child))
+        seen.add(id(node))
+
+    check(root)
+
+
+def _check_keys(path: Path, mapping: yaml.MappingNode) -> None:
+    first: dict[str, int] = {}
+    for key, _ in mapping.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"{path}: line {_line(key)} has a list or fields where the name of a field is expected")
+        if key.value in first and key.value != "<<":
+            raise ConfigError(f"{path}: {key.value!r} stands on line {first[key.value]} and again on line {_line(key)}, expected once")
+        first.setdefault(key.value, _line(key))
+
+
+def _line(node: yaml.Node) -> int:
+    line: int = node.start_mark.line
+    return line + 1
