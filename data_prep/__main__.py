@@ -16,7 +16,7 @@ COMMANDS = {
         help="write a study's trials and embeddings as shards",
     ),
     "split": Command(
-        config="data_prep.splits.split:SplitConfig",
+        config="data_prep.splits.config:SplitConfig",
         run="data_prep.splits.split:run",
         help="divide a study into train, validation and test",
     ),

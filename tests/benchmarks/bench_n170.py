@@ -40,7 +40,8 @@ from data_prep.embed.base import EmbeddingConfig
 from data_prep.embed.efficientnet_lite0 import EfficientNetLite0Config
 from data_prep.embed.imported import ImportedConfig
 from data_prep.shards.write import ShardConfig, write_study
-from data_prep.splits.split import SplitConfig, write_split
+from data_prep.splits.config import SplitConfig
+from data_prep.splits.split import write_split
 from data_prep.studies.base import ReaderConfig, SamplePlan, Source
 from data_prep.studies.muse import MuseReaderConfig
 from tests.benchmarks.report import main, row

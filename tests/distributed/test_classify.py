@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.contract.files import read_json
-from data_prep.splits.split import SplitConfig, write_split
+from data_prep.splits.config import SplitConfig
+from data_prep.splits.split import write_split
 from tests.distributed.training import by_step, events, train
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main

@@ -18,7 +18,7 @@ from data_prep.contract.errors import StudyError, UserError
 from data_prep.contract.seed import SEED_LIMIT
 from data_prep.embed.imported import ImportedConfig
 from data_prep.simulate.study import SimulateConfig
-from data_prep.splits.split import SplitConfig
+from data_prep.splits.config import SplitConfig
 from data_prep.splits.transforms import write_transform
 from data_prep.studies.base import Stimulus, StudyFacts
 from trainer.artifacts.encoder import FittedTransform

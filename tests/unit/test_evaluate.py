@@ -18,7 +18,8 @@ import torch
 
 from data_prep.contract.closed_form import fit_ridge
 from data_prep.contract.errors import CommandError
-from data_prep.splits.split import SplitConfig, write_split
+from data_prep.splits.config import SplitConfig
+from data_prep.splits.split import write_split
 from tests.helpers.shared_data import shared_data
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main

@@ -19,7 +19,8 @@ from data_prep.contract.cli import parse
 from data_prep.contract.closed_form import fit_ridge
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_json
-from data_prep.splits.split import SplitConfig, write_split
+from data_prep.splits.config import SplitConfig
+from data_prep.splits.split import write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
 from trainer.artifacts.encoder import find_export, load_encoder, write_export

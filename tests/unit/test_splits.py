@@ -16,7 +16,9 @@ from data_prep.contract.manifest import assign_parts, read_split
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 from data_prep.splits.audit import audit
-from data_prep.splits.split import SplitConfig, make_split, run, write_split
+from data_prep.splits.config import SplitConfig
+from data_prep.splits.policies import find
+from data_prep.splits.split import make_split, run, write_split
 from tests.helpers.shared_data import shared_data
 from tests.helpers.tiny_study import write_tiny_study
 
@@ -118,7 +120,7 @@ def test_folds_test_every_recording_once(folders: dict[str, Path]) -> None:
         ("class", {"policy": "recording", "test_recordings": ["sub-02_run-01"], "subjects": ["01"]}, "no trials of the chosen subjects"),
         ("class", {"policy": "recording", "num_validation_recordings": 4}, "num_validation_recordings is 4"),
         ("class", {"policy": "recording", "num_validation_recordings": 3, "subjects": ["01"]}, "expected at most 2"),
-        ("class", {"policy": "subject"}, "num_validation_subjects is 1, expected at most 0"),
+        ("class", {"policy": "subject"}, "num_validation_subjects is 1, expected at most 0: .*, set num_validation_subjects to 0"),
         ("class", {"policy": "subject", "num_validation_subjects": 0, "test_subjects": ["01", "02"]}, "expected at most 0|no trials"),
         ("image", {"policy": "zero-shot", "num_validation_concepts": 11}, "num_validation_concepts is 11, expected at most 10"),
         ("image", {"policy": "zero-shot", "subjects": ["9"]}, "subjects: '9' is not in this study"),
@@ -129,6 +131,19 @@ def test_impossible_splits_are_one_sentence(folders: dict[str, Path], which: str
     with pytest.raises(StudyError, match=message) as caught:
         make_split(SplitConfig(study=str(study.root), **fields), "x", study)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_refusal_says_to_set_is_accepted(folders: dict[str, Path]) -> None:
+    study = open_study(folders["class"])
+    split = make_split(SplitConfig(study=str(study.root), policy="subject", num_validation_subjects=0), "x", study)
+    assert split.parts["validation"] == []
+
+
+def test_a_label_that_is_not_there_lists_those_that_are_and_counts_the_rest() -> None:
+    with pytest.raises(StudyError, match=r"test_recordings: 'run-9' is not in this study, expected some of 0, 1, .*, 19 and 1,980 more$"):
+        find("test_recordings", ["run-9"], [str(number) for number in range(2000)])
+    with pytest.raises(StudyError, match=r"expected some of 0, 1$"):
+        find("test_recordings", ["run-9"], ["0", "1"])
 
 
 @pytest.mark.parametrize(

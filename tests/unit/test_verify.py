@@ -16,7 +16,8 @@ from data_prep.contract.files import read_json, sha256_file, write_json
 from data_prep.contract.manifest import read_manifest, write_manifest
 from data_prep.shards import reindex, ustar
 from data_prep.shards.verify import verify
-from data_prep.splits.split import SplitConfig, write_split
+from data_prep.splits.config import SplitConfig
+from data_prep.splits.split import write_split
 from tests.helpers.tiny_study import write_tiny_study
 
 
