@@ -2,7 +2,7 @@
 
 import sys
 
-from data_prep.contract.cli import Command, main, present_folder_last
+from data_prep.contract.cli import Command, begin_process, main
 
 COMMANDS = {
     "simulate": Command(
@@ -48,5 +48,5 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
-    present_folder_last()
+    begin_process()
     sys.exit(main("python -m data_prep", "Recordings to shards: see configs/data_prep/.", COMMANDS))

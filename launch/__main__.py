@@ -3,7 +3,7 @@
 import json
 import sys
 
-from data_prep.contract.cli import Command, main, present_folder_last
+from data_prep.contract.cli import Command, begin_process, main
 
 COMMANDS = {
     "run": Command(
@@ -48,5 +48,5 @@ def one_value(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    present_folder_last()
+    begin_process()
     sys.exit(main("python -m launch", __doc__ or "", COMMANDS, one_value(sys.argv[1:])))

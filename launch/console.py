@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from data_prep.__main__ import COMMANDS as DATA_COMMANDS
-from data_prep.contract.cli import Command, main, present_folder_last
+from data_prep.contract.cli import Command, begin_process, main
 from launch.__main__ import COMMANDS as LAUNCH_COMMANDS
 from launch.__main__ import one_value
 from trainer.__main__ import COMMANDS as TRAINER_COMMANDS
@@ -27,7 +27,7 @@ def commands() -> dict[str, Command]:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The console script; returns the exit status."""
-    present_folder_last()
+    begin_process()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["launch"] and len(arguments) > 1:
         arguments = [" ".join(arguments[:2]), *arguments[2:]]

@@ -10,8 +10,10 @@ ours to mend says so, with the file that has its traceback; ``--debug`` prints t
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import enum
+import gc
 import importlib
 import os
 import sys
@@ -77,12 +79,16 @@ def first_sentence(said: object) -> str:
     return text if len(text) <= 240 else text[:237] + "…"
 
 
-def present_folder_last() -> None:
-    """What a process does first that was started as a command: modules of a user's own (import paths in configs) are found in the
-    present folder, but none of them takes the place of one of ours, here or in child processes."""
+def begin_process() -> None:
+    """What a process does first that was started as a command.
+
+    Modules of a user's own (import paths in configs) are found in the present folder, but none of them takes the place of one of ours,
+    here or in child processes. At the end, memory is given back whole: to look for what could be freed first takes a second with torch.
+    """
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    atexit.register(gc.freeze)
 
 
 def main(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:

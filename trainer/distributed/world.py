@@ -21,6 +21,7 @@ import torch
 import torch.distributed
 
 from data_prep.contract.errors import UserError, port_is_taken
+from trainer.distributed.lean_deepspeed import import_deepspeed
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -146,7 +147,7 @@ def start_distributed(world: World, device: torch.device, timeout_seconds: float
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
-    import deepspeed
+    deepspeed = import_deepspeed()
     from deepspeed.accelerator import get_accelerator
 
     chosen = get_accelerator().device_name()
