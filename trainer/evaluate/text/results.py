@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator
-
-from trainer.evaluate.results import FLAT, Results, nest, read_results
+from data_prep.contract.records import FLAT
+from trainer.evaluate.results import Results, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,7 @@ class TextResults(Results):
     num_images: int
     num_subjects: int
     metrics: dict[str, MetricFacts]
-    arms: dict[str, Annotated[TextArm, BeforeValidator(partial(nest, TextArm))]]
+    arms: dict[str, TextArm]
     differences: dict[str, dict[str, dict[str, Difference]]]
     """tested arm -> other arm -> metric."""
     controls_minus_prior: dict[str, dict[str, TextScore]]
