@@ -30,6 +30,7 @@ from trainer.tasks.contrastive.config import ContrastiveConfig
 from trainer.tasks.text.config import TextConfig
 from trainer.training import checkpoint, identity
 from trainer.training.callback import Callback
+from trainer.training.completed import Completed, write_completed
 from trainer.training.config import RunConfig, TrainConfig
 from trainer.training.loop import Loop
 from trainer.training.run_folder import RunFolder
@@ -153,13 +154,23 @@ def _train(loop: Loop) -> int:
         except BaseException as error:
             loop.fault(error)
             raise
-    folder.event("end", reason=reason, step=loop.state.step)
+    state = loop.state
+    folder.event("end", reason=reason, step=state.step)
     if reason == "signal":
         return STOPPED_STATUS
     if loop.world.rank == 0:
-        facts = {"step": loop.state.step, "samples_seen": loop.state.samples_seen, "reason": reason}
-        facts |= {"best_score": loop.state.best_score, "best_step": loop.state.best_step, "score_name": loop.score_name}
-        write_json(folder.completed, facts | {"tracking_run_id": loop.state.tracking_run_id})
+        write_completed(
+            folder.path,
+            Completed(
+                step=state.step,
+                samples_seen=state.samples_seen,
+                reason=reason,
+                best_score=state.best_score,
+                best_step=state.best_step,
+                score_name=loop.score_name,
+                tracking_run_id=state.tracking_run_id,
+            ),
+        )
     dist.barrier()
     return 0
 

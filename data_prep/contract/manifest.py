@@ -18,6 +18,7 @@ import numpy as np
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, sha256_json, write_atomically, write_json
+from data_prep.contract.records import FLAT
 from data_prep.contract.schema import PARTS, SCHEMA_VERSION, TRIALS_DTYPE, check_split_name, index_dtype
 from data_prep.contract.words import listed
 
@@ -124,13 +125,17 @@ class Embedding:
     dim: int
     sha256: str
     """Of the file."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
     """``model``, ``layer``, ``weights_sha256``, ``transform`` and what else its maker says of it, as plain values."""
 
     @property
     def model(self) -> str | None:
         """Name of the vision model."""
         return self.provenance.get("model")
+
+    def differs_from(self, other: Embedding) -> str | None:
+        """What of vision model, layer and weights is another; None: the same model made both."""
+        return next((n for n in ("model", "layer", "weights_sha256") if self.provenance.get(n) != other.provenance.get(n)), None)
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able values."""

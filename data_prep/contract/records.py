@@ -101,9 +101,12 @@ def _plain(value: Any, where: str, not_finite: list[str] | None) -> Any:
 
     if dataclasses.is_dataclass(value):
         found: dict[str, Any] = {}
+        own = {f.name for f in dataclasses.fields(value)}
         for field in dataclasses.fields(value):
             inner = getattr(value, field.name)
             if field.metadata.get("flat"):
+                if twice := own & inner.keys():
+                    raise ValueError(f"{type(value).__name__}: {field.name} holds {sorted(twice)[0]!r}, which is a field of its own")
                 found |= {str(name): below(name, item) for name, item in inner.items()}
             elif not (inner is None and field.default is None):
                 found[field.name] = below(field.name, inner)

@@ -68,8 +68,8 @@ def test_a_run_begins_with_the_classifier_keeps_what_it_names_and_resumes_withou
     assert 0 < kept["kept"] <= kept["of"]
     assert ": takes encoder (" in output
     assert f"{kept['kept']} of {kept['of']} training items" in output
-    lineage = load_encoder(run / "export").config["started_from"]
-    assert [origin["split"] for origin in lineage] == ["closed-set"]
+    lineage = load_encoder(run / "export").export.started_from
+    assert [origin.split for origin in lineage] == ["closed-set"]
     assert by_step(run, "metrics.jsonl", "cross_entropy")[5] < by_step(first, "metrics.jsonl", "cross_entropy")[5]
 
     # What a resumed run continues is its checkpoint: the folder of init_from may be gone.
@@ -77,7 +77,7 @@ def test_a_run_begins_with_the_classifier_keeps_what_it_names_and_resumes_withou
     output = train(run, *gone, "--train.steps", "15", *contrast, ranks=1, config=home / "config.yaml")
     assert read_json(run / "completed.json")["step"] == 15, output
     assert len(events(run, "init")) == 1
-    assert load_encoder(run / "export").config["started_from"] == lineage
+    assert load_encoder(run / "export").export.started_from == lineage
 
     refused = train(home / "third", "--init_from", str(home / "gone"), ranks=1, config=home / "config.yaml")
     assert "gone: has neither config.json nor export/config.json" in refused

@@ -54,7 +54,7 @@ def test_a_whole_run_leaves_what_the_run_folder_promises(whole: Path) -> None:
     assert sorted(scores) == [20, 40, 60]
     assert completed["best_score"] == max(scores.values())
     encoder = load_encoder(whole / "export")
-    assert encoder.config["step"] == completed["best_step"]
+    assert encoder.export.step == completed["best_step"]
 
 
 def test_a_data_pass_visits_every_item_once(whole: Path) -> None:
@@ -199,7 +199,7 @@ def test_deterministic_runs_are_bit_identical_and_an_unreachable_tracker_stops_n
     assert [e["part"] for e in events(home / "second", "fault")] == ["mlflow"]
     exports = [home / run / "export" / "model.safetensors" for run in ("first", "second")]
     assert exports[0].read_bytes() == exports[1].read_bytes()
-    assert load_encoder(home / "first" / "export").config["step"] == 6
+    assert load_encoder(home / "first" / "export").export.step == 6
 
 
 def test_mlflow_knows_the_run_and_a_resumed_run_continues_it(home: Path) -> None:

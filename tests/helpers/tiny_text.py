@@ -17,6 +17,7 @@ from trainer.data.loader import DataConfig, Loader
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import CnnTransformer
+from trainer.training.lineage import Lineage
 
 SPLIT = "tiny"
 DATA = {"split": SPLIT, "embedding": "tiny", "repetitions": "each"}
@@ -71,6 +72,6 @@ def write_tiny_encoder(folder: Path, study: Path, *, seed: int = 1, **data: Any)
     torch.manual_seed(seed)
     sizes = {"n_chans": loader.n_chans, "n_times": loader.n_times, "sfreq": loader.sfreq, "num_subjects": loader.num_subjects}
     built = model.build(**sizes, embedding_dim=loader.embedding_dim, num_concepts=len(loader.index.manifest.tables.concepts))
-    facts = {"fingerprint": loader.fingerprint, "split": config.split, "split_hash": loader.split_hash, "step": 1}
-    write_export(folder, weights=built.state_dict(), model=model, loss=LossConfig(), loader=loader, facts=facts)
+    lineage = Lineage(fingerprint=loader.fingerprint, split=config.split, split_hash=loader.split_hash, step=1)
+    write_export(folder, weights=built.state_dict(), model=model, loss=LossConfig(), loader=loader, lineage=lineage)
     return folder

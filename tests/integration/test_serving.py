@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.contract.files import read_json, write_json
+from data_prep.contract.files import read_json
 from tests.distributed.launcher import ROOT, free_port
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
@@ -32,6 +32,8 @@ from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders.tsconv import TSConv
 from trainer.serve.package import RegisterConfig, example, requirements, without_credentials
 from trainer.serve.register import make_gallery, run
+from trainer.training.completed import Completed, write_completed
+from trainer.training.lineage import Lineage
 
 START_SECONDS = 150
 TOP_K = 3
@@ -50,9 +52,10 @@ def make_run(folder: Path, **study: Any) -> Path:
     sizes = {"n_chans": loader.n_chans, "n_times": loader.n_times, "sfreq": loader.sfreq, "num_subjects": loader.num_subjects}
     concepts = len(index.manifest.tables.concepts)
     built = model.build(**sizes, embedding_dim=loader.embedding_dim, num_concepts=concepts, loss=LossConfig())
-    facts = {"step": 0, "git_revision": "unknown", "split": "tiny", "split_hash": loader.split_hash, "fingerprint": loader.fingerprint}
-    write_export(folder / "runs" / "one" / "export", weights=built.state_dict(), model=model, loss=LossConfig(), loader=loader, facts=facts)
-    write_json(folder / "runs" / "one" / "completed.json", {"step": 0, "tracking_run_id": ""})
+    lineage = Lineage(step=0, git_revision="unknown", split="tiny", split_hash=loader.split_hash, fingerprint=loader.fingerprint)
+    run = folder / "runs" / "one"
+    write_export(run / "export", weights=built.state_dict(), model=model, loss=LossConfig(), loader=loader, lineage=lineage)
+    write_completed(run, Completed(step=0, best_score=None, best_step=0, score_name=None))
     return folder / "runs" / "one"
 
 
@@ -151,7 +154,7 @@ def test_registering_again_adds_a_version_and_moves_the_alias(tmp_path: Path) ->
     config = RegisterConfig(run=str(folder), name="classes", tracking_uri=store)
     run(config)
     first = read_json(folder / "registered.json")
-    write_json(folder / "completed.json", {"step": 0, "tracking_run_id": first["run_id"]})
+    write_completed(folder, Completed(step=0, best_score=None, best_step=0, score_name=None, tracking_run_id=first["run_id"]))
     run(config)
     second = read_json(folder / "registered.json")
     assert (first["version"], second["version"]) == ("1", "2")

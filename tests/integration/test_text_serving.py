@@ -46,7 +46,7 @@ def test_a_registered_text_model_says_over_http_what_it_says_here(tmp_path: Path
     decoder = load_text(folder)
     loader = open_part(decoder.encoder, None, None, "validation")
     trials_BCT = next(loader.sequential(3, single_trials=True)).repetitions_RCT.numpy().astype(np.float32)
-    subject = decoder.config["encoder"]["subjects"][0]
+    subject = decoder.encoder.export.subjects[0]
     expected = decoder.caption(trials_BCT, subject, decoding=DecodingConfig(max_new_tokens=TOKENS))
     assert len(expected) == len(trials_BCT)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.contract.files import write_json
 from tests.helpers import generations as made
 from trainer.callbacks.mlflow import training_run
 from trainer.evaluate.text.command import run
 from trainer.evaluate.text.config import EvaluateTextConfig
+from trainer.training.completed import Completed, write_completed
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     client.set_terminated(run_id, "FINISHED")
     folder = home / "one"
     (folder / "export").mkdir(parents=True)
-    write_json(folder / "completed.json", {"step": 3, "tracking_run_id": run_id})
+    write_completed(folder, Completed(step=3, best_score=None, best_step=3, score_name=None, tracking_run_id=run_id))
     (folder / "config.yaml").write_text(yaml.safe_dump({"run": "one", "mlflow": {"experiment": "text"}}))
     return folder, run_id
 
@@ -73,7 +73,7 @@ def test_what_cannot_be_logged_is_said_and_costs_nothing(
     rows = made.records(5)
     lost = tmp_path / "lost"
     (lost / "export").mkdir(parents=True)
-    write_json(lost / "completed.json", {"tracking_run_id": "0" * 32})
+    write_completed(lost, Completed(step=3, best_score=None, best_step=3, score_name=None, tracking_run_id="0" * 32))
     for exported, message in ((str(tmp_path), "belongs to no run that was tracked"), (str(lost / "export"), "mlflow.db is not there")):
         run(evaluation(tmp_path, made.write(tmp_path / "g", rows, export=exported)))
         said = capsys.readouterr().out

@@ -36,6 +36,7 @@ from trainer.evaluate.retrieval.results import ClassLevelResults, RetrievalResul
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import FlatLinear
+from trainer.training.lineage import Lineage
 
 
 def write_ridge_export(study: Path, split: str, output: Path, **data: Any) -> Path:
@@ -54,8 +55,8 @@ def write_ridge_export(study: Path, split: str, output: Path, **data: Any) -> Pa
     with torch.no_grad():
         built.encoder.linear.weight.copy_(torch.from_numpy(fitted.weights_DE.T))
         built.encoder.linear.bias.copy_(torch.from_numpy(fitted.intercept_E - fitted.mean_D @ fitted.weights_DE))
-    facts = {"step": 7, "git_revision": "unknown", "split": split, "split_hash": loader.split_hash, "fingerprint": loader.fingerprint}
-    write_export(output, weights=built.state_dict(), model=model, loss=LossConfig(), loader=loader, facts=facts)
+    lineage = Lineage(step=7, git_revision="unknown", split=split, split_hash=loader.split_hash, fingerprint=loader.fingerprint)
+    write_export(output, weights=built.state_dict(), model=model, loss=LossConfig(), loader=loader, lineage=lineage)
     return output
 
 
@@ -366,7 +367,7 @@ def test_embeddings_in_the_order_of_the_study(images: Path, tmp_path: Path) -> N
     argv = ["export-embeddings", "--export", str(images / "export"), "--output", str(tmp_path / "test.npz")]
     assert main("python -m trainer", "", COMMANDS, argv) == 0
     encoder, index = load_encoder(images / "export"), StudyIndex.open(images / "study")
-    loader = Loader(index, encoder.data_config(), "test", seed=0)
+    loader = Loader(index, encoder.export.data_config(), "test", seed=0)
     host = next(loader.sequential(3))
     expected = encoder.embed(loader.prepare(host, "cpu").eeg_BCT.numpy())
     with np.load(tmp_path / "test.npz", allow_pickle=False) as file:

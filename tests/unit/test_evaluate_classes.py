@@ -23,7 +23,8 @@ from data_prep.splits.config import SplitConfig
 from data_prep.splits.split import write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
-from trainer.artifacts.encoder import find_export, load_encoder, write_export
+from trainer.artifacts.encoder import load_encoder, write_export
+from trainer.artifacts.export import find_export
 from trainer.artifacts.part import collect
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
@@ -44,6 +45,7 @@ from trainer.tasks.contrastive.task import ContrastiveTask
 from trainer.tasks.keep import training_loader
 from trainer.training.config import TrainConfig
 from trainer.training.identity import make_identity
+from trainer.training.lineage import Lineage, Origin
 
 DIM = 12
 MODEL = ContrastiveModelConfig(encoder=FlatLinear(embedding_dim=DIM, normalize_features=False), eeg_head="none")
@@ -54,7 +56,7 @@ def data(study: Path, split: str, **fields: Any) -> DataConfig:
     return DataConfig(study=str(study), split=split, embedding="tiny", **fields)
 
 
-def write_classifier(study: Path, split: str, output: Path, *, head: bool = True, **facts: Any) -> Path:
+def write_classifier(study: Path, split: str, output: Path, *, head: bool = True, started_from: tuple[Origin, ...] = ()) -> Path:
     """An export that was fitted on the training part of ``split``."""
     loader = Loader(StudyIndex.open(study), data(study, split), "train", seed=0)
     part, num_concepts = collect(loader), len(loader.index.manifest.tables.concepts)
@@ -69,8 +71,8 @@ def write_classifier(study: Path, split: str, output: Path, *, head: bool = True
         if model.concept_head is not None:
             model.concept_head.weight.copy_(torch.eye(num_concepts, DIM))
             model.concept_head.bias.zero_()
-    facts = {"step": 7, "split": split, "split_hash": loader.split_hash, "fingerprint": loader.fingerprint} | facts
-    write_export(output, weights=model.state_dict(), model=MODEL, loss=loss, loader=loader, facts=facts)
+    lineage = Lineage(step=7, split=split, split_hash=loader.split_hash, fingerprint=loader.fingerprint, started_from=started_from)
+    write_export(output, weights=model.state_dict(), model=MODEL, loss=loss, loader=loader, lineage=lineage)
     return output
 
 
@@ -136,9 +138,9 @@ def test_the_report_counts_what_the_encoder_named(home: Path, tmp_path: Path, ca
 def test_scores_equal_those_of_the_encoder_trial_by_trial(home: Path, tmp_path: Path) -> None:
     evaluate("--export", home / "export", "--output", tmp_path, "--baselines", "[]")
     encoder, index = load_encoder(home / "export"), StudyIndex.open(home / "study")
-    loader = Loader(index, encoder.data_config(), "test", seed=0)
+    loader = Loader(index, encoder.export.data_config(), "test", seed=0)
     batch = loader.prepare(next(loader.sequential(10_000)), "cpu")
-    trained = Loader(index, encoder.data_config(), "train", seed=0).concepts
+    trained = Loader(index, encoder.export.data_config(), "train", seed=0).concepts
     named = trained[encoder.concept_logits(batch)[:, trained].argmax(dim=1).numpy()]
     found = results(tmp_path)["summary"]["model"]
     assert found["top1"] == pytest.approx((named == batch.concept_B.numpy()).mean())
@@ -255,9 +257,9 @@ def test_init_from_takes_the_encoder_and_what_heads_fit(home: Path) -> None:
     assert torch.equal(model.model.encoder.linear.weight, before["encoder.linear.weight"])
     assert torch.equal(model.model.concept_head.weight, before["concept_head.weight"])
     assert float(model.model.logit_bias.detach()) == -10
-    assert new.started_from == [{"fingerprint": new.study["fingerprint"], "split": "closed-set", "split_hash": new.study["split_hash"]}]
+    assert new.started_from == (Origin(fingerprint=new.study["fingerprint"], split="closed-set", split_hash=new.study["split_hash"]),)
     new.export(model.model.state_dict(), home / "begun", 0)
-    assert load_encoder(home / "begun").config["started_from"] == new.started_from
+    assert load_encoder(home / "begun").export.started_from == new.started_from
 
 
 def test_heads_that_mean_something_else_begin_anew(home: Path, tmp_path: Path) -> None:
@@ -307,8 +309,7 @@ def test_weights_that_have_seen_held_out_trials_are_refused_also_as_ancestors(ho
         CommandError, match=r"trained on \d+ validation or test trials of split 'other' \(training trials of 'closed-set'\)"
     ):
         task(study, "other", init_from=str(home / "export")).check_start()
-    origin = {name: load_encoder(home / "export").config[name] for name in ("fingerprint", "split", "split_hash")}
-    write_classifier(study, "other", tmp_path / "export", started_from=[origin])
+    write_classifier(study, "other", tmp_path / "export", started_from=load_encoder(home / "export").export.origins)
     with pytest.raises(CommandError, match="expected weights that have not seen them"):
         task(study, "other", init_from=str(tmp_path / "export")).check_start()
     assert evaluate("--export", tmp_path / "export", "--output", tmp_path / "reports") == 1
@@ -377,7 +378,7 @@ def test_validation_and_test_parts_never_take_the_choice(home: Path, capsys: pyt
 
     # An encoder that was trained so is scored on all trials.
     chosen.export(chosen.build_model().model.state_dict(), home / "chosen", 0)
-    assert load_encoder(home / "chosen").data_config().select.keep == "all"
+    assert load_encoder(home / "chosen").export.data_config().select.keep == "all"
     assert read_json(home / "chosen" / "config.json")["data"]["select"]["keep"] == "correctly_classified"
 
 

@@ -21,6 +21,7 @@ from trainer.data.select import SelectConfig
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import TSConv
+from trainer.training.lineage import Lineage
 
 ENCODER = TSConv(num_filters=3, kernel_samples=3, pool_samples=4, stride_samples=2)
 
@@ -50,8 +51,8 @@ def export(study: Path, output: Path, model: ContrastiveModelConfig, **data: obj
     torch.manual_seed(0)
     sizes = {"n_chans": loader.n_chans, "n_times": loader.n_times, "sfreq": loader.sfreq, "embedding_dim": loader.embedding_dim}
     weights = model.build(**sizes, num_subjects=loader.num_subjects, num_concepts=9, loss=LossConfig()).state_dict()
-    facts = {"step": 7, "split_hash": loader.split_hash, "fingerprint": loader.fingerprint}
-    write_export(output, weights=weights, model=model, loss=LossConfig(), loader=loader, facts=facts)
+    lineage = Lineage(step=7, split_hash=loader.split_hash, fingerprint=loader.fingerprint)
+    write_export(output, weights=weights, model=model, loss=LossConfig(), loader=loader, lineage=lineage)
     return loader
 
 
@@ -64,12 +65,12 @@ def test_raw_trials_give_what_the_training_path_gives(study: Path, tmp_path: Pat
     batch = loader.prepare(next(iter(loader.sequential(64))), "cpu")
     expected = encoder.embed_batch(batch).numpy()
 
-    stored = np.array([loader.index.signal.ch_names.index(name) for name in encoder.signal["ch_names"]])
+    stored = np.array([loader.index.signal.ch_names.index(name) for name in encoder.signal.ch_names])
     assert len(stored) == (2 if transform is None else 4), "a transform mixes all stored channels"
-    first = round((encoder.signal["tmin"] - loader.index.signal.tmin) * 100)
+    first = round((encoder.signal.tmin - loader.index.signal.tmin) * 100)
     host = Loader(loader.index, DataConfig(study=str(study), split="tiny", embedding="tiny"), "train", seed=0).sequential(64)
     raw = next(iter(host)).repetitions_RCT.float().numpy().reshape(len(batch), 4, 4, 20)[:, :, stored, first : first + loader.n_times]
-    subjects = [encoder.config["subjects"][i] for i in batch.subject_B]
+    subjects = [encoder.export.subjects[i] for i in batch.subject_B]
     if transform is None:
         found = encoder.embed(raw, subject=subjects, batch_size=5)
         averaged = encoder.embed(raw.mean(axis=1), subject=subjects)
@@ -100,7 +101,7 @@ def test_a_subject_that_training_has_not_seen_is_unknown(study: Path, tmp_path: 
     model = ContrastiveModelConfig(encoder=ENCODER, subject_layer="linear")
     export(study, tmp_path / "export", model)
     encoder = load_encoder(tmp_path / "export")
-    assert encoder.config["trained_subjects"] == ["01", "02"]
+    assert encoder.export.trained_subjects == ("01", "02")
     with torch.no_grad():
         for parameter in encoder.model.subjects.parameters():  # type: ignore[union-attr]
             parameter.copy_(torch.randn_like(parameter))
@@ -129,7 +130,7 @@ def test_broken_exports_are_refused_naming_the_file(study: Path, tmp_path: Path)
     output = tmp_path / "run" / "export"
     export(study, output, ContrastiveModelConfig(encoder=ENCODER))
     run(ExportConfig(run=str(tmp_path / "run"), output=str(tmp_path / "copy")))
-    assert load_encoder(tmp_path / "copy").config["step"] == 7
+    assert load_encoder(tmp_path / "copy").export.step == 7
     with pytest.raises(CommandError, match="is there already"):
         run(ExportConfig(run=str(tmp_path / "run"), output=str(tmp_path / "copy")))
     with pytest.raises(CommandError, match="has no export"):

@@ -17,7 +17,7 @@ from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_study import write_tiny_study
 from tests.helpers.tiny_text import DATA, tiny_config, write_tiny_encoder, write_tiny_text
 from trainer.__main__ import COMMANDS, main
-from trainer.artifacts.generations import ARMS, read_generations
+from trainer.artifacts.generations import ARMS, GenerationFacts, read_generations
 from trainer.artifacts.text import load_text
 from trainer.distributed.world import World
 from trainer.generate.command import generate
@@ -384,7 +384,7 @@ def test_any_text_survives_both_files(tmp_path: Path) -> None:
         for number, text in enumerate(NASTY)
     ]
     folder.append("eeg", "0-of-1", records)
-    folder.finish({"config": {}, "notes": [], "left_out": {}})
+    folder.finish(GenerationFacts())
     kept = [text.replace("\ud83d", "?") for text in NASTY]
     assert [r["generated"] for r in read(tmp_path)] == kept
     with (tmp_path / "generations.csv").open(encoding="utf-8", newline="") as file:

@@ -9,6 +9,7 @@ import pytest
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_file, write_json
+from data_prep.contract.records import to_json
 from trainer.data.augment import AugmentConfig
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
@@ -104,7 +105,7 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
         "format_version": checkpoint.FORMAT_VERSION,
         "zero_stage": 1,
         "world_size": 2,
-        "state": TrainState(step=step, samples_seen=step * 8, best_score=0.5).plain(),
+        "state": to_json(TrainState(step=step, samples_seen=step * 8, best_score=0.5)),
         "files": {"weights.pt": {"bytes": 7, "sha256": sha256_file(path / "weights.pt")}},
     }
     write_json(path / "manifest.json", manifest)

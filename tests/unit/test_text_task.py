@@ -436,7 +436,7 @@ def test_an_export_captions_raw_trials_without_the_study(home: Path, staged: tup
     captions = decoder.caption(eeg, "01", decoding=decoding, batch_size=2)
     assert captions == decoder.caption(eeg, "01", decoding=decoding, batch_size=5)
     assert len(captions) == 5
-    assert load_encoder(staged[1] / "export" / "encoder").config["fingerprint"] == decoder.config["fingerprint"]
+    assert load_encoder(staged[1] / "export" / "encoder").export.fingerprint == decoder.export.fingerprint
     write_tiny_llm(home / "other-base", seed=5)
     with pytest.raises(CommandError, match="an adapter of another base model"):
         load_text(staged[1], base=str(home / "other-base"))
@@ -464,7 +464,7 @@ def test_a_tuned_encoder_is_exported_and_has_seen_the_runs_trials(home: Path) ->
     changed = {name for name, value in before.model.state_dict().items() if not torch.equal(value, after.model.state_dict()[name])}
     assert any(name.startswith("encoder.") for name in changed)
     assert not {name for name in changed if "image_head" in name or "running" in name}
-    assert after.config["started_from"][-1]["split"] == "tiny"
+    assert after.export.started_from[-1].split == "tiny"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

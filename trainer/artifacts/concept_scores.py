@@ -20,7 +20,7 @@ from trainer.data.loader import Loader
 def trained_concepts(encoder: Encoder, train: Loader) -> np.ndarray:
     """Ids in ``train``'s study, ascending, of the concepts that the encoder was trained on."""
     tables = train.index.manifest.tables.concepts
-    known = set(encoder.config.get("trained_concepts") or (tables[c] for c in train.concepts.tolist()))
+    known = set(encoder.export.trained_concepts or (tables[c] for c in train.concepts.tolist()))
     return np.array([number for number, name in enumerate(tables) if name in known], dtype=np.int64)
 
 
@@ -62,7 +62,7 @@ def score_concepts(
 
 
 def _columns(encoder: Encoder, loader: Loader, concepts_K: np.ndarray) -> list[int]:
-    column = {name: number for number, name in enumerate(encoder.config["concepts"])}
+    column = {name: number for number, name in enumerate(encoder.export.concepts)}
     names = loader.index.manifest.tables.concepts
     return [column[names[concept]] for concept in concepts_K.tolist()]
 

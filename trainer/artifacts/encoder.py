@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.contract.arrays import read_archive
-from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError, UserError
-from data_prep.contract.files import read_json, write_json
+from trainer.artifacts.export import CONFIG, Export, ExportEmbedding, ExportSignal, ModelSizes, read_export, write_config
 from trainer.artifacts.weights import load_weights
 from trainer.data.batch import Batch, Transform, normalise_trials
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
+from trainer.training.lineage import Lineage
 
-FORMAT_VERSION = 1
-WEIGHTS, CONFIG, TRANSFORM = "model.safetensors", "config.json", "transform.npz"
-ORIGIN = ("fingerprint", "split", "split_hash")
-_BUILD_FIELDS = ("n_chans", "n_times", "sfreq", "num_subjects", "embedding_dim", "num_concepts")
+WEIGHTS, TRANSFORM = "model.safetensors", "transform.npz"
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
@@ -52,7 +50,8 @@ def write_export(
     model: ContrastiveModelConfig,
     loss: LossConfig,
     loader: Loader,
-    facts: dict[str, Any],
+    lineage: Lineage,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an encoder into the new folder ``output``.
 
@@ -64,46 +63,48 @@ def write_export(
         Configs it was built with.
     loader
         The training part: gives signal, selection, transform, embedding and the subjects that were seen.
+    lineage
+        The training, and those before it.
     facts
-        Where it comes from, kept as they are: step, git revision, hashes.
+        What else is to be kept of it, such as hashes of what it read.
     """
     manifest, tables = loader.index.manifest, loader.index.manifest.tables
-    channels = loader.index.signal.ch_names if loader.transform is not None else loader.ch_names
-    positions = loader.index.signal.positions if loader.transform is not None else loader.positions
-    config = {
-        "format_version": FORMAT_VERSION,
-        "model": to_plain(model),
-        "loss": to_plain(loss),
-        "build": {
-            "n_chans": loader.n_chans,
-            "n_times": loader.n_times,
-            "sfreq": loader.sfreq,
-            "num_subjects": len(tables.subjects),
-            "embedding_dim": loader.embedding_dim,
-            "num_concepts": len(tables.concepts),
-            "positions": loader.positions,
-        },
-        "signal": {
-            "unit": loader.index.signal.unit,
-            "sfreq": loader.sfreq,
-            "tmin": loader.tmin,
-            "n_times": loader.n_times,
-            "ch_names": list(channels),
-            "positions": positions,
-        },
-        "data": to_plain(loader.config),
-        "preprocessing": manifest.preprocessing,
-        "transform": TRANSFORM if loader.transform is not None else None,
-        "normalise": loader.config.normalise,
-        "embedding": {"name": loader.config.embedding, **manifest.embedding(loader.config.embedding).plain()},
-        "embedding_dim": model.proj_dim or loader.embedding_dim,
-        "stimulus_level": manifest.stimulus_level,
-        "concepts": list(tables.concepts),
-        "subjects": list(tables.subjects),
-        "trained_subjects": [tables.subjects[i] for i in loader.subjects],
-        "trained_concepts": [tables.concepts[i] for i in loader.concepts],
-        **facts,
-    }
+    signal, transformed = loader.index.signal, loader.transform is not None
+    embedding = manifest.embedding(loader.config.embedding)
+    export = Export(
+        **vars(lineage),
+        model=to_plain(model),
+        loss=to_plain(loss),
+        build=ModelSizes(
+            n_chans=loader.n_chans,
+            n_times=loader.n_times,
+            sfreq=loader.sfreq,
+            num_subjects=len(tables.subjects),
+            embedding_dim=loader.embedding_dim,
+            num_concepts=len(tables.concepts),
+            positions=_rows(loader.positions),
+        ),
+        signal=ExportSignal(
+            unit=signal.unit,
+            sfreq=loader.sfreq,
+            tmin=loader.tmin,
+            n_times=loader.n_times,
+            ch_names=tuple(signal.ch_names if transformed else loader.ch_names),
+            positions=_rows(signal.positions if transformed else loader.positions),
+        ),
+        data=to_plain(loader.config),
+        preprocessing=manifest.preprocessing,
+        transform=TRANSFORM if transformed else None,
+        normalise=loader.config.normalise,
+        embedding=ExportEmbedding(name=loader.config.embedding, **vars(embedding)),
+        embedding_dim=model.proj_dim or loader.embedding_dim,
+        stimulus_level=manifest.stimulus_level,
+        concepts=tuple(tables.concepts),
+        subjects=tuple(tables.subjects),
+        trained_subjects=tuple(tables.subjects[i] for i in loader.subjects),
+        trained_concepts=tuple(tables.concepts[i] for i in loader.concepts),
+        facts=facts or {},
+    )
     output.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in weights.items()}, output / WEIGHTS)
     if loader.transform is not None:
@@ -117,7 +118,11 @@ def write_export(
                 mean=fitted.mean_KI.numpy(),
                 kind=np.array(fitted.kind),
             )
-    write_json(output / CONFIG, config)
+    write_config(output, export)
+
+
+def _rows(positions: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
+    return None if positions is None else tuple(tuple(map(float, row)) for row in positions)
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
@@ -128,9 +133,9 @@ class Encoder:
 
     Attributes
     ----------
-    config : dict
+    export : Export
         ``config.json``.
-    signal : dict
+    signal : ExportSignal
         What :meth:`embed` expects: ``unit``, ``sfreq`` (Hz), ``tmin`` (seconds), ``n_times``, ``ch_names``, ``positions``.
     embedding_dim : int
         P.
@@ -138,12 +143,12 @@ class Encoder:
     device : torch.device
     """
 
-    def __init__(self, config: dict[str, Any], model: ContrastiveModel, transform: FittedTransform | None, device: torch.device) -> None:
-        self.config, self.model, self.transform, self.device = config, model.to(device).eval(), transform, device
-        self.signal: dict[str, Any] = config["signal"]
-        self.embedding_dim: int = config["embedding_dim"]
+    def __init__(self, export: Export, model: ContrastiveModel, transform: FittedTransform | None, device: torch.device) -> None:
+        self.export, self.model, self.transform, self.device = export, model.to(device).eval(), transform, device
+        self.signal = export.signal
+        self.embedding_dim = export.embedding_dim
         # A subject that training has not seen has no weights of its own, even where the study's table has a row for it.
-        trained = [label in config["trained_subjects"] for label in config["subjects"]]
+        trained = [label in export.trained_subjects for label in export.subjects]
         self._trained_S = torch.tensor(trained, device=device)
 
     def embed(
@@ -191,13 +196,13 @@ class Encoder:
         self._check(eeg)
         repeated = eeg if eeg.ndim == 4 else eeg[:, None]
         subjects, sessions = _labels("subject", subject, len(eeg)), _labels("session", session, len(eeg))
-        numbers = {label: number for number, label in enumerate(self.config["subjects"])}
+        numbers = {label: number for number, label in enumerate(self.export.subjects)}
         for first in range(0, len(eeg), batch_size):
             rows = slice(first, first + batch_size)
             eeg_BRCT = torch.from_numpy(np.ascontiguousarray(repeated[rows], np.float32)).to(self.device)
             if self.transform is not None:
                 eeg_BRCT = self.transform(eeg_BRCT, subjects[rows], sessions[rows])
-            eeg_BCT = normalise_trials(eeg_BRCT.mean(dim=1), self.config["normalise"])
+            eeg_BCT = normalise_trials(eeg_BRCT.mean(dim=1), self.export.normalise)
             yield first, eeg_BCT, torch.tensor([numbers.get(label, -1) if label else -1 for label in subjects[rows]], device=self.device)
 
     def known(self, subject_B: Tensor) -> Tensor:
@@ -223,32 +228,22 @@ class Encoder:
 
     @torch.no_grad()
     def concept_logits(self, batch: Batch) -> Tensor:
-        """Scores of the concept head for a loader's batch: float32 (B, K), columns as ``config["concepts"]``."""
+        """Scores of the concept head for a loader's batch: float32 (B, K), columns as ``export.concepts``."""
         return self.model.name_concepts(batch.eeg_BCT, known_subjects(batch.subject_B, self._trained_S))
 
     @torch.no_grad()
     def embed_image(self, embedding_BE: np.ndarray) -> np.ndarray:
-        """Image embeddings of the model named in ``config["embedding"]`` in the common space: float32 (B, P), unit norm."""
-        expected = self.config["build"]["embedding_dim"]
+        """Image embeddings of the model named in ``export.embedding`` in the common space: float32 (B, P), unit norm."""
+        expected = self.export.build.embedding_dim
         if embedding_BE.ndim != 2 or embedding_BE.shape[1] != expected:
             raise UserError(f"image embeddings have shape {embedding_BE.shape}, expected (images, {expected})")
         return self.model.embed_image(torch.from_numpy(np.ascontiguousarray(embedding_BE, np.float32)).to(self.device)).cpu().numpy()
 
-    def data_config(self, **changes: Any) -> DataConfig:
-        """The data config of training, with ``changes`` such as ``study`` (a copy elsewhere) or ``split``.
-
-        Without its choice of correctly classified trials: whatever is scored is scored on all trials.
-        """
-        config: DataConfig = from_plain(DataConfig, {**self.config["data"], **changes})
-        return config.unfiltered()
-
     def _check(self, eeg: np.ndarray) -> None:
-        names, n_times = self.signal["ch_names"], self.signal["n_times"]
-        if eeg.ndim not in (3, 4) or eeg.shape[-2:] != (len(names), n_times):
+        expected = f"{len(self.signal.ch_names)}, {self.signal.n_times}"
+        if eeg.ndim not in (3, 4) or eeg.shape[-2:] != (len(self.signal.ch_names), self.signal.n_times):
             raise UserError(
-                f"EEG has shape {eeg.shape}, this encoder expects (trials, {len(names)}, {n_times}) or (trials, repetitions, {len(names)}, "
-                f"{n_times}): channels {', '.join(names[:4])}{', …' if len(names) > 4 else ''} at {self.signal['sfreq']:g} Hz from "
-                f"{self.signal['tmin']:g} s, in {self.signal['unit']}"
+                f"EEG has shape {eeg.shape}, this encoder expects (trials, {expected}) or (trials, repetitions, {expected}): {self.signal}"
             )
         if eeg.dtype.kind not in "fiu":
             raise UserError(f"EEG has dtype {eeg.dtype}, expected numbers")
@@ -294,16 +289,6 @@ class FittedTransform:
         return rows[0]
 
 
-def _built_with(loss: dict[str, Any]) -> LossConfig:
-    """What of a saved loss the model is built from. Losses of a user's own leave nothing in it, and their classes need not be importable
-    where it is loaded; one of them may have been the only loss."""
-    own = {name: value for name, value in loss.items() if name != "terms"}
-    if not any(value for name, value in own.items() if name.endswith("_weight")):
-        own["contrastive_weight"] = 1.0
-    found: LossConfig = from_plain(LossConfig, own)
-    return found
-
-
 def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """Load an export folder.
 
@@ -320,47 +305,15 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         One sentence naming the file.
     """
     folder, device = Path(path), torch.device(device)
-    if not (folder / CONFIG).is_file() and (folder / "export" / CONFIG).is_file():
-        raise CommandError(f"{folder}: a run folder, expected the export in it: {folder / 'export'}")
-    config = read_json(folder / CONFIG)
-    version = config.get("format_version") if isinstance(config, dict) else None
-    if version != FORMAT_VERSION:
-        raise CommandError(f"{folder / CONFIG}: format version {version!r}, expected {FORMAT_VERSION}")
-    sizes = {name: config["build"][name] for name in _BUILD_FIELDS}
-    positions = config["build"].get("positions")  # exports of encoders that were trained without have none
-    model = from_plain(ContrastiveModelConfig, config["model"]).build(**sizes, positions=positions, loss=_built_with(config["loss"]))
+    export = read_export(folder)
+    model = export.build_model()
     load_weights(model, folder / WEIGHTS, CONFIG)
-    transform = FittedTransform.read(folder / TRANSFORM, device) if config["transform"] else None
-    return Encoder(config, model, transform, device)
-
-
-def lineage(config: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
-    """Data of an export's run and of those before it, oldest first.
-
-    ``config`` is the export's ``config.json``, ``more`` is said of the run itself beside :data:`ORIGIN`.
-    """
-    return [*config.get("started_from", []), {name: config.get(name) for name in ORIGIN} | more]
-
-
-def find_export(path: str | Path) -> Path:
-    """Folder of the encoder that ``path`` means: an export, a run that has one, or a text export, which has its own encoder.
-
-    Raises
-    ------
-    CommandError
-        None of these.
-    """
-    path = Path(path)
-    for folder in (path, path / "export"):
-        if (folder / CONFIG).is_file():
-            inner = folder / "encoder"
-            return inner if (inner / CONFIG).is_file() else folder
-    raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected an export, or the folder of a run that has validated")
+    return Encoder(export, model, FittedTransform.read(folder / TRANSFORM, device) if export.transform else None, device)
 
 
 def subject_table(labels: Sequence[str], encoder: Encoder, device: torch.device) -> Tensor:
     """For each subject of a study the row of the encoder's own table, -1 for those it has not been trained on; int64."""
-    rows = {label: row for row, label in enumerate(encoder.config["subjects"])}
+    rows = {label: row for row, label in enumerate(encoder.export.subjects)}
     found_S = torch.tensor([rows.get(label, -1) for label in labels], device=device)
     return encoder.known(found_S)
 
@@ -405,6 +358,6 @@ def run(config: ExportConfig) -> None:
     os.replace(partial, output)
     signal = encoder.signal
     Console(soft_wrap=True).print(
-        f"{output}: encoder of step {encoder.config.get('step')}, {len(signal['ch_names'])} channels x {signal['n_times']} time points at "
-        f"{signal['sfreq']:g} Hz ({signal['unit']}) -> {encoder.embedding_dim} dimensions"
+        f"{output}: encoder of step {encoder.export.step}, {len(signal.ch_names)} channels x {signal.n_times} time points at "
+        f"{signal.sfreq:g} Hz ({signal.unit}) -> {encoder.embedding_dim} dimensions"
     )

@@ -10,15 +10,16 @@ Q: items, S: training seeds.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import read_json
+from data_prep.contract.manifest import read_manifest
+from data_prep.contract.records import read_record
 
 GENERATIONS, FACTS = "generations.jsonl", "generate.json"
 ARMS = (
@@ -27,7 +28,56 @@ ARMS = (
 )  # fmt: skip
 """In the order of tables; what each shows: :mod:`trainer.generate.arms`."""
 MUST_AGREE = ("fingerprint", "split", "split_hash", "part", "decoding", "candidates", "num_words", "style", "limit", "base", "stage")
-"""Facts of ``generate.json`` (or fields of its config) that seeds of one experiment share."""
+"""What seeds of one experiment share."""
+_ASKED = ("decoding", "num_words", "style", "limit")
+"""Those of them that the command's config says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationFacts:
+    """``generate.json``: how captions came about. None: not told."""
+
+    study: str | None = None
+    """Folder."""
+    fingerprint: str | None = None
+    split: str | None = None
+    split_hash: str | None = None
+    part: str | None = None
+    simulated: bool | None = None
+    candidates: str | None = None
+    """Where predicted words come from: ``train`` or ``part``."""
+    num_items: int | None = None
+    num_uncaptioned: int | None = None
+    """Items left out since they have no caption to compare with."""
+    base: str | None = None
+    """Name of the language model."""
+    stage: str | None = None
+    """Last stage of training."""
+    trained_on: tuple[str, ...] | None = None
+    """Of ``image`` and ``eeg``."""
+    with_words: tuple[str, ...] = ()
+    """Arms whose prompts have predicted words."""
+    model: str | None = None
+    """Hash over the text export's files."""
+    step: int | None = None
+    notes: tuple[str, ...] = ()
+    """What a reader of the captions must know."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Reasons, by arm."""
+    records: Mapping[str, int] = field(default_factory=dict)
+    """Captions, by arm."""
+    seconds: float | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The command's resolved config."""
+
+    def told(self, name: str) -> Any:
+        """One of :data:`MUST_AGREE`."""
+        return self.config.get(name) if name in _ASKED else getattr(self, name)
+
+    @property
+    def export(self) -> str | None:
+        """Run or export whose model wrote the captions."""
+        return self.config.get("export")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +120,8 @@ class Generations:
 
     folders: list[Path]
     """One a training seed."""
-    facts: list[dict[str, Any]]
-    """``generate.json`` of each."""
+    facts: list[GenerationFacts]
+    """Of each."""
     arms: list[str]
     items: list[int]
     """Item numbers, ascending; position q is item q of the arrays."""
@@ -90,17 +140,17 @@ class Generations:
         """bool (Q,): items that the arm captioned."""
         return np.array([(0, arm, q) in self.records for q in range(len(self.items))])
 
-    def fact(self, name: str) -> Any:
-        """A fact of the first folder, from ``generate.json`` itself or the config in it; None where it is not there."""
-        return _fact(self.facts[0], name)
+    @property
+    def shared(self) -> GenerationFacts:
+        """Of the first folder: all share what :data:`MUST_AGREE` names."""
+        return self.facts[0]
 
     @property
     def simulated(self) -> bool:
         """Whether the EEG is simulated, by ``generate.json`` or else by the study itself."""
-        known = self.fact("simulated")
-        manifest = Path(str(self.fact("study") or "")) / "manifest.json"
-        if known is None and manifest.is_file():
-            known = read_json(manifest).get("preprocessing", {}).get("simulated")
+        known, study = self.shared.simulated, Path(self.shared.study or "")
+        if known is None and (study / "manifest.json").is_file():
+            return read_manifest(study).simulated
         return bool(known)
 
 
@@ -116,15 +166,14 @@ def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) ->
     facts = [_read_facts(folder) for folder in folders]
     models: dict[str, Path] = {}
     for folder, own in zip(folders, facts, strict=True):
-        model = own.get("model")
-        if model and model in models:
+        if own.model and own.model in models:
             raise CommandError(
-                f"generations: {folder} and {models[model]} are captions of one and the same model, expected a training seed each"
+                f"generations: {folder} and {models[own.model]} are captions of one and the same model, expected a training seed each"
             )
-        models[str(model)] = folder
+        models[str(own.model)] = folder
     for name in (name for name in MUST_AGREE if name not in may_differ):
         for folder, other in zip(folders, facts, strict=True):
-            if _fact(other, name) != _fact(facts[0], name):
+            if other.told(name) != facts[0].told(name):
                 raise CommandError(f"generations: {folder} and {folders[0]} differ in {name}: not seeds of one experiment")
     by_seed = [_read_records(folder) for folder in folders]
     items = sorted({item for found in by_seed for _, item in found})
@@ -158,19 +207,11 @@ def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) ->
     )
 
 
-def _read_facts(folder: Path) -> dict[str, Any]:
+def _read_facts(folder: Path) -> GenerationFacts:
     for name in (GENERATIONS, FACTS):
         if not (folder / name).is_file():
             raise CommandError(f"generations: {folder} holds no {name}: is `generate` done there?")
-    facts = read_json(folder / FACTS)
-    if not isinstance(facts, dict):
-        raise CommandError(f"{folder / FACTS}: not a JSON object")
-    return facts
-
-
-def _fact(facts: dict[str, Any], name: str) -> Any:
-    config = facts.get("config")
-    return facts.get(name, config.get(name) if isinstance(config, dict) else None)
+    return read_record(folder / FACTS, GenerationFacts, written_by="generate")
 
 
 def _read_records(folder: Path) -> dict[tuple[str, int], Record]:
@@ -184,7 +225,7 @@ def _read_records(folder: Path) -> dict[tuple[str, int], Record]:
                 record = _record(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
                 reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-                raise CommandError(f"{path}: line {number} is not a record of generate ({reason})") from None
+                raise CommandError(f"{path}: line {number} is not a record of generate ({reason})") from error
             if (record.arm, record.item) in found:
                 raise CommandError(f"{path}: line {number} captions item {record.item} in arm {record.arm} a second time")
             found[record.arm, record.item] = record

@@ -56,11 +56,11 @@ def open_part(encoder: Encoder, study: str | None, split: str | None, part: str)
         Another montage, rate, window or unit; a part without trials.
     """
     changes = {name: value for name, value in (("study", study), ("split", split)) if value}
-    config = encoder.data_config(**changes, repetitions="mean")
+    config = encoder.export.data_config(**changes, repetitions="mean")
     index = StudyIndex.open(config.study)
     loader = Loader(index, config, part, seed=0)
     check_signal(encoder, loader)
-    check_unseen(encoder.config, loader)
+    check_unseen(encoder.export, loader)
     return loader
 
 

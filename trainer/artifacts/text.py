@@ -25,25 +25,26 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_prep.contract.cli import from_plain, to_plain
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import read_json, sha256_file, write_atomically, write_json
+from data_prep.contract.files import sha256_file, write_atomically
+from data_prep.contract.records import to_json
 from data_prep.contract.words import short
-from trainer.artifacts.encoder import CONFIG, ORIGIN, Encoder, lineage, load_encoder
+from trainer.artifacts.encoder import WEIGHTS, Encoder, load_encoder
+from trainer.artifacts.export import CONFIG, read_export, write_config
+from trainer.artifacts.text_export import ExportEncoder, ExportStage, TextExport, find_text_export, read_text_export, write_text_config
 from trainer.artifacts.weights import read_weights
 from trainer.models.concepts import ConceptTable
 from trainer.models.language import base as base_llm
-from trainer.models.language.base import AdapterConfig, BaseConfig
 from trainer.models.language.decoding import DecodingConfig
 from trainer.models.language.eeg_language_model import EEGLanguageModel
 from trainer.models.language.prefix import PrefixConfig
-from trainer.models.language.prompt import PromptConfig, Prompter
+from trainer.models.language.prompt import Prompter
+from trainer.training.lineage import Lineage
 
-FORMAT_VERSION = 1
-KIND = "text"
-ADAPTER, PROJECTOR, ENCODER, WEIGHTS = "adapter", "projector.safetensors", "encoder", "model.safetensors"
+ADAPTER, PROJECTOR, ENCODER = "adapter", "projector.safetensors", "encoder"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_PROJECTOR_PARTS = ("projector.", "image_token.")
+PROJECTOR_PARTS = ("projector.", "image_token.")
+_OF_ENCODER = ("signal", "build", "embedding", "embedding_dim", "stimulus_level", "subjects", "trained_subjects", "trained_concepts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,21 @@ class TextParts:
     model: EEGLanguageModel
     embedding_rms: float
     """Scale of the base's token embeddings, which the projector was built with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """How a text model was trained: configs as plain values, see :class:`TextExport`."""
+
+    base: Mapping[str, Any]
+    base_config: Mapping[str, Any]
+    adapter: Mapping[str, Any]
+    prefix: Mapping[str, Any]
+    prompt: Mapping[str, Any]
+    stage: ExportStage
+    data: Mapping[str, Any]
+    planned_steps: int
+    planned_items: int
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
@@ -66,7 +82,9 @@ def write_text_export(
     encoder: Path,
     tuned: bool,
     concepts: ConceptTable | None,
-    config: dict[str, Any],
+    settings: TextSettings,
+    lineage: Lineage,
+    facts: Mapping[str, Any],
 ) -> None:
     """Write a text model into the new folder ``output``.
 
@@ -80,45 +98,46 @@ def write_text_export(
         Export of the encoder; its weights are replaced by those in ``weights`` where ``tuned``.
     concepts
         Candidates for words in the prompt, where it has any.
-    config
-        Becomes ``config.json``: ``base`` (:func:`base_llm.base_reference`), ``base_config``, ``adapter``, ``prefix``, ``prompt``,
-        ``stage``, ``data`` and where the model comes from (``fingerprint, split, split_hash, started_from, step, ...``).
+    settings
+        How it was trained.
+    lineage
+        The training, and those before it.
+    facts
+        What else is to be kept of it, such as hashes of what it read.
     """
     output.mkdir(parents=True)
     model = parts.model
     if hasattr(model.llm, "peft_config"):
         _write_adapter(output / ADAPTER, model.llm, weights)
-    projector = {name: value for name, value in weights.items() if name.startswith(_PROJECTOR_PARTS)}
+    projector = {name: value for name, value in weights.items() if name.startswith(PROJECTOR_PARTS)}
     if projector:
         _save(projector, output / PROJECTOR)
     (output / ENCODER).mkdir()
     for file in sorted(encoder.iterdir()):
         if file.is_file():
             shutil.copyfile(file, output / ENCODER / file.name)
-    facts = {name: config.get(name) for name in ORIGIN}
+    own = read_export(encoder)
     if tuned:
         changed = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
         whole = read_weights(encoder / WEIGHTS)
         _save({name: changed.get(name, value) for name, value in whole.items()}, output / ENCODER / WEIGHTS)
-        own = read_json(encoder / CONFIG)
         # It has now seen this run's training trials as well.
-        write_json(output / ENCODER / CONFIG, own | {"started_from": [*own.get("started_from", []), facts]})
+        write_config(output / ENCODER, replace(own, started_from=(*own.started_from, lineage.own)))
     if concepts is not None:
         concepts.write(output)
-    own = read_json(output / ENCODER / CONFIG)
-    names = ("signal", "build", "embedding", "embedding_dim", "stimulus_level", "subjects", "trained_subjects", "trained_concepts")
-    config = {
-        "format_version": FORMAT_VERSION,
-        "kind": KIND,
-        **config,
-        "tune_encoder": tuned,
-        "encoder": {"sha256": sha256_file(output / ENCODER / WEIGHTS), **{name: own.get(name) for name in names}},
-        "num_prefix": model.num_prefix,
-        "reads_images": model.image_token is None or any(name.startswith("image_token.") for name in projector),
-        "embedding_rms": parts.embedding_rms,
-        "concepts": None if concepts is None else list(concepts.names),
-    }
-    write_json(output / CONFIG, config)
+    plain = to_json(own)
+    export = TextExport(
+        **vars(lineage),
+        **vars(settings),
+        tune_encoder=tuned,
+        encoder=ExportEncoder(sha256=sha256_file(output / ENCODER / WEIGHTS), facts={name: plain.get(name) for name in _OF_ENCODER}),
+        num_prefix=model.num_prefix,
+        reads_images=model.image_token is None or any(name.startswith("image_token.") for name in projector),
+        embedding_rms=parts.embedding_rms,
+        concepts=None if concepts is None else tuple(concepts.names),
+        facts=facts,
+    )
+    write_text_config(output, export)
 
 
 def _save(weights: dict[str, Tensor], file: Path) -> None:
@@ -142,49 +161,10 @@ def _write_adapter(folder: Path, llm: Any, weights: dict[str, Tensor]) -> None:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def find_text_export(path: str | Path) -> Path:
-    """Folder of the text export that ``path`` means: itself, or the run that has it.
-
-    Raises
-    ------
-    CommandError
-        Neither is a text export.
-    """
-    path = Path(path)
-    for folder in (path, path / "export"):
-        if (folder / CONFIG).is_file():
-            return folder
-    raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected a text export, or the folder of a run that has one")
-
-
-def read_text_config(path: Path) -> dict[str, Any]:
-    """``config.json`` of a text export, checked for its format."""
-    config = read_json(path / CONFIG)
-    if not isinstance(config, dict) or config.get("kind") != KIND:
-        raise CommandError(f"{path / CONFIG}: not a text export (an encoder's?): expected the export of a text run")
-    if config.get("format_version") != FORMAT_VERSION:
-        raise CommandError(f"{path / CONFIG}: format version {config.get('format_version')!r}, expected {FORMAT_VERSION}")
-    return config
-
-
 def trained_parameters(export: Path) -> int:
     """Weights of adapter and projector."""
     files = [file for file in (export / ADAPTER / ADAPTER_WEIGHTS, export / PROJECTOR) if file.is_file()]
     return sum(value.numel() for file in files for value in read_weights(file).values())
-
-
-def stages(config: Mapping[str, Any]) -> list[str]:
-    """Stages that a text export's weights went through, oldest first: the last is the run's own."""
-    return [*(origin["stage"] for origin in config.get("started_from", []) if "stage" in origin), config["stage"]["name"]]
-
-
-def planned(config: Mapping[str, Any]) -> dict[str, int | None]:
-    """Steps and items of all stages together, as they were planned; None where an export does not tell."""
-    found: dict[str, int | None] = {}
-    for name in ("planned_steps", "planned_items"):
-        counts = [run.get(name) for run in [*config.get("started_from", []), config] if "stage" in run]
-        found[name] = None if None in counts else sum(counts)
-    return found
 
 
 class TextDecoder:
@@ -192,7 +172,7 @@ class TextDecoder:
 
     Attributes
     ----------
-    config : dict
+    export : TextExport
         ``config.json``.
     encoder : Encoder
         What reads EEG; its model is also that of :attr:`model`.
@@ -207,16 +187,16 @@ class TextDecoder:
 
     def __init__(
         self,
-        config: dict[str, Any],
+        export: TextExport,
         encoder: Encoder,
         model: EEGLanguageModel,
         prompter: Prompter,
         concepts: ConceptTable | None,
         device: torch.device,
     ) -> None:
-        self.config, self.encoder, self.prompter, self.concepts, self.device = config, encoder, prompter, concepts, device
+        self.export, self.encoder, self.prompter, self.concepts, self.device = export, encoder, prompter, concepts, device
         self.model = model.eval()
-        self.num_words: int = config["prompt"]["concepts"]
+        self.num_words = export.read_prompt().concepts
 
     @property
     def reads_eeg(self) -> bool:
@@ -281,39 +261,37 @@ def load_text(
         One sentence: not a text export, files missing, another base than the adapter's.
     """
     folder, device = find_text_export(path), torch.device(device)
-    config = read_text_config(folder)
-    base_config: BaseConfig = from_plain(BaseConfig, config["base_config"])
-    base_config = base_llm.for_use(base_config, precision)
+    export = read_text_export(folder)
+    base_config = base_llm.for_use(export.read_base(), precision)
     if base is not None:
         base_config = replace(base_config, name=base, revision=None)
     settings = base_llm.read_settings(base_config)
-    base_llm.check_base(config["base"], base_llm.base_reference(base_config, settings), str(folder))
+    base_llm.check_base(export.base, base_llm.base_reference(base_config, settings), str(folder))
     llm = base_llm.load_base(base_config, device, training=False)
-    if config["adapter"]["kind"] != "none":
+    if export.read_adapter().kind != "none":
         llm = _with_adapter(llm, folder / ADAPTER)
     encoder = load_encoder(folder / ENCODER, device)
-    prefix: PrefixConfig = from_plain(PrefixConfig, config["prefix"])
+    prefix = export.read_prefix()
     model = EEGLanguageModel(
-        encoder=encoder.model if config["num_prefix"] else None,
+        encoder=encoder.model if export.num_prefix else None,
         tune_encoder=False,
-        projector=_projector(prefix, encoder, llm, config) if config["num_prefix"] else None,
+        projector=_projector(prefix, encoder, llm, export.embedding_rms) if export.num_prefix else None,
         llm=llm,
         features=prefix.features,
         precision=precision,
         device=device,
     )
-    if config["num_prefix"]:
-        _load_projector(model, folder / PROJECTOR)
+    if export.num_prefix:
+        load_projector(model, folder / PROJECTOR)
     if base_config.quantisation == "none":
         model.to(device)
     elif model.projector is not None:
         model.projector.to(device)
         if model.image_token is not None:
             model.image_token.to(device)
-    prompt: PromptConfig = from_plain(PromptConfig, config["prompt"])
-    prompter = Prompter(base_llm.load_tokenizer(base_config), prompt, config["num_prefix"], base_llm.context_length(settings))
-    concepts = ConceptTable.read(folder) if config["concepts"] is not None else None
-    return TextDecoder(config, encoder, model, prompter, concepts, device)
+    prompter = Prompter(base_llm.load_tokenizer(base_config), export.read_prompt(), export.num_prefix, base_llm.context_length(settings))
+    concepts = ConceptTable.read(folder) if export.concepts is not None else None
+    return TextDecoder(export, encoder, model, prompter, concepts, device)
 
 
 def _with_adapter(llm: Any, folder: Path) -> Any:
@@ -335,13 +313,20 @@ def _with_adapter(llm: Any, folder: Path) -> Any:
     return model
 
 
-def _projector(prefix: PrefixConfig, encoder: Encoder, llm: Any, config: dict[str, Any]) -> Any:
+def _projector(prefix: PrefixConfig, encoder: Encoder, llm: Any, embedding_rms: float) -> Any:
     width = encoder.model.proj_dim if prefix.features == "embedding" else encoder.model.encoder.token_dim
-    return prefix.build(width, base_llm.hidden_size(llm), config["embedding_rms"])
+    return prefix.build(width, base_llm.hidden_size(llm), embedding_rms)
 
 
-def _load_projector(model: EEGLanguageModel, file: Path) -> None:
-    wanted = {name for name in model.state_dict() if name.startswith(_PROJECTOR_PARTS)}
+def load_projector(model: EEGLanguageModel, file: Path) -> None:
+    """Put an export's projector into ``model``.
+
+    Raises
+    ------
+    CommandError
+        The file is damaged, or of another projector.
+    """
+    wanted = {name for name in model.state_dict() if name.startswith(PROJECTOR_PARTS)}
     saved = read_weights(file)
     # An image's token is trained in stages that show images only.
     missing = {name for name in wanted - saved.keys() if not name.startswith("image_token.")}
@@ -351,77 +336,3 @@ def _load_projector(model: EEGLanguageModel, file: Path) -> None:
         model.load_state_dict(saved, strict=False)
     except RuntimeError as error:
         raise CommandError(f"{file}: not the projector that {CONFIG} describes ({short(error, 200)})") from error
-
-
-# ------------------------------------------------------------------------------------------------- beginning with one
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitialText:
-    """Adapter and projector of an earlier text run, checked against a new one; make it with :func:`init_weights`."""
-
-    path: Path
-    config: dict[str, Any]
-    facts: dict[str, Any]
-    """For ``events.jsonl``: what is taken, what begins anew."""
-
-    @property
-    def lineage(self) -> list[dict[str, Any]]:
-        """Data that the weights come from, oldest first, and how they were trained on them."""
-        plan = {name: self.config.get(name) for name in ("planned_steps", "planned_items")}
-        return lineage(self.config, **plan, stage=self.config["stage"]["name"])
-
-    def copy_into(self, model: EEGLanguageModel) -> None:
-        """Put the weights into ``model``, before DeepSpeed wraps it."""
-        if "adapter" in self.facts["taken"]:
-            from peft import set_peft_model_state_dict
-
-            weights = read_weights(self.path / ADAPTER / ADAPTER_WEIGHTS)
-            with base_llm.quiet():
-                result = set_peft_model_state_dict(model.llm, weights)
-            lost = [name for name in result.missing_keys if "lora_" in name] + list(result.unexpected_keys)
-            if lost:
-                raise CommandError(f"init_from: {self.path / ADAPTER} and this run's adapter differ in {lost[0]}")
-        if "projector" in self.facts["taken"]:
-            _load_projector(model, self.path / PROJECTOR)
-
-
-def init_weights(path: Path, *, base: dict[str, Any], adapter: AdapterConfig, prefix: PrefixConfig, reads: bool) -> InitialText:
-    """Weights for a run that begins with those of the text export ``path``.
-
-    Parameters
-    ----------
-    base
-        The new run's base, by :func:`base_llm.base_reference`.
-    adapter, prefix
-        The new run's.
-    reads
-        Whether the new run has a projector; a label-only one has none.
-
-    Raises
-    ------
-    CommandError
-        One sentence with both sides: another base, adapter or projector.
-    """
-    config = read_text_config(path)
-    base_llm.check_base(config["base"], base, f"init_from: {path}")
-    taken, new = [], []
-    for name, ours, there in (
-        ("adapter", to_plain(adapter), config["adapter"]["kind"] != "none"),
-        ("prefix", to_plain(prefix), bool(config["num_prefix"])),
-    ):
-        wanted = reads if name == "prefix" else adapter.kind != "none"
-        part = "projector" if name == "prefix" else name
-        if not wanted:
-            continue
-        if not there:
-            new.append(part)
-            continue
-        for field, value in ours.items():
-            if field != "dropout" and config[name][field] != value:
-                raise CommandError(f"init_from: {path} was trained with {name}.{field} {config[name][field]}, this run has {value}")
-        taken.append(part)
-    if not taken:
-        raise CommandError(f"init_from: {path} has neither an adapter nor a projector for this run")
-    facts = {"path": str(path), "step": config.get("step"), "stage": config["stage"]["name"], "taken": taken, "new": new}
-    return InitialText(path=path, config=config, facts=facts)

@@ -17,8 +17,8 @@ import yaml
 from rich.console import Console
 
 from data_prep.contract.cli import from_plain, to_plain
-from data_prep.contract.files import read_json
 from trainer.training.callback import Callback, LoopView
+from trainer.training.completed import read_completed
 from trainer.training.identity import flat
 from trainer.training.provenance import git_revision
 from trainer.training.run_folder import RunFolder
@@ -165,9 +165,8 @@ class TextEvaluation:
 def training_run(exported: str | Path | None) -> tuple[str, MlflowConfig, Path] | None:
     """MLflow run, tracking config and run folder of the training behind an export or run folder; None where it was not tracked."""
     for folder in (Path(exported), Path(exported).parent) if exported else ():
-        completed = folder / "completed.json"
-        if completed.is_file():
-            run_id = read_json(completed).get("tracking_run_id")
+        if (completed := read_completed(folder)) is not None:
+            run_id = completed.tracking_run_id
             config = folder / "config.yaml"
             plain = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
             tracking = from_plain(MlflowConfig, (plain or {}).get("mlflow") or {})

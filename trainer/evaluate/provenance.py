@@ -10,6 +10,7 @@ from data_prep.contract.files import read_json
 from trainer.artifacts.encoder import Encoder
 from trainer.data.loader import Loader
 from trainer.evaluate.study_facts import StudyFacts, Validation
+from trainer.training.completed import read_completed
 
 WARNED_OF = ("problem", "caution")
 """Levels of an audit's findings that are reasons for its verdict."""
@@ -26,10 +27,10 @@ def study_facts(encoder: Encoder, loader: Loader, *, export: Path, config: dict[
         split=loader.config.split,
         split_hash=loader.split_hash,
         fingerprint=manifest.fingerprint,
-        trained_on_split=encoder.config.get("split_hash") == loader.split_hash,
+        trained_on_split=encoder.export.split_hash == loader.split_hash,
         embedding=manifest.embedding(loader.config.embedding).model,
-        step=encoder.config.get("step"),
-        git_revision=encoder.config.get("git_revision"),
+        step=encoder.export.step,
+        git_revision=encoder.export.git_revision,
         audit=audit.get("verdict"),
         audit_claim=audit.get("claim"),
         audit_reasons=tuple(f["message"] for f in audit.get("findings", []) if f.get("level") in WARNED_OF),
@@ -54,20 +55,19 @@ def embeddings_facts(path: Path, *, part: str, config: dict[str, Any]) -> StudyF
 
 def _validation(encoder: Encoder, loader: Loader, export: Path) -> Validation | None:
     """What the run beside the export says of its best step; None where there is no such run, or it was trained on another split."""
-    path = export.resolve().parent / "completed.json"
-    if not path.is_file() or encoder.config.get("split_hash") != loader.split_hash:
+    completed = read_completed(export.resolve().parent)
+    if completed is None or completed.best_score is None or completed.score_name is None:
         return None
-    completed = read_json(path)
-    if completed.get("best_score") is None or completed.get("best_step") != encoder.config.get("step"):
+    if encoder.export.split_hash != loader.split_hash or completed.best_step != encoder.export.step:
         return None
     try:
         part = Loader(loader.index, loader.config, "validation", seed=0)
     except StudyError:
         return None
     return Validation(
-        name=str(completed.get("score_name")),
-        score=float(completed["best_score"]),
-        step=int(completed["best_step"]),
+        name=completed.score_name,
+        score=completed.best_score,
+        step=completed.best_step,
         num_queries=part.num_samples,
         num_stimuli=len(part.stimuli),
     )

@@ -8,8 +8,8 @@ P: common space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_file, sha256_json
 from trainer.artifacts.concepts import build_concept_table
 from trainer.artifacts.encoder import Encoder, subject_table
+from trainer.artifacts.generations import GenerationFacts
 from trainer.artifacts.guards import check_inputs, check_unseen
 from trainer.artifacts.part import collect
-from trainer.artifacts.text import TextDecoder, find_text_export, load_text, planned, stages
+from trainer.artifacts.text import TextDecoder, load_text
+from trainer.artifacts.text_export import find_text_export
 from trainer.data import random
 from trainer.data.captions import StudyCaptions
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.generate.arms import AS_TRAINED, WITH_WORDS, ArmError, ArmInput, Material, arm_input
 from trainer.generate.config import GenerateConfig
 from trainer.generate.folder import LABEL_ONLY
@@ -87,8 +89,8 @@ class Generation:
         Numbers, in the part, of the items to be captioned: (I,), ascending.
     request : dict
         What the captions depend on.
-    facts : dict
-        For ``generate.json``.
+    facts : GenerationFacts
+        What is known of them before the first is said.
     notes : list of str
         What a reader of the captions must know.
     """
@@ -109,9 +111,8 @@ class Generation:
         self.notes: list[str] = []
         self.items = self._choose_items()
         self.subject_S = subject_table(self.loader.index.manifest.tables.subjects, self.decoder.encoder, device)
-        self.trained_on = trained_on(self.decoder.config)
-        prompt = self.decoder.config["prompt"]
-        self.always_words = bool(prompt["concepts"] and not prompt["concept_dropout"])
+        prompt = self.decoder.export.read_prompt()
+        self.always_words = bool(prompt.concepts and not prompt.concept_dropout)
         self.with_words = (*WITH_WORDS, *(AS_TRAINED if self.always_words else ()))
         self.training = Loader(self.loader.index, self.loader.config, "train", seed=0)
         self.material = self._material()
@@ -130,24 +131,25 @@ class Generation:
         }
         if label_export is not None:
             self.request[LABEL_ONLY] = digest(label_export)
-        self.facts: dict[str, Any] = {
-            "study": str(self.loader.index.root),
-            "fingerprint": manifest.fingerprint,
-            "split": self.loader.config.split,
-            "split_hash": self.loader.split_hash,
-            "part": config.part,
-            "simulated": bool(manifest.simulated),
-            "candidates": config.candidates,
-            "num_items": len(self.items),
-            "num_uncaptioned": self.num_uncaptioned,
-            "base": self.decoder.config["base"]["name"],
-            "stage": self.decoder.config["stage"]["name"],
-            "trained_on": self.trained_on,
-            "with_words": list(self.with_words),
-            "model": self.request["export"],
-            "step": self.decoder.config.get("step"),
-            "notes": self.notes,
-        }
+        self.facts = GenerationFacts(
+            study=str(self.loader.index.root),
+            fingerprint=manifest.fingerprint,
+            split=self.loader.config.split,
+            split_hash=self.loader.split_hash,
+            part=config.part,
+            simulated=manifest.simulated,
+            candidates=config.candidates,
+            num_items=len(self.items),
+            num_uncaptioned=self.num_uncaptioned,
+            base=self.decoder.export.base["name"],
+            stage=self.decoder.export.stage.name,
+            trained_on=self.decoder.export.trained_on,
+            with_words=self.with_words,
+            model=self.request["export"],
+            step=self.decoder.export.step,
+            notes=tuple(self.notes),
+            config=to_plain(config),
+        )
 
     # ------------------------------------------------------------------------------------------------------ one arm
 
@@ -221,7 +223,7 @@ class Generation:
         label = self.label
         assert label is not None
         self._check_equal(label)
-        if label.config["encoder"]["sha256"] != self.decoder.config["encoder"]["sha256"]:
+        if label.export.encoder.sha256 != self.decoder.export.encoder.sha256:
             # Its words were predicted by its own encoder in training.
             arrays = self.arrays
             z_IP = self._embed_by(label.encoder, arrays.eeg_NCT[self.items], arrays.subject_N[self.items])
@@ -232,24 +234,23 @@ class Generation:
 
     def _check_equal(self, label: TextDecoder) -> None:
         # Of steps, those that were planned: each model then keeps the step that did best on validation.
-        ours, theirs = planned(self.decoder.config), planned(label.config)
+        ours, theirs = self.decoder.export.planned(), label.export.planned()
         for name in ours:
             own, other = ours[name], theirs[name]
             if own is None or other is None or abs(own - other) > _EQUAL * own:  # passes of several stages are rounded to whole steps each
-                what = name.replace("planned_", "")
-                found = f"the label-only model was trained for {other or 'unknown'} {what}, the model for {own or 'unknown'}"
+                found = f"the label-only model was trained for {other or 'unknown'} {name}, the model for {own or 'unknown'}"
                 raise ArmError(f"{found} in all of its stages: expected as many")
         for name in ("adapter", "split_hash"):
-            if self.decoder.config.get(name) != label.config.get(name):
+            if getattr(self.decoder.export, name) != getattr(label.export, name):
                 raise ArmError(f"the label-only model has another {name.replace('_', ' ')} than the model, expected the same")
 
     def _check_readable(self, name: str) -> None:
         # With the encoder's tokens as features, images and EEG go in through different doors, and training may have used one only.
         if self.decoder.model.image_token is None:
             return
-        if name in ("image", "concept-mean") and not self.decoder.config.get("reads_images"):
+        if name in ("image", "concept-mean") and not self.decoder.export.reads_images:
             raise ArmError("the model reads the encoder's tokens and was last trained in stage eeg: it cannot read an image")
-        if name.startswith(("eeg", "noise", "shuffled")) and "eeg" not in self.trained_on:
+        if name.startswith(("eeg", "noise", "shuffled")) and "eeg" not in self.decoder.export.trained_on:
             raise ArmError("the model reads the encoder's tokens and was trained in stage image: it has never been shown EEG")
 
     def _num_words(self, decoder: TextDecoder) -> int:
@@ -270,7 +271,7 @@ class Generation:
         config, index, stimulus_N = self.config, self.loader.index, self.arrays.stimulus_N
         has_N = self.captions.has(stimulus_N)
         self.num_uncaptioned = int((~has_N).sum())
-        missing = config.missing_captions or self.decoder.config["stage"]["missing_captions"]
+        missing = config.missing_captions or self.decoder.export.stage.missing_captions
         if self.num_uncaptioned and (missing == "refuse" or not has_N.any()):
             first = index.manifest.tables.stimuli[int(stimulus_N[~has_N][0])].id
             raise CommandError(
@@ -291,7 +292,7 @@ class Generation:
         if not len(stimuli):
             raise CommandError(f"{self.loader.index.root}: no training stimulus of split {self.loader.config.split!r} has a caption")
         captions = [self.captions.of(stimulus) for stimulus in stimuli.tolist()]
-        learnt = 1 if self.decoder.config["stage"]["captions"] == "first" else None
+        learnt = 1 if self.decoder.export.stage.captions == "first" else None
         return Material(
             items=self.items,
             eeg_NCT=arrays.eeg_NCT,
@@ -319,15 +320,13 @@ class Generation:
         config, decoder = self.config, self.decoder
         label = load_text(export, self.device, base=config.base or None, precision=config.precision)
         if label.reads_eeg:
-            raise CommandError(
-                f"label_only: {export} reads EEG (stage {label.config['stage']['name']}), expected a model trained in stage label"
-            )
-        ours, theirs = (model.config["base"] for model in (decoder, label))
+            raise CommandError(f"label_only: {export} reads EEG (stage {label.export.stage.name}), expected a model trained in stage label")
+        ours, theirs = (model.export.base for model in (decoder, label))
         if ours["fingerprint"] != theirs["fingerprint"] or ours["name"] != theirs["name"]:
             raise CommandError(f"label_only: {export} has the base {theirs['name']}, the model {ours['name']}: expected the same base")
         check_inputs(label.encoder, export / "encoder", self.loader)
-        check_unseen(label.encoder.config, self.loader)
-        check_unseen(label.config, self.loader, "the text model")
+        check_unseen(label.encoder.export, self.loader)
+        check_unseen(label.export, self.loader, "the text model")
         return label
 
     def _note_training(self) -> None:
@@ -339,13 +338,13 @@ class Generation:
                 self.notes.append("The model never saw a prompt without words in training: the arms eeg and noise are foreign to it.")
             if more := [name for name in AS_TRAINED if name in arms]:
                 self.notes.append(f"Prompts of {', '.join(more)} have words, too, as in training: those predicted from what the arm shows.")
-        if "image" not in self.trained_on and {"image", "concept-mean"} & arms:
+        if "image" not in self.decoder.export.trained_on and {"image", "concept-mean"} & arms:
             self.notes.append("The model was never trained on images: the arms image and concept-mean are foreign to it.")
-        elif self.decoder.config["stage"]["name"] == "eeg" and "image" in arms:
+        elif self.decoder.export.stage.name == "eeg" and "image" in arms:
             self.notes.append("The model was trained on images first and on EEG last: what it forgot of images lowers the image arm.")
-        if "eeg" not in self.trained_on:
+        if "eeg" not in self.decoder.export.trained_on:
             self.notes.append("The model was trained on images only: EEG is foreign to it.")
-        if self.decoder.config["tune_encoder"]:
+        if self.decoder.export.tune_encoder:
             self.notes.append(
                 "The encoder was tuned with the language model: nearest-caption, concept-mean and predicted words come from the tuned one."
             )
@@ -360,18 +359,12 @@ def open_text_part(decoder: TextDecoder, export: Path, config: GenerateConfig) -
         A study that does not fit the encoder; a part without trials, or with trials that the encoder or the model has learnt from.
     """
     changes = {name: value for name, value in (("study", config.study), ("split", config.split)) if value}
-    data: DataConfig = from_plain(DataConfig, {**decoder.config["data"], **changes})
-    data = replace(data.unfiltered(), repetitions="mean")
+    data = decoder.export.data_config(**changes, repetitions="mean")
     loader = Loader(StudyIndex.open(data.study), data, config.part, seed=0)
     check_inputs(decoder.encoder, export / "encoder", loader)
-    check_unseen(decoder.encoder.config, loader)
-    check_unseen(decoder.config, loader, "the text model")
+    check_unseen(decoder.encoder.export, loader)
+    check_unseen(decoder.export, loader, "the text model")
     return loader
-
-
-def trained_on(config: Mapping[str, Any]) -> list[str]:
-    """What a text model's prefix was made from in any stage of its training: of ``image`` and ``eeg``."""
-    return [source for source in ("image", "eeg") if {source, "mixed"} & set(stages(config))]
 
 
 def digest(export: Path) -> str:

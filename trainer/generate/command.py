@@ -14,13 +14,13 @@ I: items to be captioned.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from data_prep.contract.cli import to_plain
 from trainer.distributed import collectives
 from trainer.distributed import world as worlds
 from trainer.distributed.world import World
@@ -76,8 +76,7 @@ def generate(config: GenerateConfig, world: World, device: torch.device) -> None
                 folder.publish()  # what other ranks still write of this arm comes with the next one
     _wait_for_all(device)  # all parts are on disk
     if world.is_main:
-        facts = {"config": to_plain(config), **generation.facts, "left_out": left_out, "seconds": round(time.monotonic() - started, 1)}
-        records = folder.finish(facts)
+        records = folder.finish(replace(generation.facts, left_out=left_out, seconds=round(time.monotonic() - started, 1)))
         said = [*generation.notes, *(f"arm {arm} is left out: {why}" for arm, why in left_out.items())]
         print_summary(records, folder.path, said)
 

@@ -15,6 +15,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from rich.table import Table
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
+from data_prep.contract.records import read_record, write_record
 from data_prep.contract.words import short
-from trainer.artifacts.generations import ARMS, FACTS, GENERATIONS
+from trainer.artifacts.generations import ARMS, FACTS, GENERATIONS, GenerationFacts
 from trainer.training.run_folder import read_lines
 
 TABLE, REQUEST, PARTS = "generations.csv", "request.json", "parts"
@@ -99,15 +101,16 @@ class GenerationFolder:
         write_atomically(self.path / TABLE, as_csv(records).encode("utf-8", "replace"))
         return records
 
-    def finish(self, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def finish(self, facts: GenerationFacts) -> list[dict[str, Any]]:
         """Publish, then write ``facts`` with the notes and reasons of earlier calls; returns the records. By one rank."""
         records = self.publish()
-        before = read_json(self.path / PARTS / FACTS) if (self.path / PARTS / FACTS).is_file() else {}
+        earlier = self.path / PARTS / FACTS
+        before = read_record(earlier, GenerationFacts, written_by="generate") if earlier.is_file() else GenerationFacts()
         counts = {arm: count for arm in ARMS if (count := sum(record["arm"] == arm for record in records))}
-        left_out = {arm: why for arm, why in {**before.get("left_out", {}), **facts["left_out"]}.items() if arm not in counts}
-        notes = list(dict.fromkeys([*before.get("notes", []), *facts["notes"]]))
-        write_json(self.path / FACTS, {**facts, "left_out": left_out, "notes": notes, "records": counts})
-        (self.path / PARTS / FACTS).unlink(missing_ok=True)
+        left_out = {arm: why for arm, why in {**before.left_out, **facts.left_out}.items() if arm not in counts}
+        notes = tuple(dict.fromkeys([*before.notes, *facts.notes]))
+        write_record(self.path / FACTS, replace(facts, left_out=left_out, notes=notes, records=counts))
+        earlier.unlink(missing_ok=True)
         return records
 
 

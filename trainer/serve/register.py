@@ -23,12 +23,16 @@ from rich.console import Console
 
 from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import read_json, write_atomically, write_json
-from trainer.artifacts.encoder import CONFIG, Encoder, load_encoder
+from data_prep.contract.files import write_atomically, write_json
+from data_prep.contract.records import to_json
+from trainer.artifacts.encoder import Encoder, load_encoder
+from trainer.artifacts.export import CONFIG
 from trainer.artifacts.part import open_part
+from trainer.artifacts.text_export import is_text_export
 from trainer.data.loader import Loader
 from trainer.serve.package import REGISTERED, Package, RegisterConfig, example, register_package, requirements
 from trainer.serve.register_text import register_text
+from trainer.training.completed import read_completed
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig
 
@@ -62,7 +66,7 @@ def run(config: RegisterConfig) -> None:
     export = Path(config.export) if config.export else folder.export
     if not (export / CONFIG).is_file():
         raise CommandError(f"{export}: holds no exported model (no {CONFIG})")
-    if read_json(export / CONFIG).get("kind") == "text":
+    if is_text_export(export):
         register_text(config, folder, tracking, training_run_id, export)
         return
     encoder = load_encoder(export)
@@ -70,9 +74,10 @@ def run(config: RegisterConfig) -> None:
     check_study(encoder, loader, export)
     gallery = make_gallery(encoder, loader)
     with tempfile.TemporaryDirectory() as temporary:
-        facts = {name: encoder.config.get(name) for name in ("step", "git_revision", "fingerprint", "embedding")}
-        facts |= {"split": loader.config.split, "split_hash": loader.split_hash, "part": config.part, "top_k": config.top_k}
-        gallery.write(Path(temporary) / "gallery", facts)
+        trained = encoder.export
+        facts = {"step": trained.step, "git_revision": trained.git_revision, "fingerprint": trained.fingerprint}
+        facts |= {"split": loader.config.split, "split_hash": loader.split_hash, "part": config.part}
+        gallery.write(Path(temporary) / "gallery", facts | {"embedding": to_json(trained.embedding), "top_k": config.top_k})
         input_example = example(loader)
         package = Package(
             python_model="model.py",
@@ -80,7 +85,7 @@ def run(config: RegisterConfig) -> None:
             signature=_signature(input_example[0].shape),
             input_example=input_example,
             requirements=requirements(),
-            tags={name: facts[name] for name in ("step", "git_revision", "fingerprint", "split", "split_hash", "part")},
+            tags=facts,
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
     write_json(folder.path / REGISTERED, registered)
@@ -101,14 +106,14 @@ def check_study(encoder: Encoder, loader: Loader, export: Path) -> None:
     CommandError
         Another fingerprint, or another image embedding under the same name.
     """
-    manifest, root, embedding = loader.index.manifest, loader.index.root, encoder.config["embedding"]
-    trained_on = encoder.config.get("fingerprint")
+    manifest, root, embedding = loader.index.manifest, loader.index.root, encoder.export.embedding
+    trained_on = encoder.export.fingerprint
     if trained_on != manifest.fingerprint:
         raise CommandError(f"{root}: fingerprint {manifest.fingerprint[:12]}, expected {str(trained_on)[:12]}, the study of {export}")
     found = manifest.embedding(loader.config.embedding).sha256
-    if found != embedding["sha256"]:
+    if found != embedding.sha256:
         raise CommandError(
-            f"{root}: embedding {loader.config.embedding!r} has SHA-256 {found[:12]}, expected {embedding['sha256'][:12]} as in {export}"
+            f"{root}: embedding {loader.config.embedding!r} has SHA-256 {found[:12]}, expected {embedding.sha256[:12]} as in {export}"
         )
 
 
@@ -126,14 +131,13 @@ def make_gallery(encoder: Encoder, loader: Loader) -> Gallery:
 def _read_run(folder: RunFolder) -> tuple[str, MlflowConfig]:
     # Read as plain YAML: a run's config names encoders that need not be importable here, and only tracking matters.
     config = folder.path / "config.yaml"
-    if not folder.completed.is_file():
+    if (completed := read_completed(folder.path)) is None:
         raise CommandError(f"run: {folder.path} is not a completed run (no {folder.completed.name})")
-    run_id = read_json(folder.completed).get("tracking_run_id") or ""
     try:
         plain = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     except yaml.YAMLError as error:
         raise CommandError(f"{config}: not YAML ({' '.join(str(error).split())})") from None
-    return run_id, from_plain(MlflowConfig, (plain or {}).get("mlflow") or {})
+    return completed.tracking_run_id, from_plain(MlflowConfig, (plain or {}).get("mlflow") or {})
 
 
 # ------------------------------------------------------------------------------------------------------------ MLflow

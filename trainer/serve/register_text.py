@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_json
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import open_part
-from trainer.artifacts.text import ENCODER, load_text, read_text_config
-from trainer.models.language.base import BaseConfig, resolve_base
+from trainer.artifacts.text import ENCODER, load_text
+from trainer.artifacts.text_export import read_text_export
+from trainer.models.language.base import resolve_base
 from trainer.serve.package import REGISTERED, Package, RegisterConfig, example, register_package, requirements
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig
@@ -33,17 +33,17 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
     CommandError
         The export's own base is not where it says, or is another one; the tracking server does not take the model.
     """
-    facts = read_text_config(export)
+    facts = read_text_export(export)
     load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
     encoder = load_encoder(export / ENCODER)
-    loader = open_part(encoder, config.study or facts["data"]["study"], config.split or facts["split"], config.part)
+    loader = open_part(encoder, config.study or facts.data_config().study, config.split or facts.split, config.part)
     trial, params = example(loader)
     with tempfile.TemporaryDirectory() as temporary:
         artifacts = {"export": export}
         if config.bundle_base:
-            source = Path(resolve_base(from_plain(BaseConfig, facts["base_config"])))
+            source = Path(resolve_base(facts.read_base()))
             if not source.is_dir():
-                raise CommandError(f"bundle_base: {facts['base']['name']} is no local folder: train from one to bundle it")
+                raise CommandError(f"bundle_base: {facts.base['name']} is no local folder: train from one to bundle it")
             artifacts["base"] = Path(shutil.copytree(source, Path(temporary) / "base"))
         package = Package(
             python_model="text_model.py",
@@ -51,13 +51,13 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
             signature=_signature(trial.shape),
             input_example=(trial, params | {"seed": 0, "max_new_tokens": MAX_NEW_TOKENS}),
             requirements=requirements() + requirements(_MORE_REQUIREMENTS),
-            tags={name: facts.get(name) for name in ("step", "git_revision", "fingerprint", "split", "split_hash")}
-            | {"base": facts["base"]["name"], "stage": facts["stage"]["name"]},
+            tags={name: getattr(facts, name) for name in ("step", "git_revision", "fingerprint", "split", "split_hash")}
+            | {"base": facts.base["name"], "stage": facts.stage.name},
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
     write_json(folder.path / REGISTERED, registered)
     Console(soft_wrap=True).print(
-        f"{registered['model_uri']}: version {registered['version']}, base {facts['base']['name']}"
+        f"{registered['model_uri']}: version {registered['version']}, base {facts.base['name']}"
         f"{' inside' if config.bundle_base else ' by reference'}, in {registered['tracking_uri']}",
         highlight=False,
     )

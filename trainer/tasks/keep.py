@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from trainer.artifacts.concept_scores import score_concepts, trained_concepts
-from trainer.artifacts.encoder import find_export, load_encoder
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_held_out, check_signal
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
@@ -43,12 +44,12 @@ def training_loader(
         return Loader(index, config, "train", seed), None
     path = find_export(config.select.keep_encoder)
     encoder = load_encoder(path, device)
-    own = encoder.data_config(study=str(index.root), split=config.split)
+    own = encoder.export.data_config(study=str(index.root), split=config.split)
     signal = {name: getattr(own.select, name) for name in ("channels", "tmin", "tmax")}
     select = replace(config.unfiltered().select, **signal)
     judged = Loader(index, replace(own, repetitions=config.repetitions, select=select), "train", seed)
     check_signal(encoder, judged)
-    check_held_out(encoder.config, index, config.split, f"data.select.keep_encoder: {path}", "an encoder that has")
+    check_held_out(encoder.export, index, config.split, f"data.select.keep_encoder: {path}", "an encoder that has")
     single = config.repetitions == "each"
     concepts_K = trained_concepts(encoder, judged)
     true_N = np.concatenate([host.concept_B.numpy() for host in judged.sequential(4096, single_trials=single)])

@@ -30,7 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import fsync_folder, read_json, sha256_file, write_json
+from data_prep.contract.files import fsync_folder, read_json, sha256_file
+from data_prep.contract.records import from_json, write_record
 from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.world import World
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
@@ -44,17 +45,33 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class File:
+    """A file as it was sealed."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seal:
+    """A checkpoint's ``manifest.json``."""
+
+    format_version: int = FORMAT_VERSION
+    zero_stage: int
+    world_size: int
+    """Ranks that wrote it."""
+    state: TrainState
+    files: dict[str, File]
+    """By name inside the checkpoint's folder."""
+    trainable: tuple[str, ...] = ()
+    """Names of the parameters that were trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Seal):
     """A sealed checkpoint on disk."""
 
     path: Path
-    zero_stage: int
-    world_size: int
-    state: TrainState
-    files: dict[str, dict[str, Any]]
-    """Name -> ``bytes`` and ``sha256``."""
-    trainable: list[str]
-    """Names of the parameters that were trained."""
 
 
 def on_rank_0(world: World, action: Callable[[], T]) -> T:
@@ -118,11 +135,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint's manifest."""
     manifest_file = path / "manifest.json"
     manifest = read_json(manifest_file)
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise CommandError(f"{manifest_file}: format version {manifest.get('format_version')!r}, expected {FORMAT_VERSION}")
-    state = TrainState.from_plain(manifest["state"])
-    facts = {name: manifest[name] for name in ("zero_stage", "world_size", "files")}
-    return Checkpoint(path=path, state=state, trainable=manifest.get("trainable", []), **facts)
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise CommandError(f"{manifest_file}: format version {version!r}, expected {FORMAT_VERSION}")
+    return Checkpoint(path=path, **vars(from_json(Seal, manifest, str(manifest_file), written_by="a training")))
 
 
 def check_checkpoint(found: Checkpoint, *, zero_stage: int) -> None:
@@ -130,12 +146,12 @@ def check_checkpoint(found: Checkpoint, *, zero_stage: int) -> None:
     path, manifest_file = found.path, found.path / "manifest.json"
     if found.zero_stage != zero_stage:
         raise CommandError(f"{path}: saved with zero.stage {found.zero_stage}, the config says {zero_stage}: resume with the stage it has")
-    for name, facts in found.files.items():
+    for name, sealed in found.files.items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None
-        if size != facts["bytes"]:
-            raise CommandError(f"{file}: {'no such file' if size is None else f'{size} bytes'}, expected {facts['bytes']} bytes")
-        if sha256_file(file) != facts["sha256"]:
+        if size != sealed.bytes:
+            raise CommandError(f"{file}: {'no such file' if size is None else f'{size} bytes'}, expected {sealed.bytes} bytes")
+        if sha256_file(file) != sealed.sha256:
             raise CommandError(f"{file}: its SHA-256 is not that of {manifest_file}: altered")
 
 
@@ -159,19 +175,18 @@ def save(
     if world.rank == 0:
         with room_for(path):
             save_file({name: buffer.detach().cpu().contiguous() for name, buffer in _buffers(engine.module)}, path / "buffers.safetensors")
-            manifest = {
-                "format_version": FORMAT_VERSION,
-                "zero_stage": engine.zero_optimization_stage(),
-                "world_size": world.size,
-                "state": state.plain(),
-                "trainable": _trainable(engine.module),
-                "files": {
-                    file.relative_to(path).as_posix(): {"bytes": file.stat().st_size, "sha256": _synced_hash(file)}
+            seal = Seal(
+                zero_stage=engine.zero_optimization_stage(),
+                world_size=world.size,
+                state=state,
+                trainable=tuple(_trainable(engine.module)),
+                files={
+                    file.relative_to(path).as_posix(): File(bytes=file.stat().st_size, sha256=_synced_hash(file))
                     for file in sorted(path.rglob("*"))
                     if file.is_file()
                 },
-            }
-            write_json(path / "manifest.json", manifest)
+            )
+            write_record(path / "manifest.json", seal)
         fsync_folder(folder.checkpoints)
         folder.point("latest", path)
         if best:

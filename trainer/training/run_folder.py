@@ -18,6 +18,7 @@ from typing import Any
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_atomically
+from trainer.training.completed import COMPLETED
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8}\Z")
 HEARTBEAT_SECONDS = 5.0
@@ -44,7 +45,7 @@ class RunFolder:
     @property
     def completed(self) -> Path:
         """The only proof of success."""
-        return self.path / "completed.json"
+        return self.path / COMPLETED
 
     def holds_a_run(self) -> bool:
         """Whether a training run has been started here."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+
+from trainer.training.lineage import Origin
 
 
 @dataclass(kw_only=True)
@@ -24,15 +25,5 @@ class TrainState:
     """State of the fp16 loss scale."""
     tracking_run_id: str = ""
     """MLflow's run, continued on resume."""
-    started_from: list[dict[str, Any]] = field(default_factory=list)
-    """Data of the runs whose weights this one began with; see :class:`trainer.training.task.BaseTask`."""
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON-able values."""
-        return asdict(self)
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> TrainState:
-        """Inverse of :meth:`plain`; fields of newer versions are ignored."""
-        names = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in plain.items() if k in names})
+    started_from: tuple[Origin, ...] = ()
+    """Trainings whose weights this one began with; see :class:`trainer.training.task.BaseTask`."""

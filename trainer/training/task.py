@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from trainer.data.loader import Loader
 from trainer.distributed.world import World
 from trainer.training.config import RunConfig
+from trainer.training.lineage import Lineage, Origin
+from trainer.training.provenance import git_revision
 
 
 class Batches(Protocol):
@@ -34,8 +36,8 @@ class Task(Protocol):
     """The validation score that picks the best weights, higher is better; None: nothing is validated."""
     notes: list[tuple[str, dict[str, Any]]]
     """Kind and facts of events to be written at the start; see :class:`BaseTask`, which has these defaults."""
-    started_from: list[dict[str, Any]]
-    """Data of the runs whose weights this one began with; the loop keeps it in checkpoints."""
+    started_from: tuple[Origin, ...]
+    """Trainings whose weights this one began with; the loop keeps them in checkpoints."""
     partitioned_dtype: torch.dtype | None
     """Dtype of a pretrained model that ZeRO 3 cuts up while it is loaded; None: there is none."""
     frozen_elsewhere: bool
@@ -84,6 +86,7 @@ class BaseTask:
     config: RunConfig
     loader: Loader
     """The training part."""
+    study: dict[str, str]
     world: World
     device: torch.device
     frozen_elsewhere = False
@@ -92,9 +95,24 @@ class BaseTask:
     def __init__(self) -> None:
         self.notes: list[tuple[str, dict[str, Any]]] = []
         """Kind and facts of noteworthy events of the set-up, for ``events.jsonl``; filled before the run begins."""
-        self.started_from: list[dict[str, Any]] = []
-        """Data of the runs whose weights this one began with, oldest first (``fingerprint, split, split_hash``): kept in
-        checkpoints and written into exports, so that no evaluation calls trials unseen that an ancestor was trained on."""
+        self.started_from: tuple[Origin, ...] = ()
+        """Trainings whose weights this one began with, oldest first: kept in checkpoints and written into exports, so that no
+        evaluation calls trials unseen that an ancestor was trained on."""
+
+    def lineage(self, step: int) -> Lineage:
+        """Where the weights of ``step`` come from, for an export."""
+        return Lineage(
+            fingerprint=self.study["fingerprint"],
+            split=self.config.data.split,
+            split_hash=self.study["split_hash"],
+            step=step,
+            git_revision=git_revision(),
+            started_from=self.started_from,
+        )
+
+    def facts(self) -> dict[str, str]:
+        """What an export says of the data beside :meth:`lineage`."""
+        return {name: value for name, value in self.study.items() if name not in ("fingerprint", "split_hash")}
 
     def check_start(self) -> None:
         """On rank 0, before a new run (not a resumed one) writes anything: refuse what it cannot start from."""

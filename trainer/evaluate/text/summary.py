@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,16 +25,15 @@ def summarise(
     notes: Sequence[str],
 ) -> TextResults:
     """Everything in ``text.json``; ``notes`` are further ones, of scoring."""
-    part = generations.fact("part")
-    images = {"train": "training images", "validation": "validation images"}.get(str(part), "images")
-    with_words = generations.fact("with_words") or ()
+    shared = generations.shared
+    images = {"train": "training images", "validation": "validation images"}.get(str(shared.part), "images")
     return TextResults(
-        study=Path(str(generations.fact("study") or "")).name,
+        study=Path(shared.study or "").name,
         simulated=generations.simulated,
-        split=generations.fact("split"),
-        part=part,
-        fingerprint=generations.fact("fingerprint"),
-        candidates=generations.fact("candidates"),
+        split=shared.split,
+        part=shared.part,
+        fingerprint=shared.fingerprint,
+        candidates=shared.candidates,
         generations=tuple(str(folder) for folder in generations.folders),
         num_seeds=len(generations.folders),
         num_items=len(generations.items),
@@ -50,7 +48,7 @@ def summarise(
         controls_minus_prior={arm: {name: e.score() for name, e in found.items()} for arm, found in compared.controls.items()},
         share_of_image={arm: {name: e.score() for name, e in found.items()} for arm, found in compared.shares.items()},
         missing_controls=tuple(missing_controls(generations.arms)),
-        verdicts=tuple(verdicts(compared, metrics, simulated=generations.simulated, images=images, with_words=with_words)),
+        verdicts=tuple(verdicts(compared, metrics, simulated=generations.simulated, images=images, with_words=shared.with_words)),
         notes=(*_method_notes(config, generations), *_arm_notes(generations, compared), *_generate_notes(generations), *notes),
         config=to_plain(config),
     )
@@ -81,7 +79,7 @@ def _method_notes(config: EvaluateTextConfig, generations: Generations) -> list[
         "except words and the judge's grade.",
         several if seeds > 1 else one,
         "Every captioned item counts; none is dropped for being wrong.",
-        *_part_note(generations.fact("part")),
+        *_part_note(generations.shared.part),
     ]
 
 
@@ -91,7 +89,7 @@ def _arm_notes(generations: Generations, compared: comparison.Comparison) -> lis
         found.append("No verdict on eeg+concept: its control noise+word is missing, and a word helps whatever it comes with.")
     if comparison.UPPER in generations.arms and not reads_images(generations):
         found.append("No share of the image arm's distance: the model was never trained on images, so that arm is no upper bound.")
-    if generations.fact("candidates") == "part":
+    if generations.shared.candidates == "part":
         found.append(
             "Concepts were predicted among those of the evaluated part alone (candidates: part), a closed gallery that a user has not."
         )
@@ -103,16 +101,16 @@ def _arm_notes(generations: Generations, compared: comparison.Comparison) -> lis
 
 
 def _generate_notes(generations: Generations) -> list[str]:
-    said = [str(note) for facts in generations.facts for note in facts.get("notes") or []]
+    said = [note for facts in generations.facts for note in facts.notes]
     return [*_left_out(generations), *dict.fromkeys(said)]
 
 
 def reads_images(generations: Generations) -> bool:
     """Whether the models were trained on images, too, so that the image arm is an upper bound; True where nothing is known."""
-    return all("image" in facts["trained_on"] for facts in generations.facts if facts.get("trained_on"))
+    return all("image" in facts.trained_on for facts in generations.facts if facts.trained_on)
 
 
-def _part_note(part: Any) -> list[str]:
+def _part_note(part: str | None) -> list[str]:
     if part == "train":
         return [
             "These are trials that the model was trained on: the scores say how well it learnt them by heart, nothing about new images."
@@ -123,9 +121,5 @@ def _part_note(part: Any) -> list[str]:
 
 
 def _left_out(generations: Generations) -> list[str]:
-    found: list[str] = []
-    for facts in generations.facts:
-        left = facts.get("left_out") or facts.get("left_out_arms") or {}
-        lines = [f"{arm}: {why}" for arm, why in left.items()] if isinstance(left, dict) else [str(line) for line in left]
-        found += [f"Left out by generate: {line}" for line in lines if f"Left out by generate: {line}" not in found]
-    return found
+    said = [f"Left out by generate: {arm}: {why}" for facts in generations.facts for arm, why in facts.left_out.items()]
+    return list(dict.fromkeys(said))

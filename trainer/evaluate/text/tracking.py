@@ -18,7 +18,6 @@ def track(results: TextResults, generations: Generations, output: Path, *, track
     found: list[str] = []
     prefix = f"text/{results.part}" if results.part else "text"
     for s, facts in enumerate(tracked(generations.facts, "training runs logged")):
-        exported = facts.get("export") or (facts.get("config") or {}).get("export")
         evaluation = TextEvaluation(
             folder=prefix,
             metrics=_values(results, s, prefix),
@@ -26,7 +25,7 @@ def track(results: TextResults, generations: Generations, output: Path, *, track
             table=_captions(generations, s),
             files=[output / "text.json", output / "text.html"],
         )
-        said = log_text_evaluation(exported, evaluation, tracking_uri=tracking_uri)
+        said = log_text_evaluation(facts.export, evaluation, tracking_uri=tracking_uri)
         if said and said not in found:
             found.append(said)
     return found

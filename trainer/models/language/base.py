@@ -14,7 +14,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -352,7 +352,7 @@ def count_parameters(config: BaseConfig) -> int:
         return int(AutoModelForCausalLM.from_config(read_settings(config)).num_parameters())
 
 
-def check_base(reference: dict[str, Any], found: dict[str, Any], where: str) -> None:
+def check_base(reference: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
     """Refuse another base than the one that an adapter was trained on.
 
     Raises

@@ -11,14 +11,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.words import short
-from trainer.artifacts.encoder import find_export, lineage, load_encoder
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_held_out
 from trainer.data.loader import Loader
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import EncoderConfig
+from trainer.training.lineage import Origin
 
 
 class InitialWeights:
@@ -47,12 +49,12 @@ class InitialWeights:
         self.weights = self.encoder.model.state_dict()
         self._check_signal()
         self._check_architecture()
-        check_held_out(self.encoder.config, loader.index, loader.config.split, f"init_from: {self.path}", "weights that have")
+        check_held_out(self.encoder.export, loader.index, loader.config.split, f"init_from: {self.path}", "weights that have")
 
     @property
-    def lineage(self) -> list[dict[str, Any]]:
-        """Data that the weights come from, oldest first."""
-        return lineage(self.encoder.config)
+    def origins(self) -> tuple[Origin, ...]:
+        """Trainings that the weights went through, oldest first."""
+        return self.encoder.export.origins
 
     def compare(self, model: nn.Module) -> dict[str, Any]:
         """What ``model`` takes (parts, with their number of weights) and what begins anew (parts, with the reason)."""
@@ -65,7 +67,7 @@ class InitialWeights:
                 new[part] = reason
             else:
                 taken[part] = sum(value.numel() for value in weights.values())
-        return {"path": str(self.path), "step": self.encoder.config.get("step"), "taken": taken, "new": new}
+        return {"path": str(self.path), "step": self.encoder.export.step, "taken": taken, "new": new}
 
     def copy_into(self, model: nn.Module) -> None:
         """Put the weights into ``model``, which keeps its own where :meth:`compare` says new."""
@@ -76,16 +78,16 @@ class InitialWeights:
         theirs, loader = self.encoder.signal, self.loader
         names = loader.index.signal.ch_names if loader.transform is not None else loader.ch_names
         here = {"channels": list(names), "n_times": loader.n_times, "sfreq": loader.sfreq, "unit": loader.index.signal.unit}
-        there = {"channels": list(theirs["ch_names"]), **{name: theirs[name] for name in ("n_times", "sfreq", "unit")}}
-        here["n_chans"], there["n_chans"] = loader.n_chans, self.encoder.config["build"]["n_chans"]
+        there = {"channels": list(theirs.ch_names), "n_times": theirs.n_times, "sfreq": theirs.sfreq, "unit": theirs.unit}
+        here["n_chans"], there["n_chans"] = loader.n_chans, self.encoder.export.build.n_chans
         for name, value in here.items():
             if there[name] != value:
                 found = f"{self.path} was trained on {name} {short(there[name])}"
                 raise CommandError(f"init_from: {found}, this run's data have {short(value)}: expected the same")
 
     def _check_architecture(self) -> None:
-        saved = from_plain(ContrastiveModelConfig, self.encoder.config["model"])  # fields newer than the export get their defaults
-        theirs, ours = (to_plain(config.encoder, EncoderConfig) for config in (saved, self.model_config))
+        configs = (self.encoder.export.model_config(), self.model_config)
+        theirs, ours = (to_plain(config.encoder, EncoderConfig) for config in configs)
         fields: list[str] = []
         if theirs["class_path"] == ours["class_path"]:
             fields = [f for f, value in theirs["init_args"].items() if f != "dropout" and value != ours["init_args"][f]]
@@ -105,14 +107,14 @@ class InitialWeights:
             shapes = [tuple(side[name].shape) if name in side else None for side in (there, weights)]
             if shapes[0] != shapes[1]:
                 return f"{name} is {shapes[0] or 'absent'} there and {shapes[1] or 'absent'} here"
-        config, manifest = self.encoder.config, self.loader.index.manifest
-        ours = manifest.embedding(self.loader.config.embedding).provenance
-        if part == "concept_head" and config["concepts"] != list(manifest.tables.concepts):
+        export, manifest = self.encoder.export, self.loader.index.manifest
+        ours = manifest.embedding(self.loader.config.embedding)
+        if part == "concept_head" and export.concepts != tuple(manifest.tables.concepts):
             return "other concepts"
-        if part == "subjects" and config["subjects"] != list(manifest.tables.subjects):
+        if part == "subjects" and export.subjects != tuple(manifest.tables.subjects):
             return "other subjects"
-        if part == "image_head" and any(config["embedding"].get(key) != ours.get(key) for key in ("model", "layer", "weights_sha256")):
-            return f"other image embeddings: {config['embedding'].get('model')} there, {ours.get('model')} here"
+        if part == "image_head" and ours.differs_from(export.embedding):
+            return f"other image embeddings: {export.embedding.model} there, {ours.model} here"
         return None
 
 

@@ -31,7 +31,6 @@ from trainer.tasks.contrastive.config import ContrastiveConfig
 from trainer.tasks.contrastive.initial_weights import InitialWeights, sentence
 from trainer.tasks.contrastive.objective import contrastive_terms
 from trainer.tasks.keep import training_loader
-from trainer.training.provenance import git_revision
 from trainer.training.task import BaseTask, say
 
 
@@ -84,7 +83,7 @@ class ContrastiveTask(BaseTask):
             assert isinstance(model, Autocast)
             initial = InitialWeights(self.config.init_from, self.loader, self.config.model)
             initial.copy_into(model.model)
-            self.started_from = initial.lineage
+            self.started_from = initial.origins
 
     def build_model(self) -> nn.Module:
         """The contrastive model in the autocast of the run's precision."""
@@ -175,14 +174,14 @@ class ContrastiveTask(BaseTask):
 
     def export(self, weights: dict[str, Tensor], output: Path, step: int) -> None:
         """Write the encoder with all that is needed to apply it to a trial."""
-        lineage = {"started_from": self.started_from} if self.started_from else {}
         write_export(
             output,
             weights={name.removeprefix("model."): value for name, value in weights.items()},
             model=self.config.model,
             loss=self.config.loss,
             loader=self.loader,
-            facts={"step": step, "git_revision": git_revision(), "split": self.config.data.split, **self.study} | lineage,
+            lineage=self.lineage(step),
+            facts=self.facts(),
         )
 
 

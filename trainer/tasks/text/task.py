@@ -25,9 +25,12 @@ from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_file
 from trainer.artifacts.concepts import build_concept_table
-from trainer.artifacts.encoder import find_export, lineage, load_encoder, subject_table
+from trainer.artifacts.encoder import load_encoder, subject_table
+from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_encoder, check_held_out
-from trainer.artifacts.text import TextParts, find_text_export, init_weights, write_text_export
+from trainer.artifacts.initial_text import InitialText, init_weights
+from trainer.artifacts.text import TextParts, TextSettings, write_text_export
+from trainer.artifacts.text_export import ExportStage, find_text_export
 from trainer.data import random
 from trainer.data.augment import augment
 from trainer.data.batch import Batch, HostBatch
@@ -43,7 +46,6 @@ from trainer.models.language.prompt import Prompt, Prompter
 from trainer.models.language.rows import TextRows, build_rows, cut_by_length
 from trainer.tasks.keep import training_loader
 from trainer.tasks.text.config import StageConfig, TextConfig
-from trainer.training.provenance import git_revision
 from trainer.training.task import BaseTask, say
 
 __all__ = ["StageConfig", "TextBatch", "TextConfig", "TextTask"]
@@ -135,7 +137,7 @@ class TextTask(BaseTask):
         if kept is not None:
             self.study["kept_sha256"] = kept.pop("sha256")
             self.notes.append(("kept", kept))
-        self.started_from = lineage(self.encoder.config)
+        self.started_from = self.encoder.export.origins
         self.parts: TextParts | None = None
 
     # ---------------------------------------------------------------------------------------------------------- set-up
@@ -143,7 +145,7 @@ class TextTask(BaseTask):
     def check_start(self) -> None:
         """What ``init_from`` would bring, if anything."""
         if self.config.init_from:
-            self.notes.append(("init", self._initial().facts))
+            self.notes.append(("init", self._initial().facts()))
         facts: dict[str, Any] = {"text": self.prompter.encode(self._most_words()).text}
         if self.own_C is not None:
             facts["own_concept"] = "left out"
@@ -160,7 +162,7 @@ class TextTask(BaseTask):
             initial = self._initial()
             assert isinstance(model, EEGLanguageModel)
             initial.copy_into(model)
-            self.started_from = [*self.started_from, *(origin for origin in initial.lineage if origin not in self.started_from)]
+            self.started_from += tuple(origin for origin in initial.origins if origin not in self.started_from)
 
     def build_model(self) -> nn.Module:
         """Encoder, projector and base with its adapter; says what of them is trained, and refuses an adapter that is not."""
@@ -370,17 +372,7 @@ class TextTask(BaseTask):
     def export(self, weights: dict[str, Tensor], output: Path, step: int) -> None:
         """Adapter, projector, encoder and what is needed to apply them; not the base."""
         assert self.parts is not None
-        config = self.config
-        facts = {
-            "step": step,
-            "planned_steps": self.num_steps,
-            "planned_items": self.num_steps * config.train.global_batch_size,
-            "git_revision": git_revision(),
-            "split": config.data.split,
-            **self.study,
-            "started_from": self.started_from,
-            "precision": config.train.precision,
-        }
+        config, stage = self.config, to_plain(self.config.stage)
         write_text_export(
             output,
             weights=weights,
@@ -388,12 +380,19 @@ class TextTask(BaseTask):
             encoder=self.encoder_path,
             tuned=config.tune_encoder,
             concepts=self.concepts,
-            config={
-                **facts,
-                "base": self.base,
-                "base_config": to_plain(config.base),
-                **{name: to_plain(getattr(config, name)) for name in ("adapter", "prefix", "prompt", "stage", "data")},
-            },
+            settings=TextSettings(
+                base=self.base,
+                base_config=to_plain(config.base),
+                adapter=to_plain(config.adapter),
+                prefix=to_plain(config.prefix),
+                prompt=to_plain(config.prompt),
+                stage=ExportStage(**{name: stage.pop(name) for name in ("name", "captions", "missing_captions")}, rest=stage),
+                data=to_plain(config.data),
+                planned_steps=self.num_steps,
+                planned_items=self.num_steps * config.train.global_batch_size,
+            ),
+            lineage=self.lineage(step),
+            facts={name: value for name, value in self.facts().items() if name != "base"} | {"precision": config.train.precision},
         )
 
     # ---------------------------------------------------------------------------------------------------------- details
@@ -434,16 +433,16 @@ class TextTask(BaseTask):
         longest = sorted(range(len(names)), key=lambda number: (len(tokens[number]), len(names[number])), reverse=True)
         return [names[number] for number in longest[: self.config.prompt.concepts]]
 
-    def _initial(self) -> Any:
+    def _initial(self) -> InitialText:
         path = find_text_export(self.config.init_from)
         initial = init_weights(path, base=self.base, adapter=self.config.adapter, prefix=self.config.prefix, reads=self.source is not None)
-        check_held_out(initial.config, self.index, self.config.data.split, f"init_from: {path}", "weights that have")
-        theirs = initial.config["encoder"]["sha256"]
-        if "projector" in initial.facts["taken"] and theirs != self.encoder_sha256:
-            if initial.config["tune_encoder"]:
-                raise CommandError(f"init_from: {path} tuned its encoder, expected it as this run's: --encoder {self.config.init_from}")
-            initial.facts["other_encoder"] = theirs
-        return initial
+        check_held_out(initial.export, self.index, self.config.data.split, f"init_from: {path}", "weights that have")
+        theirs = initial.export.encoder.sha256
+        if "projector" not in initial.taken or theirs == self.encoder_sha256:
+            return initial
+        if initial.export.tune_encoder:
+            raise CommandError(f"init_from: {path} tuned its encoder, expected it as this run's: --encoder {self.config.init_from}")
+        return replace(initial, other_encoder=theirs)
 
 
 def evenly_spread(total: int, most: int) -> np.ndarray:

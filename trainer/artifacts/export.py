@@ -1,0 +1,168 @@
+"""``config.json`` of an exported encoder as a value, and where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.contract.cli import from_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json
+from data_prep.contract.manifest import Embedding
+from data_prep.contract.records import FLAT, from_json, write_record
+from trainer.data.batch import Normalise
+from trainer.data.loader import DataConfig
+from trainer.losses import LossConfig
+from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
+from trainer.training.lineage import Lineage
+
+FORMAT_VERSION = 1
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """Sizes that a model was built for."""
+
+    n_chans: int
+    n_times: int
+    sfreq: float
+    """Hz."""
+    num_subjects: int
+    embedding_dim: int
+    """Of the image embedding."""
+    num_concepts: int
+    positions: tuple[tuple[float, ...], ...] | None = None
+    """Electrode positions that the encoder is given, metres; None: it was trained without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSignal:
+    """The EEG that an encoder expects, before the transform that lies beside it."""
+
+    unit: str
+    """``microvolts`` or ``zscore``."""
+    sfreq: float
+    """Sampling rate, Hz."""
+    tmin: float
+    """Time of the first point from stimulus onset, seconds."""
+    n_times: int
+    ch_names: tuple[str, ...]
+    positions: tuple[tuple[float, ...], ...] | None = None
+    """Electrode positions in metres, a row a channel; None where the study has none."""
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.ch_names[:4]) + (", …" if len(self.ch_names) > 4 else "")
+        return f"channels {shown} at {self.sfreq:g} Hz from {self.tmin:g} s, in {self.unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportEmbedding(Embedding):
+    """The image embedding that an encoder was aligned with."""
+
+    name: str
+    """In its study."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Lineage):
+    """What an exported encoder is, and was trained on.
+
+    Configs stay plain, as they were written: one may name a class that is not importable here.
+    """
+
+    format_version: int = FORMAT_VERSION
+    model: Mapping[str, Any]
+    """:class:`ContrastiveModelConfig`."""
+    loss: Mapping[str, Any]
+    """:class:`LossConfig`."""
+    build: ModelSizes
+    signal: ExportSignal
+    data: Mapping[str, Any]
+    """:class:`DataConfig`."""
+    preprocessing: Mapping[str, Any]
+    """What was done to the signal when it was sharded."""
+    transform: str | None
+    """File of the split's transform, fitted on its training rows; None: there is none."""
+    normalise: Normalise
+    embedding: ExportEmbedding
+    embedding_dim: int
+    """Of the common space."""
+    stimulus_level: str
+    """``image`` or ``class``."""
+    concepts: tuple[str, ...]
+    subjects: tuple[str, ...]
+    """Of the study, in the order of the model's tables."""
+    trained_subjects: tuple[str, ...]
+    trained_concepts: tuple[str, ...] = ()
+    """Of them, those in the training part; empty: not known."""
+    facts: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+    """What else the training says of its data, such as ``embedding_sha256``."""
+
+    def model_config(self) -> ContrastiveModelConfig:
+        """Config of the model; fields newer than the export get their defaults."""
+        found: ContrastiveModelConfig = from_plain(ContrastiveModelConfig, self.model)
+        return found
+
+    def data_config(self, **changes: Any) -> DataConfig:
+        """The data config of training, with ``changes`` such as ``study`` (a copy elsewhere) or ``split``.
+
+        Without its choice of correctly classified trials: whatever is scored is scored on all trials.
+        """
+        config: DataConfig = from_plain(DataConfig, {**self.data, **changes})
+        return config.unfiltered()
+
+    def build_model(self) -> ContrastiveModel:
+        """The model, with random weights."""
+        return self.model_config().build(**vars(self.build), loss=_built_with(self.loss))
+
+
+def _built_with(loss: Mapping[str, Any]) -> LossConfig:
+    """What of a saved loss the model is built from. Losses of a user's own leave nothing in it, and their classes need not be importable
+    where it is loaded; one of them may have been the only loss."""
+    own = {name: value for name, value in loss.items() if name != "terms"}
+    if not any(value for name, value in own.items() if name.endswith("_weight")):
+        own["contrastive_weight"] = 1.0
+    found: LossConfig = from_plain(LossConfig, own)
+    return found
+
+
+def read_export(folder: Path) -> Export:
+    """``config.json`` of an exported encoder.
+
+    Raises
+    ------
+    StudyError, CommandError
+        One sentence naming the file, and the field that is missing or of another kind.
+    """
+    path = folder / CONFIG
+    if not path.is_file() and (folder / "export" / CONFIG).is_file():
+        raise CommandError(f"{folder}: a run folder, expected the export in it: {folder / 'export'}")
+    found = read_json(path)
+    version = found.get("format_version") if isinstance(found, dict) else None
+    if version != FORMAT_VERSION:
+        raise CommandError(f"{path}: format version {version!r}, expected {FORMAT_VERSION}")
+    return from_json(Export, found, str(path), written_by="a contrastive training")
+
+
+def write_config(folder: Path, export: Export) -> None:
+    """Write ``config.json``."""
+    write_record(folder / CONFIG, export)
+
+
+def find_export(path: str | Path) -> Path:
+    """Folder of the encoder that ``path`` means: an export, a run that has one, or a text export, which has its own encoder.
+
+    Raises
+    ------
+    CommandError
+        None of these.
+    """
+    path = Path(path)
+    for folder in (path, path / "export"):
+        if (folder / CONFIG).is_file():
+            inner = folder / "encoder"
+            return inner if (inner / CONFIG).is_file() else folder
+    raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected an export, or the folder of a run that has validated")

@@ -1,0 +1,174 @@
+"""``config.json`` of a text export as a value, and where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.contract.cli import from_plain
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json
+from data_prep.contract.records import FLAT, from_json, write_record
+from trainer.artifacts.export import CONFIG
+from trainer.data.captions import Missing
+from trainer.data.loader import DataConfig
+from trainer.models.language.base import AdapterConfig, BaseConfig
+from trainer.models.language.prefix import PrefixConfig
+from trainer.models.language.prompt import PromptConfig
+from trainer.training.lineage import Lineage, Origin
+
+FORMAT_VERSION = 1
+KIND: Literal["text"] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportStage:
+    """What the model read and learnt to say in its last training."""
+
+    name: Literal["image", "eeg", "mixed", "label"]
+    captions: Literal["all", "first"]
+    missing_captions: Missing
+    rest: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+    """The other fields of the stage's config."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportEncoder:
+    """The encoder beside it."""
+
+    sha256: str
+    """Of its weights' file."""
+    facts: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+    """Some of its own ``config.json``, to be read without opening it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextExport(Lineage):
+    """What an exported text model is, and was trained on. Configs stay plain, as they were written."""
+
+    format_version: int = FORMAT_VERSION
+    kind: Literal["text"] = KIND
+    base: Mapping[str, Any]
+    """:func:`trainer.models.language.base.base_reference`."""
+    base_config: Mapping[str, Any]
+    adapter: Mapping[str, Any]
+    prefix: Mapping[str, Any]
+    prompt: Mapping[str, Any]
+    stage: ExportStage
+    data: Mapping[str, Any]
+    planned_steps: int | None = None
+    planned_items: int | None = None
+    """Length of the last training as it was planned."""
+    tune_encoder: bool
+    encoder: ExportEncoder
+    num_prefix: int
+    """Prefix tokens; 0: a label-only model."""
+    reads_images: bool = False
+    """Whether an image's embedding may stand where the EEG's features do."""
+    embedding_rms: float
+    """Scale of the base's token embeddings, which the projector was built with."""
+    concepts: tuple[str, ...] | None
+    """Candidates for words in the prompt; None: it has no words."""
+    facts: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+    """What else the training says of its data."""
+
+    @property
+    def own(self) -> Origin:
+        """The export's own training."""
+        return Origin(
+            fingerprint=self.fingerprint,
+            split=self.split,
+            split_hash=self.split_hash,
+            stage=self.stage.name,
+            planned_steps=self.planned_steps,
+            planned_items=self.planned_items,
+        )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stages that its weights went through, oldest first: the last is the run's own."""
+        return tuple(origin.stage for origin in self.origins if origin.stage is not None)
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """What its prefix was made from in any stage of its training: of ``image`` and ``eeg``."""
+        return tuple(source for source in ("image", "eeg") if {source, "mixed"} & {*self.stages})
+
+    def planned(self) -> dict[str, int | None]:
+        """Steps and items of all stages together, as they were planned; None where an export does not tell."""
+        found: dict[str, int | None] = {}
+        for name in ("steps", "items"):
+            counts = [getattr(origin, f"planned_{name}") for origin in self.origins if origin.stage is not None]
+            found[name] = None if None in counts else sum(counts)
+        return found
+
+    def read_base(self) -> BaseConfig:
+        """Config of the base as it was in training."""
+        found: BaseConfig = from_plain(BaseConfig, self.base_config)
+        return found
+
+    def read_adapter(self) -> AdapterConfig:
+        """Config of the adapter; fields newer than the export get their defaults, here and below."""
+        found: AdapterConfig = from_plain(AdapterConfig, self.adapter)
+        return found
+
+    def read_prefix(self) -> PrefixConfig:
+        """Config of the projector."""
+        found: PrefixConfig = from_plain(PrefixConfig, self.prefix)
+        return found
+
+    def read_prompt(self) -> PromptConfig:
+        """Config of the prompt."""
+        found: PromptConfig = from_plain(PromptConfig, self.prompt)
+        return found
+
+    def data_config(self, **changes: Any) -> DataConfig:
+        """As :meth:`trainer.artifacts.export.Export.data_config`."""
+        config: DataConfig = from_plain(DataConfig, {**self.data, **changes})
+        return config.unfiltered()
+
+
+def is_text_export(folder: Path) -> bool:
+    """Whether the export in a folder is a text model's."""
+    found = read_json(folder / CONFIG)
+    return isinstance(found, dict) and found.get("kind") == KIND
+
+
+def read_text_export(folder: Path) -> TextExport:
+    """``config.json`` of a text export.
+
+    Raises
+    ------
+    StudyError, CommandError
+        One sentence naming the file, and the field that is missing or of another kind.
+    """
+    path = folder / CONFIG
+    if not is_text_export(folder):
+        raise CommandError(f"{path}: not a text export (an encoder's?): expected the export of a text run")
+    found = read_json(path)
+    version = found.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CommandError(f"{path}: format version {version!r}, expected {FORMAT_VERSION}")
+    return from_json(TextExport, found, str(path), written_by="a text training")
+
+
+def write_text_config(folder: Path, export: TextExport) -> None:
+    """Write ``config.json``."""
+    write_record(folder / CONFIG, export)
+
+
+def find_text_export(path: str | Path) -> Path:
+    """Folder of the text export that ``path`` means: itself, or the run that has it.
+
+    Raises
+    ------
+    CommandError
+        Neither is there.
+    """
+    path = Path(path)
+    for folder in (path, path / "export"):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected a text export, or the folder of a run that has one")
