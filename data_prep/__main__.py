@@ -1,8 +1,6 @@
 """``python -m data_prep COMMAND``: recordings to shards, splits and embeddings."""
 
-import sys
-
-from data_prep.contract.cli import Command, begin_process, main
+from data_prep.contract.cli import Command, begin_process, leave, main
 
 COMMANDS = {
     "simulate": Command(
@@ -49,4 +47,4 @@ COMMANDS = {
 
 if __name__ == "__main__":
     begin_process()
-    sys.exit(main("python -m data_prep", "Recordings to shards: see configs/data_prep/.", COMMANDS))
+    leave(main("python -m data_prep", "Recordings to shards: see configs/data_prep/.", COMMANDS))

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from data_prep.contract.cli import Command, begin_process, main
+from data_prep.contract.cli import Command, begin_process, leave, main
 
 COMMANDS = {
     "run": Command(
@@ -49,4 +49,4 @@ def one_value(argv: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     begin_process()
-    sys.exit(main("python -m launch", __doc__ or "", COMMANDS, one_value(sys.argv[1:])))
+    leave(main("python -m launch", __doc__ or "", COMMANDS, one_value(sys.argv[1:])))

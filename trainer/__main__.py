@@ -1,8 +1,6 @@
 """``deepspeed --module trainer COMMAND`` or ``python -m trainer COMMAND``: shards to models."""
 
-import sys
-
-from data_prep.contract.cli import Command, begin_process, main
+from data_prep.contract.cli import Command, begin_process, leave, main
 
 COMMANDS = {
     "contrastive": Command(
@@ -59,4 +57,4 @@ COMMANDS = {
 
 if __name__ == "__main__":
     begin_process()
-    sys.exit(main("python -m trainer", "Shards to models: see configs/contrastive/ and configs/evaluate/.", COMMANDS))
+    leave(main("python -m trainer", "Shards to models: see configs/contrastive/ and configs/evaluate/.", COMMANDS))

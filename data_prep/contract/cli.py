@@ -11,13 +11,16 @@ ours to mend says so, with the file that has its traceback; ``--debug`` prints t
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import enum
 import gc
 import importlib
+import io
 import os
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,12 +86,25 @@ def begin_process() -> None:
     """What a process does first that was started as a command.
 
     Modules of a user's own (import paths in configs) are found in the present folder, but none of them takes the place of one of ours,
-    here or in child processes. At the end, memory is given back whole: to look for what could be freed first takes a second with torch.
+    here or in child processes.
     """
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    atexit.register(gc.freeze)
+
+
+def leave(status: int) -> NoReturn:
+    """What such a process does last: threads are waited for, exit functions run and open files are written out as ever.
+
+    But memory is given back whole: Python would take it apart object by object, which takes a second or two with torch.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for found in gc.get_objects():
+        if issubclass(type(found), (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):
+            with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it any more
+                found.flush()
+    os._exit(status)
 
 
 def main(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:

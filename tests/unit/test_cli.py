@@ -247,3 +247,24 @@ def test_no_room_for_the_traceback_leaves_the_sentence(capsys: pytest.CaptureFix
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: internal, not your fault: IndexError")
     assert line.endswith("its traceback could not be written: run again with --debug")
+
+
+LEAVING = """
+import atexit, sys, threading, time
+from data_prep.contract.cli import leave
+kept = open(sys.argv[1], "w")
+kept.write("written")
+def late():
+    time.sleep(0.3)
+    print("a thread")
+threading.Thread(target=late).start()
+atexit.register(print, "an exit function")
+print("the command")
+leave(7)
+"""
+
+
+def test_a_process_that_leaves_loses_nothing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING, str(tmp_path / "kept")], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (7, ["the command", "a thread", "an exit function"], "")
+    assert (tmp_path / "kept").read_text() == "written"
