@@ -1,17 +1,18 @@
-"""A registered model behind the real ``mlflow models serve``: a real trial over HTTP gives the ranking that is computed here."""
+"""A registered model behind the real ``serve``: a real trial over HTTP gives the ranking that is computed here."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
 from tests.distributed.launcher import ROOT, free_port
 from tests.distributed.training import write_split
@@ -30,6 +32,8 @@ from trainer.data.loader import DataConfig, Loader
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders.tsconv import TSConv
+from trainer.serve.command import ServeConfig
+from trainer.serve.command import run as serve
 from trainer.serve.package import RegisterConfig, example, requirements, without_credentials
 from trainer.serve.register import make_gallery, run
 from trainer.training.completed import Completed, write_completed
@@ -60,19 +64,19 @@ def make_run(folder: Path, **study: Any) -> Path:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, port: int, *arguments: str) -> Iterator[subprocess.Popen]:
-    """``python -m trainer serve`` in a process group of its own, ready to answer; both groups are gone afterwards."""
-    argv = [sys.executable, "-m", "trainer", "serve", "--run", str(folder), "--port", str(port), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "CUDA_VISIBLE_DEVICES": ""}
+def serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen, int]]:
+    """``python -m trainer serve`` on a free port in a process group of its own, ready to answer; both groups are gone afterwards."""
+    argv = [sys.executable, "-m", "trainer", "serve", "--run", str(folder), "--port", "0", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         end = time.monotonic() + START_SECONDS
-        while not _alive(port):
+        while (port := said_port(folder)) is None:
             assert process.poll() is None, (folder / "serve.log").read_text()
             assert time.monotonic() < end, "the server did not answer in time:\n" + (folder / "serve.log").read_text()
             time.sleep(0.2)
-        yield process
+        yield process, port
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)  # which the command forwards to the server's own group
@@ -84,6 +88,12 @@ def serving(folder: Path, port: int, *arguments: str) -> Iterator[subprocess.Pop
             process.wait()
 
 
+def said_port(folder: Path) -> int | None:
+    """The port that the command said it serves at, once it does."""
+    found = re.search(r"^serving .* at http://127\.0\.0\.1:(\d+)/invocations", (folder / "serve.log").read_text(), re.MULTILINE)
+    return int(found[1]) if found else None
+
+
 def _alive(port: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5) as answer:
@@ -92,15 +102,86 @@ def _alive(port: int) -> bool:
         return False
 
 
-def post(port: int, body: dict[str, Any]) -> tuple[int, Any]:
+def post(port: int, body: dict[str, Any] | bytes, content_type: str | None = "application/json") -> tuple[int, Any]:
     """Status and parsed body of ``POST /invocations``."""
-    data = json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with contextlib.closing(connection):
+        headers = {"Content-Type": content_type} if content_type else {}
+        connection.request("POST", "/invocations", body if isinstance(body, bytes) else json.dumps(body).encode(), headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+MISTAKES: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
+    "a channel too few": (lambda x: x[:, 1:].tolist(), "shape"),
+    "a channel too many": (lambda x: np.concatenate([x, x[:, :1]], axis=1).tolist(), "shape"),
+    "a time point too few": (lambda x: x[:, :, :-1].tolist(), "shape"),
+    "a second at another rate": (lambda x: np.repeat(x, 3, axis=2).tolist(), "shape"),
+    "transposed": (lambda x: x.transpose(0, 2, 1).tolist(), "shape"),
+    "one trial without its axis": (lambda x: x[0].tolist(), "shape"),
+    "one channel": (lambda x: x[0, 0].tolist(), "shape"),
+    "too many axes": (lambda x: x[None, None].tolist(), "shape"),
+    "no trials": (lambda _: [], "shape"),
+    "trials of nothing": (lambda _: [[], []], "shape"),
+    "a number": (lambda _: 5, "shape"),
+    "nothing": (lambda _: None, "shape"),
+    "text": (lambda _: "EEG", "shape"),
+    "an object": (lambda x: {"eeg": x.tolist()}, "shape"),
+    "nested without end": (lambda _: json.loads("[" * 90 + "]" * 90), "EEG has"),
+    "ragged trials": (lambda x: [x[0].tolist(), x[1, :, :-1].tolist()], "unequal length"),
+    "ragged channels": (lambda x: [[row.tolist()[: 20 - n] for n, row in enumerate(x[0])]], "unequal length"),
+    "texts": (lambda x: x.astype(str).tolist(), "expected numbers"),
+    "truth values": (lambda x: (x > 0).tolist(), "expected numbers"),
+    "one value is null": (lambda x: [[[None, *row[1:]] for row in trial] for trial in x.tolist()], "expected numbers"),
+    "one value is text": (lambda x: [[["a", *row[1:]] for row in trial] for trial in x.tolist()], "expected numbers"),
+    "huge whole numbers": (lambda x: [[[10**30 for _ in row] for row in trial] for trial in x.tolist()], "EEG"),
+    "not a number": (lambda x: np.concatenate([x[:1], x[:1] * np.nan]).tolist(), "trial 1 has values that are not finite"),
+    "infinite": (lambda x: np.concatenate([x[:1], x[:1] * np.inf]).tolist(), "trial 1 has values that are not finite"),
+    "beyond float32": (lambda x: np.full(x.shape, 1e200).tolist(), "not finite"),
+}  # fmt: skip
+"""EEG that a client may send by mistake, made of (B, C, T) trials, and what the sentence says of it."""
+EXPECTATIONS = ("4, 20)", "channels TP9, AF7, AF8, TP10", "100 Hz", "microvolts")
+
+
+def check_mistakes(port: int, trials_BCT: np.ndarray) -> None:
+    """Whatever a client gets wrong is a 4xx status with one sentence of ours, and the next request is answered."""
+    bodies: list[tuple[str, Any, str | None, str]] = [
+        (title, {"inputs": make(trials_BCT)}, "application/json", said) for title, (make, said) in MISTAKES.items()
+    ]
+    right = {"inputs": trials_BCT.tolist()}
+    whole = json.dumps(right).encode()
+    bodies += [
+        ("another field", {"eeg": trials_BCT.tolist()}, "application/json", "the field 'eeg'"),
+        ("MLflow's other form", {"dataframe_split": {"columns": ["a"], "data": [[1]]}}, "application/json", "'dataframe_split'"),
+        ("no field", {}, "application/json", "no inputs"),
+        ("two fields", right | {"instances": []}, "application/json", "inputs and instances"),
+        ("a list", json.dumps(trials_BCT.tolist()).encode(), "application/json", "no object"),
+        ("null", b"null", "application/json", "no object"),
+        ("no body", b"", "application/json", "not JSON"),
+        ("a body cut short", whole[:-7], "application/json", "not JSON"),
+        ("another encoding", b"\xff\xfe\x00" + whole, "application/json", "not JSON"),
+        ("very deep", b"[" * 200_000, "application/json", "not JSON"),
+        ("a form", whole, "application/x-www-form-urlencoded", "content type is application/x-www-form-urlencoded"),
+        ("CSV", b"a,b\n1,2\n", "text/csv", "content type is text/csv"),
+        ("Parquet", b"PAR1", "application/vnd.apache.parquet", "content type"),
+        ("no content type", whole, None, "content type is missing"),
+        ("params are a list", right | {"params": ["01"]}, "application/json", "params is 01, expected an object"),
+        ("an unknown subject", right | {"params": {"subject": "nobody"}}, "application/json", "expected one of "),
+        ("a subject by number", right | {"params": {"subject": 1}}, "application/json", "params.subject is 1, expected text"),
+        ("an unknown parameter", right | {"params": {"person": "01"}}, "application/json", "params.person: no such parameter"),
+    ]  # fmt: skip
+    for title, body, content_type, said in bodies:
+        status, answer = post(port, body, content_type)
+        assert status == (415 if "content type" in said else 400), f"{title}: {status} {answer}"
+        assert answer.keys() == {"error_code", "message"}, title
+        message = answer["message"]
+        assert said in message, f"{title}: {message}"
+        for word in ("Traceback", "mlflow", "schema", "\n", ".py"):
+            assert word not in message, f"{title}: {message}"
+        assert len(message) < 600, f"{title}: {message}"
+        if said in ("shape", "unequal length", "expected numbers", "no inputs"):
+            assert all(word in message for word in EXPECTATIONS), f"{title}: {message}"
+    assert post(port, right)[0] == 200
 
 
 def test_a_real_trial_over_http_gives_the_ranking_computed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,28 +202,61 @@ def test_a_real_trial_over_http_gives_the_ranking_computed_here(tmp_path: Path, 
     scores_BG = encoder.embed(trials_BCT, "01") @ gallery.embedding_GP.T
     best_BK = np.argsort(-scores_BG, axis=1, kind="stable")[:, :TOP_K]
 
-    port = free_port()
-    with serving(folder, port) as process:
+    alter_registered_code(registered)
+    with serving(folder) as (process, port):
         status, answer = post(port, {"inputs": trials_BCT.tolist(), "params": {"subject": "01"}})
         assert status == 200, answer
         assert [p["stimuli"] for p in answer["predictions"]] == [[gallery.stimuli[g] for g in row] for row in best_BK]
         assert [p["concepts"] for p in answer["predictions"]] == [[gallery.concepts[g] for g in row] for row in best_BK]
         found = np.array([p["scores"] for p in answer["predictions"]])
         np.testing.assert_allclose(found, np.take_along_axis(scores_BG, best_BK, axis=1), atol=1e-4)
+        repeated = np.stack([trials_BCT, trials_BCT], axis=1)
+        assert post(port, {"inputs": repeated.tolist(), "params": {"subject": "01"}}) == (200, answer)
 
-        status, answer = post(port, {"inputs": trials_BCT[:, :, :-1].tolist()})
-        assert 400 <= status < 500, answer
-        assert "(5, 4, 19)" in answer["message"]
-        assert "(-1, 4, 20)" in answer["message"]
-
-        trials_BCT[1, 2, 3] = np.nan  # JSON as Python writes and reads it
-        status, answer = post(port, {"inputs": trials_BCT.tolist()})
-        assert 400 <= status < 500, answer
-        assert "trial 1 has values that are not finite" in answer["message"]
+        check_mistakes(port, trials_BCT)
+        assert "registered code" in post(port, {"inputs": [], "params": {"subject": "nobody"}})[1]["message"]
+        with pytest.raises(CommandError, match=rf"port: cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)"):
+            serve(ServeConfig(run=str(folder), port=port))
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert not _alive(port)
+    lines = (folder / "serve.log").read_text().splitlines()
+    assert lines[0] == "servers of models:/tiny-retrieval@candidate that answer 0/1"
+    assert all(line.startswith(("servers of", "serving ")) for line in lines), "MLflow and uvicorn keep to themselves"
+
+
+def alter_registered_code(registered: dict[str, Any]) -> None:
+    """Make what lies in the registry tell itself from the code that serves it."""
+    import mlflow
+
+    mlflow.set_tracking_uri(registered["tracking_uri"])
+    local = Path(mlflow.artifacts.download_artifacts(registered["model_uri"]))
+    (path,) = (local / "code").rglob("serve/params.py")
+    path.write_text(path.read_text().replace("was not trained on", "was not trained on (registered code)"))
+
+
+def damaged_in_registry(registered: dict[str, Any], name: str) -> Path:
+    """A file of the registered model, cut short."""
+    import mlflow
+
+    mlflow.set_tracking_uri(registered["tracking_uri"])
+    (path,) = Path(mlflow.artifacts.download_artifacts(registered["model_uri"])).rglob(name)
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+@pytest.mark.parametrize(("name", "workers"), [("model.safetensors", "1"), ("gallery.npz", "2")])
+def test_a_damaged_registered_model_ends_serve_in_one_sentence(tmp_path: Path, name: str, workers: str) -> None:
+    folder = make_run(tmp_path)
+    run(RegisterConfig(run=str(folder), name="tiny", top_k=TOP_K))
+    damaged_in_registry(read_json(folder / "registered.json"), name)
+    argv = [sys.executable, "-m", "trainer", "serve", "--run", str(folder), "--port", "0", "--workers", workers]
+    result = subprocess.run(argv, cwd=ROOT, check=False, timeout=START_SECONDS, capture_output=True, text=True)
+    assert result.returncode == 1
+    (said,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert re.match(rf"error: model_uri: models:/tiny@candidate cannot be loaded: /.*{name}: not .*truncated", said), said
+    assert "Traceback" not in result.stderr
 
 
 def test_registering_again_adds_a_version_and_moves_the_alias(tmp_path: Path) -> None:
@@ -170,6 +284,8 @@ def test_registering_again_adds_a_version_and_moves_the_alias(tmp_path: Path) ->
     (answer,) = model.predict(trial_BCT, params=params)
     assert sorted(answer["stimuli"]) == ["class0", "class1", "class2"], "a gallery below top_k gives all it has"
     assert answer["scores"] == sorted(answer["scores"], reverse=True)
+    with pytest.raises(mlflow.exceptions.MlflowException, match=r"^[^']*EEG has shape \(1, 4, 19\), .* channels TP9, .* in microvolts$"):
+        model.predict(trial_BCT[:, :, :-1])  # a program of one's own is told the same
     saved = list((tmp_path / "other" / "mlartifacts").rglob("*"))
     assert not [p for p in saved if p.suffix in (".pkl", ".pickle")], "nothing is pickled"
     text = next(p for p in saved if p.name == "requirements.txt").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_text import write_tiny_text
-from tests.integration.test_serving import free_port, post, serving
+from tests.integration.test_serving import post, serving
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text import load_text
 from trainer.models.language.decoding import DecodingConfig
@@ -51,14 +52,29 @@ def test_a_registered_text_model_says_over_http_what_it_says_here(tmp_path: Path
     assert len(expected) == len(trials_BCT)
 
     os.rename(tmp_path / "base", tmp_path / "elsewhere")  # the base is inside the registered model
-    port = free_port()
-    with serving(folder, port):
-        body = {"inputs": trials_BCT.tolist(), "params": {"subject": subject, "max_new_tokens": TOKENS}}
-        status, answer = post(port, body)
+    with serving(folder) as (_, port):
+        right = {"inputs": trials_BCT.tolist(), "params": {"subject": subject, "max_new_tokens": TOKENS}}
+        status, answer = post(port, right)
         assert status == 200, answer
         assert [found["caption"] for found in answer["predictions"]] == expected
-        status, answer = post(port, {"inputs": trials_BCT[:, :-1].tolist()})
-        assert status == 400, "a trial with a channel too few is the client's mistake"
+        for inputs, params, message in (
+            (trials_BCT[:, :-1], {}, "EEG has shape .* channels .* at 100 Hz .* in "),
+            (trials_BCT.transpose(0, 2, 1), {}, "EEG has shape"),
+            (trials_BCT.astype(str), {}, "expected numbers"),
+            (trials_BCT * np.nan, {}, "trial 0 has values that are not finite"),
+            (trials_BCT[:0], {}, "EEG has shape"),
+            (trials_BCT, {"subject": "nobody"}, "params.subject is 'nobody', expected one of"),
+            (trials_BCT, {"max_new_tokens": 0}, "max_new_tokens: 0, expected at least 1"),
+            (trials_BCT, {"max_new_tokens": 10**9}, "params.max_new_tokens is 1000000000, expected at most [0-9]+"),
+            (trials_BCT, {"max_new_tokens": "all"}, "params.max_new_tokens is all, expected a whole number"),
+            (trials_BCT, {"seed": -1}, "params.seed is -1, expected 0 to"),
+            (trials_BCT, {"seed": 2**70}, "params.seed is 1180591620717411303424, expected 0 to"),
+            (trials_BCT, {"temperature": 1}, "params.temperature: no such parameter"),
+        ):
+            status, answer = post(port, {"inputs": inputs.tolist(), "params": params})
+            assert status == 400, (params, answer)
+            assert re.search(message, answer["message"]), answer
+        assert post(port, right)[0] == 200, "it goes on answering"
 
     run(RegisterConfig(run=str(folder), name="tiny-text", part="validation", export=str(moved_back(tmp_path))))
     assert read_json(folder / "registered.json")["version"] == "2", "by reference this time"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -19,6 +21,7 @@ from tests.helpers.tiny_text import write_tiny_text
 from tests.unit.test_generate import export_model
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.text import load_text
+from trainer.serve.gallery import ARRAYS, FACTS, Gallery, read_top_k
 
 WEIGHTS = "model.safetensors"
 
@@ -58,6 +61,13 @@ def damaged(whole: bytes, rounds: int) -> dict[str, bytes]:
     text = json.dumps(offsets)
     found["offsets beyond the end"] = struct.pack("<Q", len(text)) + text.encode() + whole[header:]
     return found | {"a page": b"<html>not found</html>" * 20, "zeros": bytes(len(whole))}
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    """An archive of arrays."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def check_refusals(path: Path, variants: dict[str, bytes], read: Callable[[], Any]) -> int:
@@ -106,3 +116,49 @@ def test_damaged_weights_of_a_text_model_are_a_sentence(text_export: Path, tmp_p
     (export / name).unlink()
     with pytest.raises(UserError, match=rf"{Path(name).name}: no such file"):
         load_text(export)
+
+
+def test_a_damaged_gallery_is_a_sentence(tmp_path: Path) -> None:
+    names, z_GP = np.array(["a", "b", "c"]), np.eye(3, 5, dtype=np.float32)
+    Gallery(embedding_GP=z_GP, stimuli=names.tolist(), concepts=names.tolist()).write(tmp_path, {"top_k": 2})
+    path = tmp_path / ARRAYS
+    assert np.array_equal(Gallery.read(tmp_path, 5).embedding_GP, z_GP)
+    assert read_top_k(tmp_path) == 2
+
+    whole, arrays = path.read_bytes(), {"embedding": z_GP, "stimulus": names, "concept": names}
+    chance = random.Random(5)
+    cuts = {f"cut at {place}": whole[:place] for place in [0, 1, 30, len(whole) - 1, *(chance.randrange(len(whole)) for _ in range(40))]}
+    assert check_refusals(path, cuts, lambda: Gallery.read(tmp_path, 5)) == len(cuts)
+    flips = {f"byte {place}": whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :] for place in range(0, len(whole), 7)}
+    assert check_refusals(path, flips, lambda: Gallery.read(tmp_path, 5)) > len(flips) // 2
+    others = {
+        "no embedding": npz(stimulus=names, concept=names),
+        "no names": npz(embedding=z_GP),
+        "a row is not a number": npz(**arrays | {"embedding": np.where(np.arange(3)[:, None] == 1, np.nan, z_GP)}),
+        "an infinite row": npz(**arrays | {"embedding": np.where(np.arange(3)[:, None] == 1, np.inf, z_GP)}),
+        "narrower": npz(**arrays | {"embedding": z_GP[:, :-1]}),
+        "wider": npz(**arrays | {"embedding": np.eye(3, 6)}),
+        "flat": npz(**arrays | {"embedding": z_GP.ravel()}),
+        "whole numbers": npz(**arrays | {"embedding": z_GP.astype(np.int64)}),
+        "texts": npz(**arrays | {"embedding": z_GP.astype(str)}),
+        "empty": npz(embedding=z_GP[:0], stimulus=names[:0], concept=names[:0]),
+        "a name too few": npz(**arrays | {"stimulus": names[:-1]}),
+        "a concept too many": npz(**arrays | {"concept": np.array(list("abcd"))}),
+        "names are numbers": npz(**arrays | {"stimulus": np.arange(3)}),
+        "names in two columns": npz(**arrays | {"concept": names[:, None]}),
+        "objects": b"".join([whole[:30], b"PK", whole[32:]]),
+        "another format": b"hello",
+    }  # fmt: skip
+    assert check_refusals(path, others, lambda: Gallery.read(tmp_path, 5)) == len(others)
+    for width in (1, 4, 6):
+        with pytest.raises(
+            UserError, match=rf"gallery\.npz: embedding is float32 of shape \(3, 5\), expected numbers \(entries, {width}\)"
+        ):
+            Gallery.read(tmp_path, width)
+    texts = ("", "[]", "{}", '{"top_k": 0}', '{"top_k": "2"}', '{"top_k": true}', '{"top_k": 1.5}', '{"top_k"')
+    facts = {text: text.encode() for text in texts}
+    assert check_refusals(tmp_path / FACTS, facts, lambda: read_top_k(tmp_path)) == len(facts)
+    for file, read in ((path, lambda: Gallery.read(tmp_path, 5)), (tmp_path / FACTS, lambda: read_top_k(tmp_path))):
+        file.unlink()
+        with pytest.raises(UserError, match=f"{file.name}: no such file"):
+            read()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from data_prep.contract.cli import from_plain
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from tests.distributed.training import write_split
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_study import write_tiny_study
@@ -393,3 +396,43 @@ def test_any_text_survives_both_files(tmp_path: Path) -> None:
     assert [json.loads(row["expected"]) for row in rows] == [r["expected"] for r in read(tmp_path)]
     found = read_generations([tmp_path])
     assert [found.records[0, "eeg", q].generated for q in range(len(NASTY))] == kept
+
+
+def strict(text: str) -> Any:
+    """JSON as the standard has it, without Python's NaN and Infinity."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_numbers_that_json_cannot_hold_are_null_and_said(home: Path, tmp_path: Path) -> None:
+    changes = {"timeout_seconds": math.inf, "decoding": DecodingConfig(max_new_tokens=2, temperature=math.inf), "limit": 2}
+    wanted = config(home, tmp_path / "out", arms=["eeg"], label_only="", **changes)
+    for _ in range(2):  # the second time it goes on from what the first one wrote
+        generate(wanted, World(), CPU)
+        facts = strict((tmp_path / "out" / "generate.json").read_text())
+        assert facts["config"]["timeout_seconds"] is None
+        (note,) = [note for note in facts["notes"] if "not finite" in note]
+        assert note == "Left empty, since they are not finite numbers: config.decoding.temperature (inf), config.timeout_seconds (inf)."
+        assert facts["records"] == {"eeg": 2}
+    assert strict((tmp_path / "out" / "request.json").read_text())["decoding"]["temperature"] is None
+
+    folder = GenerationFolder(tmp_path / "own")
+    folder.begin({"seed": math.nan})
+    folder.check({"seed": math.nan})
+    record = {**read(tmp_path / "out")[0], "score": math.nan}
+    folder.append("eeg", "0-of-1", [record])
+    folder.finish(GenerationFacts())
+    assert strict((tmp_path / "own" / "generations.jsonl").read_text()) == record | {"score": None}
+
+
+def test_an_encoder_that_makes_no_numbers_is_refused_in_a_sentence(home: Path, tmp_path: Path) -> None:
+    export = Path(shutil.copytree(home / "model", tmp_path / "model"))
+    file = export / "encoder" / "model.safetensors"
+    save_file({name: value * math.nan if value.is_floating_point() else value for name, value in load_file(file).items()}, file)
+    with pytest.raises(
+        UserError, match="EEG of trial 0 has no finite embedding: its values are too large, or the encoder's weights are damaged"
+    ):
+        generate(config(home, tmp_path / "out", export=str(export), arms=["eeg"], label_only=""), World(), CPU)

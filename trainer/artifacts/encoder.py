@@ -29,6 +29,7 @@ from torch import Tensor
 from data_prep.contract.arrays import read_archive
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError, UserError
+from data_prep.contract.words import short
 from trainer.artifacts.export import CONFIG, Export, ExportEmbedding, ExportSignal, ModelSizes, read_export, write_config
 from trainer.artifacts.weights import load_weights
 from trainer.data.batch import Batch, Transform, normalise_trials
@@ -183,8 +184,10 @@ class Encoder:
             Shape, labels or values do not fit, both sides in the message.
         """
         found = [np.empty((0, self.embedding_dim), np.float32)]
-        for _, eeg_BCT, ids_B in self.prepared(eeg, subject, session, batch_size=batch_size):
-            found.append(self.embed_prepared(eeg_BCT, ids_B).cpu().numpy())
+        for first, eeg_BCT, ids_B in self.prepared(eeg, subject, session, batch_size=batch_size):
+            z_BP = self.embed_prepared(eeg_BCT, ids_B)
+            check_finite(z_BP, first)
+            found.append(z_BP.cpu().numpy())
         return np.concatenate(found)
 
     @torch.no_grad()
@@ -192,8 +195,7 @@ class Encoder:
         self, eeg: np.ndarray, subject: str | Sequence[str] | None, session: str | Sequence[str] | None, *, batch_size: int
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Trials as :meth:`embed` takes them, as the model wants them: (first row, float32 (B, C, T), subject rows), in batches."""
-        eeg = np.asarray(eeg)
-        self._check(eeg)
+        eeg = self._checked(eeg)
         repeated = eeg if eeg.ndim == 4 else eeg[:, None]
         subjects, sessions = _labels("subject", subject, len(eeg)), _labels("session", session, len(eeg))
         numbers = {label: number for number, label in enumerate(self.export.subjects)}
@@ -239,16 +241,25 @@ class Encoder:
             raise UserError(f"image embeddings have shape {embedding_BE.shape}, expected (images, {expected})")
         return self.model.embed_image(torch.from_numpy(np.ascontiguousarray(embedding_BE, np.float32)).to(self.device)).cpu().numpy()
 
-    def _check(self, eeg: np.ndarray) -> None:
-        expected = f"{len(self.signal.ch_names)}, {self.signal.n_times}"
+    @property
+    def expects(self) -> str:
+        """What :meth:`embed` takes, for sentences: shape, channels, rate, begin and unit."""
+        sizes = f"{len(self.signal.ch_names)}, {self.signal.n_times}"
+        return f"(trials, {sizes}) or (trials, repetitions, {sizes}): {self.signal}"
+
+    def _checked(self, given: Any) -> np.ndarray:
+        try:
+            eeg = np.asarray(given)
+        except ValueError as error:
+            raise UserError(f"EEG has rows of unequal length, this encoder expects {self.expects}") from error
         if eeg.ndim not in (3, 4) or eeg.shape[-2:] != (len(self.signal.ch_names), self.signal.n_times):
-            raise UserError(
-                f"EEG has shape {eeg.shape}, this encoder expects (trials, {expected}) or (trials, repetitions, {expected}): {self.signal}"
-            )
+            raise UserError(f"EEG has shape {short(str(eeg.shape))}, this encoder expects {self.expects}")
         if eeg.dtype.kind not in "fiu":
-            raise UserError(f"EEG has dtype {eeg.dtype}, expected numbers")
-        if not np.isfinite(eeg).all():
-            raise UserError(f"EEG of trial {int(np.argwhere(~np.isfinite(eeg))[0][0])} has values that are not finite")
+            raise UserError(f"EEG has values of type {eeg.dtype}, expected numbers: {self.expects}")
+        finite = np.isfinite(eeg) & (np.abs(eeg) <= np.finfo(np.float32).max)
+        if not finite.all():
+            raise UserError(f"EEG of trial {int(np.argwhere(~finite)[0][0])} has values that are not finite")
+        return eeg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +332,13 @@ def subject_table(labels: Sequence[str], encoder: Encoder, device: torch.device)
 def known_subjects(subject_B: Tensor, trained_S: Tensor) -> Tensor:
     """Subject ids with -1 for those that training has not seen; ``trained_S`` is a bool table over all subjects."""
     return torch.where((subject_B >= 0) & trained_S[subject_B.clamp(min=0)], subject_B, -1)
+
+
+def check_finite(embedding_B: Tensor, first: int) -> None:
+    """Refuse trials (the first one's number is ``first``) of which an encoder makes no numbers."""
+    if not torch.isfinite(embedding_B).all():
+        trial = first + int((~torch.isfinite(embedding_B)).flatten(1).any(dim=1).nonzero()[0])
+        raise UserError(f"EEG of trial {trial} has no finite embedding: its values are too large, or the encoder's weights are damaged")
 
 
 def _labels(name: str, value: str | Sequence[str] | None, count: int) -> list[str | None]:

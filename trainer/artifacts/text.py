@@ -29,7 +29,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_file, write_atomically
 from data_prep.contract.records import to_json
 from data_prep.contract.words import short
-from trainer.artifacts.encoder import WEIGHTS, Encoder, load_encoder
+from trainer.artifacts.encoder import WEIGHTS, Encoder, check_finite, load_encoder
 from trainer.artifacts.export import CONFIG, read_export, write_config
 from trainer.artifacts.text_export import ExportEncoder, ExportStage, TextExport, find_text_export, read_text_export, write_text_config
 from trainer.artifacts.weights import read_weights
@@ -228,8 +228,11 @@ class TextDecoder:
         said: list[str] = []
         for first, eeg_BCT, subject_B in self.encoder.prepared(eeg, subject, session, batch_size=batch_size):
             words = self.words(self.encoder.embed_prepared(eeg_BCT, subject_B).cpu().numpy()) if self.num_words else [[]] * len(eeg_BCT)
+            features = self.embed(eeg_BCT, subject_B) if self.reads_eeg else None
+            if features is not None:
+                check_finite(features, first)
             said += self.model.generate(
-                self.embed(eeg_BCT, subject_B) if self.reads_eeg else None,
+                features,
                 [self.prompter.encode(own) for own in words],
                 decoding or DecodingConfig(),
                 self.prompter,

@@ -19,12 +19,17 @@ def environment_of_its_own() -> dict[str, str]:
 
 
 def run_in_group(
-    argv: Sequence[str], environment: Mapping[str, str], *, grace_seconds: float, timeout_seconds: float = float("inf")
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    grace_seconds: float,
+    timeout_seconds: float = float("inf"),
+    pass_fds: Sequence[int] = (),
 ) -> tuple[int | None, int | None]:
     """Run ``argv`` to its end.
 
     SIGINT and SIGTERM of this process go to the child's whole group, as does SIGTERM after ``timeout_seconds``; what then still runs
-    after ``grace_seconds`` is killed. Only the main thread may call this.
+    after ``grace_seconds`` is killed. Only the main thread may call this. ``pass_fds`` stay open in the child.
 
     Returns
     -------
@@ -41,7 +46,7 @@ def run_in_group(
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        process = subprocess.Popen(argv, env=dict(environment), start_new_session=True)
+        process = subprocess.Popen(argv, env=dict(environment), start_new_session=True, pass_fds=pass_fds)
         if asked:  # a signal came before there was anyone to forward it to
             _signal_group(process, asked[-1])
         status, started, stopped = None, time.monotonic(), float("inf")

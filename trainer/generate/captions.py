@@ -21,7 +21,7 @@ from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_file, sha256_json
 from trainer.artifacts.concepts import build_concept_table
-from trainer.artifacts.encoder import Encoder, subject_table
+from trainer.artifacts.encoder import Encoder, check_finite, subject_table
 from trainer.artifacts.generations import GenerationFacts
 from trainer.artifacts.guards import check_inputs, check_unseen
 from trainer.artifacts.part import collect
@@ -313,7 +313,9 @@ class Generation:
         for first in range(0, len(eeg_ICT), _EMBED_ITEMS):
             rows = slice(first, first + _EMBED_ITEMS)
             subject_B = self.subject_S[torch.from_numpy(subject_I[rows]).to(self.device)]
-            found.append(encoder.embed_prepared(torch.from_numpy(eeg_ICT[rows]).to(self.device), subject_B).float().cpu().numpy())
+            z_BP = encoder.embed_prepared(torch.from_numpy(eeg_ICT[rows]).to(self.device), subject_B).float()
+            check_finite(z_BP, first)
+            found.append(z_BP.cpu().numpy())
         return np.concatenate(found)
 
     def _open_label_only(self, export: Path) -> TextDecoder:

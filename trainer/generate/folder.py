@@ -26,7 +26,7 @@ from rich.table import Table
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
-from data_prep.contract.records import read_record, write_record
+from data_prep.contract.records import read_record, to_json
 from data_prep.contract.words import short
 from trainer.artifacts.generations import ARMS, FACTS, GENERATIONS, GenerationFacts
 from trainer.training.run_folder import read_lines
@@ -51,7 +51,7 @@ class GenerationFolder:
         (self.path / PARTS).mkdir(parents=True, exist_ok=True)
         before = read_json(self.path / REQUEST) if (self.path / REQUEST).is_file() else {}
         if not before or (LABEL_ONLY in request and LABEL_ONLY not in before):
-            write_json(self.path / REQUEST, {**request, **before})
+            write_json(self.path / REQUEST, {**to_json(request, []), **before})
 
     def check(self, request: Mapping[str, Any]) -> None:
         """Refuse to add captions to a folder whose captions came about otherwise.
@@ -61,7 +61,7 @@ class GenerationFolder:
         CommandError
             Naming the first thing that differs, with both sides.
         """
-        before, now = _flat(read_json(self.path / REQUEST)), _flat(request)
+        before, now = _flat(read_json(self.path / REQUEST)), _flat(to_json(request, []))
         for name in sorted(before.keys() | now.keys()):
             if name == LABEL_ONLY and name not in now:
                 continue  # another model, of an arm that is not asked for now
@@ -102,14 +102,20 @@ class GenerationFolder:
         return records
 
     def finish(self, facts: GenerationFacts) -> list[dict[str, Any]]:
-        """Publish, then write ``facts`` with the notes and reasons of earlier calls; returns the records. By one rank."""
+        """Publish, then write ``facts`` with the notes and reasons of earlier calls; returns the records. By one rank.
+
+        Numbers that are not finite are null in it, and named in its notes.
+        """
         records = self.publish()
         earlier = self.path / PARTS / FACTS
         before = read_record(earlier, GenerationFacts, written_by="generate") if earlier.is_file() else GenerationFacts()
         counts = {arm: count for arm in ARMS if (count := sum(record["arm"] == arm for record in records))}
         left_out = {arm: why for arm, why in {**before.left_out, **facts.left_out}.items() if arm not in counts}
-        notes = tuple(dict.fromkeys([*before.notes, *facts.notes]))
-        write_record(self.path / FACTS, replace(facts, left_out=left_out, notes=notes, records=counts))
+        lacking: list[str] = []
+        to_json(facts, lacking)
+        empty = [f"Left empty, since they are not finite numbers: {short(lacking, 300)}."] if lacking else []
+        notes = tuple(dict.fromkeys([*before.notes, *facts.notes, *empty]))
+        write_json(self.path / FACTS, to_json(replace(facts, left_out=left_out, notes=notes, records=counts), lacking))
         earlier.unlink(missing_ok=True)
         return records
 
@@ -144,7 +150,7 @@ def print_summary(records: Sequence[Mapping[str, Any]], folder: Path, notes: Seq
 
 def _line(record: Mapping[str, Any]) -> bytes:
     # A model may emit half of a surrogate pair, which no file can hold.
-    return json.dumps(dict(record), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    return json.dumps(to_json(record, []), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

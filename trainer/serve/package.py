@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import logging
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.words import short
 from trainer.data.loader import Loader
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig, check_tracking_uri
@@ -97,7 +101,10 @@ class Package:
     """File in this package that MLflow runs."""
     artifacts: dict[str, Path]
     """Folders kept beside it."""
-    signature: Any
+    params: Mapping[str, str | int]
+    """Parameters of a request with their defaults."""
+    outputs: Callable[[], Any]
+    """Makes MLflow's schema of an answer."""
     input_example: tuple[np.ndarray, dict[str, Any]]
     requirements: list[str]
     tags: dict[str, Any]
@@ -133,19 +140,20 @@ def register_package(
         # Not log_model: it needs an active run, which would reopen the finished training run and move its end. Without an active
         # run the experiment must be named, or the files would go to the default experiment's folder.
         mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-        info = Model.log(
-            artifact_path=None,
-            name=config.name,
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            registered_model_name=config.name,
-            python_model=str(Path(__file__).parent / package.python_model),
-            code_paths=[str(packages / "trainer"), str(packages / "data_prep")],
-            artifacts={name: path.absolute().as_uri() for name, path in package.artifacts.items()},
-            signature=package.signature,
-            input_example=package.input_example,
-            pip_requirements=package.requirements,
-        )
+        with _without_chatter():
+            info = Model.log(
+                artifact_path=None,
+                name=config.name,
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                registered_model_name=config.name,
+                python_model=str(Path(__file__).parent / package.python_model),
+                code_paths=[str(packages / "trainer"), str(packages / "data_prep")],
+                artifacts={name: path.absolute().as_uri() for name, path in package.artifacts.items()},
+                signature=_signature(package),
+                input_example=package.input_example,
+                pip_requirements=package.requirements,
+            )
         version = str(info.registered_model_version)
         for name, value in package.tags.items():
             client.set_model_version_tag(config.name, version, name, str(value))
@@ -153,8 +161,7 @@ def register_package(
         if is_new:
             client.set_terminated(run_id)
     except (MlflowException, OSError) as error:
-        message = " ".join(str(error).split())[:300]
-        raise CommandError(f"tracking_uri: {without_credentials(uri)} does not take the model: {message}") from None
+        raise CommandError(f"tracking_uri: {without_credentials(uri)} does not take the model: {short(error, 300)}") from error
     return {
         "model_uri": f"models:/{config.name}@{ALIAS}",
         "name": config.name,
@@ -162,6 +169,30 @@ def register_package(
         "run_id": run_id,
         "tracking_uri": without_credentials(uri),
     }
+
+
+def _signature(package: Package) -> Any:
+    # Sizes are left open: the model checks them itself and names channels, rate and unit, of which MLflow's schema knows nothing.
+    from mlflow.models import ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    kinds = {str: DataType.string, int: DataType.long}
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
+        outputs=package.outputs(),
+        params=ParamSchema([ParamSpec(name, kinds[type(default)], default) for name, default in package.params.items()]),
+    )
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """MLflow's own lines do not reach the terminal, errors excepted."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    finally:
+        sys.stderr.writelines(line for line in said.getvalue().splitlines(keepends=True) if " ERROR " in line)
 
 
 def _run_id(client: Any, tracking: MlflowConfig, folder: RunFolder, training_run_id: str) -> tuple[str, bool]:

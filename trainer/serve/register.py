@@ -5,56 +5,37 @@
     RUN/export + gallery of a study's part  -->  models:/NAME@candidate  -->  RUN/registered.json
 
 The model is code (:mod:`trainer.serve.model`) beside plain files; nothing in it is pickled. The gallery holds the part's
-unique stimuli, of a class-level study its classes, already in the common space: ``gallery.npz`` with ``embedding`` (float32),
-``stimulus`` and ``concept`` (strings), and ``gallery.json``.
+unique stimuli, of a class-level study its classes, already in the common space (:mod:`trainer.serve.gallery`).
 """
 
 from __future__ import annotations
 
-import io
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from rich.console import Console
 
 from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import write_atomically, write_json
+from data_prep.contract.files import write_json
+from data_prep.contract.progress import progress
 from data_prep.contract.records import to_json
+from data_prep.contract.words import short
 from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.artifacts.export import CONFIG
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text_export import is_text_export
 from trainer.data.loader import Loader
+from trainer.serve.gallery import Gallery
 from trainer.serve.package import REGISTERED, Package, RegisterConfig, example, register_package, requirements
+from trainer.serve.params import LABELS
 from trainer.serve.register_text import register_text
 from trainer.training.completed import read_completed
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gallery:
-    """What a trial is compared with. G: entries, P: dimension of the common space."""
-
-    embedding_GP: np.ndarray
-    """float32, unit norm."""
-    stimuli: list[str]
-    """Stimulus ids; class names in a class-level study."""
-    concepts: list[str]
-    """Concept names."""
-
-    def write(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Write ``gallery.npz`` and ``gallery.json`` into ``folder``."""
-        buffer = io.BytesIO()
-        np.savez(buffer, embedding=self.embedding_GP, stimulus=np.array(self.stimuli), concept=np.array(self.concepts))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "gallery.npz", buffer.getvalue())
-        write_json(folder / "gallery.json", facts)
 
 
 def run(config: RegisterConfig) -> None:
@@ -69,25 +50,28 @@ def run(config: RegisterConfig) -> None:
     if is_text_export(export):
         register_text(config, folder, tracking, training_run_id, export)
         return
-    encoder = load_encoder(export)
-    loader = open_part(encoder, config.study or None, config.split or None, config.part)
-    check_study(encoder, loader, export)
-    gallery = make_gallery(encoder, loader)
-    with tempfile.TemporaryDirectory() as temporary:
+    with progress(f"steps of registering {config.name}", 2) as advance, tempfile.TemporaryDirectory() as temporary:
+        encoder = load_encoder(export)
+        loader = open_part(encoder, config.study or None, config.split or None, config.part)
+        check_study(encoder, loader, export)
+        gallery = make_gallery(encoder, loader)
         trained = encoder.export
         facts = {"step": trained.step, "git_revision": trained.git_revision, "fingerprint": trained.fingerprint}
         facts |= {"split": loader.config.split, "split_hash": loader.split_hash, "part": config.part}
         gallery.write(Path(temporary) / "gallery", facts | {"embedding": to_json(trained.embedding), "top_k": config.top_k})
-        input_example = example(loader)
+        Gallery.read(Path(temporary) / "gallery", encoder.embedding_dim)  # a damaged encoder is refused here, not by its first client
+        advance()
         package = Package(
             python_model="model.py",
             artifacts={"export": export, "gallery": Path(temporary) / "gallery"},
-            signature=_signature(input_example[0].shape),
-            input_example=input_example,
+            params=LABELS,
+            outputs=_outputs,
+            input_example=example(loader),
             requirements=requirements(),
-            tags=facts,
+            tags=facts | {"signal": str(encoder.signal)},
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
+        advance()
     write_json(folder.path / REGISTERED, registered)
     Console(soft_wrap=True).print(
         f"{registered['model_uri']}: version {registered['version']}, gallery of {len(gallery.stimuli)}, in {registered['tracking_uri']}",
@@ -136,26 +120,16 @@ def _read_run(folder: RunFolder) -> tuple[str, MlflowConfig]:
     try:
         plain = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     except yaml.YAMLError as error:
-        raise CommandError(f"{config}: not YAML ({' '.join(str(error).split())})") from None
+        raise CommandError(f"{config}: not YAML ({short(error, 200)})") from error
     return completed.tracking_run_id, from_plain(MlflowConfig, (plain or {}).get("mlflow") or {})
 
 
 # ------------------------------------------------------------------------------------------------------------ MLflow
 
 
-def _signature(shape: tuple[int, ...]) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+def _outputs() -> Any:
+    from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape[1:]))]),
-        outputs=Schema(
-            [
-                ColSpec(Array(DataType.string), "stimuli"),
-                ColSpec(Array(DataType.string), "concepts"),
-                ColSpec(Array(DataType.double), "scores"),
-            ]
-        ),
-        params=ParamSchema([ParamSpec("subject", DataType.string, ""), ParamSpec("session", DataType.string, "")]),
-    )
+    names, number = Array(DataType.string), Array(DataType.double)
+    return Schema([ColSpec(names, "stimuli"), ColSpec(names, "concepts"), ColSpec(number, "scores")])

@@ -7,22 +7,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_json
+from data_prep.contract.progress import progress
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text import ENCODER, load_text
 from trainer.artifacts.text_export import read_text_export
 from trainer.models.language.base import resolve_base
 from trainer.serve.package import REGISTERED, Package, RegisterConfig, example, register_package, requirements
+from trainer.serve.params import TEXT
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig
 
 _MORE_REQUIREMENTS = ("transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "gguf", "sentencepiece")
-MAX_NEW_TOKENS = 48
 
 
 def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowConfig, training_run_id: str, export: Path) -> None:
@@ -34,27 +34,30 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
         The export's own base is not where it says, or is another one; the tracking server does not take the model.
     """
     facts = read_text_export(export)
-    load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
-    encoder = load_encoder(export / ENCODER)
-    loader = open_part(encoder, config.study or facts.data_config().study, config.split or facts.split, config.part)
-    trial, params = example(loader)
-    with tempfile.TemporaryDirectory() as temporary:
+    with progress(f"steps of registering {config.name}", 2) as advance, tempfile.TemporaryDirectory() as temporary:
+        load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
+        encoder = load_encoder(export / ENCODER)
+        loader = open_part(encoder, config.study or facts.data_config().study, config.split or facts.split, config.part)
+        trial, labels = example(loader)
         artifacts = {"export": export}
         if config.bundle_base:
             source = Path(resolve_base(facts.read_base()))
             if not source.is_dir():
                 raise CommandError(f"bundle_base: {facts.base['name']} is no local folder: train from one to bundle it")
             artifacts["base"] = Path(shutil.copytree(source, Path(temporary) / "base"))
+        advance()
         package = Package(
             python_model="text_model.py",
             artifacts=artifacts,
-            signature=_signature(trial.shape),
-            input_example=(trial, params | {"seed": 0, "max_new_tokens": MAX_NEW_TOKENS}),
+            params=TEXT,
+            outputs=_outputs,
+            input_example=(trial, {**TEXT, **labels}),
             requirements=requirements() + requirements(_MORE_REQUIREMENTS),
             tags={name: getattr(facts, name) for name in ("step", "git_revision", "fingerprint", "split", "split_hash")}
-            | {"base": facts.base["name"], "stage": facts.stage.name},
+            | {"base": facts.base["name"], "stage": facts.stage.name, "signal": str(encoder.signal)},
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
+        advance()
     write_json(folder.path / REGISTERED, registered)
     Console(soft_wrap=True).print(
         f"{registered['model_uri']}: version {registered['version']}, base {facts.base['name']}"
@@ -63,19 +66,7 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
     )
 
 
-def _signature(shape: tuple[int, ...]) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+def _outputs() -> Any:
+    from mlflow.types import ColSpec, DataType, Schema
 
-    return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape[1:]))]),
-        outputs=Schema([ColSpec(DataType.string, "caption")]),
-        params=ParamSchema(
-            [
-                ParamSpec("subject", DataType.string, ""),
-                ParamSpec("session", DataType.string, ""),
-                ParamSpec("seed", DataType.long, 0),
-                ParamSpec("max_new_tokens", DataType.long, MAX_NEW_TOKENS),
-            ]
-        ),
-    )
+    return Schema([ColSpec(DataType.string, "caption")])

@@ -18,9 +18,11 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import UserError
+from data_prep.contract.seed import check_seed
 from trainer.artifacts.text import load_text
 from trainer.models.language.decoding import DecodingConfig
+from trainer.serve.params import TEXT, read_params
 
 BASE_VARIABLE = "EEG_TEXT_BASE"
 """Names another place of the base model than the one it had in training."""
@@ -38,8 +40,9 @@ class TextModel(PythonModel):
             device = os.environ.get(DEVICE_VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
             precision: Literal["fp32", "bf16"] = "fp32" if device == "cpu" else "bf16"
             self.decoder = load_text(context.artifacts["export"], device, base=base, precision=precision)
-        except CommandError as error:
-            raise MlflowException(str(error)) from None
+        except UserError as error:
+            raise MlflowException(str(error)) from error
+        self.expects = self.decoder.encoder.expects
 
     def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Caption each trial.
@@ -47,8 +50,8 @@ class TextModel(PythonModel):
         Parameters
         ----------
         model_input
-            float32 (B, C, T): unit, rate, window and channel order of the export's ``signal``. Repetitions of a stimulus are
-            averaged by the caller.
+            float32 (B, C, T), or nested lists of numbers: unit, rate, window and channel order of the export's ``signal``.
+            Repetitions of a stimulus are averaged by the caller, or come as (B, R, C, T) where MLflow's schema is not in between.
         params
             ``subject`` and ``session``: labels as in the study, one for all trials; empty: unknown. ``seed``, ``max_new_tokens``.
 
@@ -57,18 +60,20 @@ class TextModel(PythonModel):
         list of dict
             A trial each: ``caption``.
         """
-        given = params or {}
         try:
-            decoding = DecodingConfig(max_new_tokens=int(given.get("max_new_tokens", 48)))
+            given = read_params(params, TEXT, self.decoder.encoder.export.subjects)
+            decoding, longest = DecodingConfig(max_new_tokens=given["max_new_tokens"]), self.decoder.prompter.max_length
+            if decoding.max_new_tokens > longest:
+                raise UserError(f"params.max_new_tokens is {decoding.max_new_tokens}, expected at most {longest}, the model's context")
             captions = self.decoder.caption(
                 model_input,
-                given.get("subject") or None,
-                given.get("session") or None,
+                given["subject"] or None,
+                given["session"] or None,
                 decoding=decoding,
-                seed=int(given.get("seed", 0)),
+                seed=check_seed(int(given["seed"]), "params.seed"),
             )
         except ValueError as error:
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         return [{"caption": caption} for caption in captions]
 
 
