@@ -44,7 +44,7 @@ COMMANDS = {
         help="caption a part by a text model and its controls",
     ),
     "register": Command(
-        config="trainer.serve.package:RegisterConfig",
+        config="trainer.serve.config:RegisterConfig",
         run="trainer.serve.register:run",
         help="put an encoder into the model registry",
     ),

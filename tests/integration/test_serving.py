@@ -34,7 +34,8 @@ from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders.tsconv import TSConv
 from trainer.serve.command import ServeConfig
 from trainer.serve.command import run as serve
-from trainer.serve.package import RegisterConfig, example, requirements, without_credentials
+from trainer.serve.config import RegisterConfig
+from trainer.serve.package import example, requirements, without_credentials
 from trainer.serve.register import make_gallery, run
 from trainer.training.completed import Completed, write_completed
 from trainer.training.lineage import Lineage

@@ -21,7 +21,7 @@ from tests.integration.test_serving import post, serving
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text import load_text
 from trainer.models.language.decoding import DecodingConfig
-from trainer.serve.package import RegisterConfig
+from trainer.serve.config import RegisterConfig
 from trainer.serve.register import run
 
 ROOT = Path(__file__).parents[2]

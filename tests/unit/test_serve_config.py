@@ -10,6 +10,7 @@ import pytest
 
 from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import write_json
+from tests.unit.test_light_starts import imported
 from trainer.serve.command import ServeConfig, run
 from trainer.serve.params import LABELS, TEXT, read_params
 
@@ -61,3 +62,8 @@ def test_params_are_defaults_with_what_is_given() -> None:
 def test_params_that_are_not_what_they_should_be_are_a_sentence(given: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_params(given, TEXT, ["01", "02"])
+
+
+def test_serve_says_its_first_line_before_torch_and_mlflow_are_there() -> None:
+    said_by = ("trainer.serve.command", "trainer.serve.config")
+    assert imported(f"import {', '.join(said_by)}", *said_by, "torch", "mlflow") == [*said_by]

@@ -34,7 +34,7 @@ from data_prep.contract.files import read_json
 from data_prep.contract.progress import progress
 from data_prep.contract.words import short
 from trainer.distributed.child import run_in_group
-from trainer.serve.package import REGISTERED
+from trainer.serve.config import REGISTERED
 from trainer.serve.web import FAILURE, MODEL
 from trainer.training.tracking import check_tracking_uri
 

@@ -1,4 +1,4 @@
-"""A model as MLflow keeps it: code beside plain files, nothing pickled; its config, and a new version in the registry."""
+"""A model as MLflow keeps it: code beside plain files, nothing pickled; a new version in the registry."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import importlib.metadata
 import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -20,55 +19,13 @@ import numpy as np
 from data_prep.contract.errors import CommandError
 from data_prep.contract.words import short
 from trainer.data.loader import Loader
+from trainer.serve.config import RegisterConfig
 from trainer.training.run_folder import RunFolder
-from trainer.training.tracking import MlflowConfig, check_tracking_uri
+from trainer.training.tracking import MlflowConfig
 
 ALIAS = "candidate"
-
-
-REGISTERED = "registered.json"
-
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
-
-
 _REQUIREMENTS = ("mlflow", "numpy", "torch", "safetensors", "jsonargparse[signatures]", "PyYAML", "rich")
 """What loading and applying an export imports."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegisterConfig:
-    """Put a run's encoder, with a gallery to search, into the model registry."""
-
-    run: str
-    """Run folder of a completed training."""
-    name: str
-    """Name of the registered model; a new version is added if it exists. Letters, digits, ``_``, ``.`` and ``-``."""
-    export: str = ""
-    """Folder of the exported encoder; empty: ``RUN/export``."""
-    study: str = ""
-    """Study folder; empty: the one the encoder was trained on. Another path must hold a copy of that study."""
-    split: str = ""
-    """Split; empty: the one the encoder was trained on."""
-    part: Literal["train", "validation", "test"] = "test"
-    """Part whose stimuli are the gallery, and whose first trial is the input example."""
-    top_k: int = 10
-    """Candidates in an answer; a smaller gallery gives all it has."""
-    tracking_uri: str = ""
-    """MLflow tracking URI, without a password; empty: that of the run's config (SQLite beside the run folder by default)."""
-    bundle_base: bool = False
-    """Text models: copy the base model's files into the registered model. Otherwise it keeps a reference: the name, or the environment
-    variable ``EEG_TEXT_BASE`` where the model is loaded, must lead to the same weights."""
-    timeout_seconds: int = 30
-    """Longest wait for one answer of a tracking server; there is one retry."""
-
-    def __post_init__(self) -> None:
-        if not _NAME.match(self.name):
-            raise ValueError(f"name: {self.name!r}, expected letters, digits, '_', '.' and '-', beginning with a letter or digit")
-        for field in ("top_k", "timeout_seconds"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}: {getattr(self, field)}, expected at least 1")
-        check_tracking_uri(self.tracking_uri)
 
 
 def example(loader: Loader) -> tuple[np.ndarray, dict[str, str]]:

@@ -29,8 +29,9 @@ from trainer.artifacts.export import CONFIG
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text_export import is_text_export
 from trainer.data.loader import Loader
+from trainer.serve.config import REGISTERED, RegisterConfig
 from trainer.serve.gallery import Gallery
-from trainer.serve.package import REGISTERED, Package, RegisterConfig, example, register_package, requirements
+from trainer.serve.package import Package, example, register_package, requirements
 from trainer.serve.params import LABELS
 from trainer.serve.register_text import register_text
 from trainer.training.completed import read_completed

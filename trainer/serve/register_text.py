@@ -17,7 +17,8 @@ from trainer.artifacts.part import open_part
 from trainer.artifacts.text import ENCODER, load_text
 from trainer.artifacts.text_export import read_text_export
 from trainer.models.language.base import resolve_base
-from trainer.serve.package import REGISTERED, Package, RegisterConfig, example, register_package, requirements
+from trainer.serve.config import REGISTERED, RegisterConfig
+from trainer.serve.package import Package, example, register_package, requirements
 from trainer.serve.params import TEXT
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig

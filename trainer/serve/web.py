@@ -50,6 +50,8 @@ def create_app() -> Starlette:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("trainer", "data_prep")]:
         del sys.modules[name]
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a user's own encoders lie
     try:
         loaded = mlflow.pyfunc.load_model(os.environ[MODEL])
         model = loaded.unwrap_python_model()
