@@ -271,14 +271,14 @@ def say_what_is_seen(home: Path, world: World) -> dict[str, list[str]]:
     if weights is not None:
         task.export(weights, home / "said", 15)
     assert task.validation is not None
-    assert task.concepts is not None
+    assert task.words.concepts is not None
     model = engine.module.eval()
     model.llm.config.use_cache = True
     mine = range(world.rank, task.validation.num_samples, world.size)
     batch = task.validation.prepare(task.validation.samples_batch(torch.tensor(list(mine)).numpy()), CPU)
     with torch.no_grad():
         features = model.features("eeg", eeg_BCT=batch.eeg_BCT, subject_B=task.subject_S[batch.subject_B])
-    words = task._words("eeg", batch, batch.stimulus_B < 0)
+    words = task.words.of(batch, "eeg", batch.stimulus_B < 0)
     prompts = [task.prompter.encode(own) for own in words]
     said = {}
     for method, decoding in DECODINGS.items():

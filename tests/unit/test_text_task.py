@@ -97,12 +97,12 @@ def test_one_of_several_captions_is_drawn_anew_in_each_pass_and_alike_everywhere
     from trainer.data import random
 
     def draw(data_pass: int) -> list[list[int]]:
-        return task._draw_targets(stimulus_B, random.hash_numpy(0, np.full(14, data_pass), item_B, 7))
+        return task.targets.draw(stimulus_B, random.hash_numpy(0, np.full(14, data_pass), item_B, 7))
 
     assert draw(0) == draw(0)
     assert draw(0) != draw(1)
     first = task_of(home, stage__captions="first")
-    assert first._draw_targets(stimulus_B, np.arange(14)) == [task.targets[s][0] for s in range(14)]
+    assert first.targets.draw(stimulus_B, np.arange(14)) == [task.targets.by_stimulus[s][0] for s in range(14)]
 
 
 def test_the_share_of_images_falls_with_the_steps(home: Path) -> None:
@@ -130,14 +130,14 @@ def test_words_are_those_predicted_never_the_true_label(home: Path) -> None:
     with task.batches(0) as stream:
         host = next(stream)
     batch = task.loader.prepare(host, CPU)
-    words = task._words("eeg", batch, batch.item_B < 0)
-    assert task.concepts is not None
+    words = task.words.of(batch, "eeg", batch.item_B < 0)
+    assert task.words.concepts is not None
     z_BP = task.encoder.model.embed_eeg(batch.eeg_BCT, task.subject_S[batch.subject_B]).detach().numpy()
-    assert words == [task.concepts.words(row) for row in task.concepts.predict(z_BP, 1).tolist()]
+    assert words == [task.words.concepts.words(row) for row in task.words.concepts.predict(z_BP, 1).tolist()]
     names = task.index.manifest.tables.concepts
     true = [names[c] for c in batch.concept_B.tolist()]
     assert [w[0] for w in words] != true, "an untrained encoder cannot know them all"
-    assert {*task.concepts.names} == {names[c] for c in task.loader.concepts}, "candidates are training concepts"
+    assert {*task.words.concepts.names} == {names[c] for c in task.loader.concepts}, "candidates are training concepts"
 
 
 def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(home: Path) -> None:
@@ -147,7 +147,7 @@ def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(ho
         with task.batches(0) as stream:
             batch = task.loader.prepare(next(stream), CPU)
         names = task.index.manifest.tables.concepts
-        words = task._words("image", batch, batch.item_B >= 0, training=True)
+        words = task.words.of(batch, "image", batch.item_B >= 0, training=True)
         return [own[0] for own in words], [names[c] for c in batch.concept_B.tolist()]
 
     words, true = said()
@@ -160,7 +160,7 @@ def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(ho
     write_split(home / "study", "seen", train={"stimulus": [0, 2, 4, 6, 8, 10, 12]}, validation={"stimulus": [1, 3, 5]})
     write_tiny_encoder(home / "seen-encoder", home / "study", split="seen")
     closed = task_of(home, prompt__concepts=1, stage__name="image", data__split="seen", encoder=str(home / "seen-encoder"))
-    assert closed.own_C is None, "validation images of trained concepts can be named rightly"
+    assert closed.words.own_C is None, "validation images of trained concepts can be named rightly"
     asked = task_of(
         home,
         prompt__concepts=1,
@@ -169,7 +169,7 @@ def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(ho
         data__split="seen",
         encoder=str(home / "seen-encoder"),
     )
-    assert asked._words_right()["validation"] > 0, "what is scored is named as in use"
+    assert asked.words.share_right([asked.validation], "image", CPU)["validation"] > 0, "what is scored is named as in use"
     with pytest.raises(CommandError, match="has 7 concepts, of which an item's own is left out: expected at most 6"):
         task_of(home, prompt__concepts=7)
 
