@@ -40,7 +40,8 @@ from trainer.evaluate.text.comparison import CONTROLS
 from trainer.evaluate.text.config import EvaluateTextConfig
 from trainer.evaluate.text.results import TextScore, read_text
 from trainer.generate.config import GenerateConfig
-from trainer.models.language.base import BaseConfig, count_parameters
+from trainer.models.language.base import BaseConfig
+from trainer.models.language.reference import count_parameters
 from trainer.tasks.text.config import TextConfig
 from trainer.training.identity import flat
 from trainer.training.run_folder import read_lines

@@ -26,9 +26,11 @@ from tests.distributed.training import make_study
 from tests.helpers.tiny_llm import write_tiny_llm
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.language import kernels
-from trainer.models.language.base import AdapterConfig, BaseConfig, attach_adapter, embedding_rms, hidden_size, load_base, load_tokenizer
+from trainer.models.language.adapter import AdapterConfig, attach_adapter
+from trainer.models.language.base import BaseConfig, load_base, load_tokenizer
 from trainer.models.language.decoding import DecodingConfig
 from trainer.models.language.eeg_language_model import EEGLanguageModel
+from trainer.models.language.llm import embedding_rms, hidden_size
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import PromptConfig, Prompter
 from trainer.models.language.rows import build_rows

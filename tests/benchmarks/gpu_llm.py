@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.models.language.base import quiet
 from trainer.models.language.prompt import Prompt
+from trainer.models.language.quiet import quiet
 from trainer.models.language.rows import TextRows, build_rows, first_fit
 
 PEAK_FLOPS = {

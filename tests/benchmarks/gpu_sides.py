@@ -21,9 +21,12 @@ from trainer.distributed import world as worlds
 from trainer.distributed.deepspeed_config import ZeroConfig, build_deepspeed_config
 from trainer.distributed.world import World
 from trainer.models.contrastive import ContrastiveModelConfig
-from trainer.models.language.base import AdapterConfig, BaseConfig, attach_adapter, embedding_rms, prepare_base, quiet
+from trainer.models.language.adapter import AdapterConfig, attach_adapter
+from trainer.models.language.base import BaseConfig, prepare_base
 from trainer.models.language.eeg_language_model import EEGLanguageModel
+from trainer.models.language.llm import embedding_rms
 from trainer.models.language.prefix import PrefixConfig
+from trainer.models.language.quiet import quiet
 from trainer.models.language.rows import TextRows
 from trainer.training.callback import Callback
 from trainer.training.config import TrainConfig

@@ -27,7 +27,7 @@ from trainer.distributed import collectives
 from trainer.distributed.deepspeed_config import build_deepspeed_config
 from trainer.distributed.world import World, read_world, set_group_timeouts, start_distributed, stop_distributed
 from trainer.distributed.zero_init import gathered, partitioned
-from trainer.models.language.base import part_of
+from trainer.models.language.adapter import part_of
 from trainer.models.language.decoding import DecodingConfig
 from trainer.run import text as train_text
 from trainer.tasks.text.config import TextConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trainer.models.language.base import quiet
+from trainer.models.language.quiet import quiet
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "gemma2", "deepseek", "smollm2")
 WORDS = (

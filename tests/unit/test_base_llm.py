@@ -19,9 +19,11 @@ from torch import nn
 from data_prep.contract.cli import parse
 from data_prep.contract.errors import CommandError
 from tests.helpers.tiny_llm import ARCHITECTURES, CHAT_TEMPLATE, write_tiny_llm
-from trainer.models.language import base as base_llm
 from trainer.models.language import gguf as gguf_conversion
-from trainer.models.language.base import AdapterConfig, BaseConfig, attach_adapter, embed_tokens, load_base, plain_llm
+from trainer.models.language.adapter import AdapterConfig, attach_adapter, check_trainable, trainable_table
+from trainer.models.language.base import BaseConfig, for_use, load_base, load_tokenizer, read_settings, resolve_base
+from trainer.models.language.llm import embed_tokens, embedding_rms, plain_llm
+from trainer.models.language.reference import base_reference, check_base, weights_fingerprint
 from trainer.tasks.text.config import TextConfig
 
 BASES = Path(__file__).parents[2] / "configs" / "text" / "bases"
@@ -94,9 +96,7 @@ def test_embeddings_given_are_read_like_token_ids(models: dict[str, str], archit
         # Gemma scales inside its embedding module: prefix tokens are made at the scale that the decoder reads.
         scale = 8.0 if architecture == "gemma2" else 1.0  # sqrt(64)
         assert torch.allclose(embeds, llm.get_input_embeddings().weight[ids] * scale)
-        assert base_llm.embedding_rms(llm) == pytest.approx(
-            float(llm.get_input_embeddings().weight.square().mean().sqrt()) * scale, rel=1e-5
-        )
+        assert embedding_rms(llm) == pytest.approx(float(llm.get_input_embeddings().weight.square().mean().sqrt()) * scale, rel=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -165,7 +165,7 @@ def test_an_adapter_is_loadable_by_peft_alone(models: dict[str, str], tmp_path: 
     from peft import PeftModel
 
     llm = attach_adapter(tiny(models["qwen2"]), AdapterConfig(kind=kind, r=4, targets=["q_proj", "down_proj"]))
-    base_llm.check_trainable(llm, AdapterConfig(kind=kind))
+    check_trainable(llm, AdapterConfig(kind=kind))
     trained = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, p in llm.named_parameters() if p.requires_grad}
     assert trained == {"q_proj", "down_proj"}
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_an_adapter_is_loadable_by_peft_alone(models: dict[str, str], tmp_path: 
 
 
 def test_a_tokenizer_without_pad_pads_with_its_end(tmp_path: Path) -> None:
-    tokenizer = base_llm.load_tokenizer(BaseConfig(name=str(write_tiny_llm(tmp_path / "llm", pad=False))))
+    tokenizer = load_tokenizer(BaseConfig(name=str(write_tiny_llm(tmp_path / "llm", pad=False))))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
 
 
@@ -196,7 +196,7 @@ def write_gguf(path: Path, seed: int = 0) -> Any:
     folder = write_tiny_llm(path.with_suffix(""), "smollm2", chat=True, seed=seed)
     llm = tiny(str(folder), training=False)
     vocab = json.loads((folder / "tokenizer.json").read_text())["model"]
-    tokenizer = base_llm.load_tokenizer(BaseConfig(name=str(folder)))
+    tokenizer = load_tokenizer(BaseConfig(name=str(folder)))
     settings, writer = llm.config, gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(settings.max_position_embeddings)
     writer.add_embedding_length(settings.hidden_size)
@@ -260,7 +260,7 @@ def test_a_gguf_is_converted_once_by_many_that_ask_at_once(
     monkeypatch.setattr(gguf_conversion, "_convert", counted)
     capfd.readouterr()
     found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(base_llm.resolve_base(config))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(resolve_base(config))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -275,11 +275,11 @@ def test_a_gguf_is_converted_once_by_many_that_ask_at_once(
     assert llm.get_output_embeddings().weight is llm.get_input_embeddings().weight  # tied, and saved once
     ids = list(range(3, 20))
     assert torch.allclose(hidden(llm, ids), hidden(original, ids), atol=1e-5)
-    tokenizer = base_llm.load_tokenizer(config)
+    tokenizer = load_tokenizer(config)
     assert tokenizer.chat_template == CHAT_TEMPLATE
     assert tokenizer.decode(tokenizer("a large red star", add_special_tokens=False).input_ids) == "a large red star"
-    assert base_llm.weights_fingerprint(config)
-    base_llm.check_trainable(attach_adapter(load_base(config, "cpu", training=True), AdapterConfig(r=2)), AdapterConfig())
+    assert weights_fingerprint(config)
+    check_trainable(attach_adapter(load_base(config, "cpu", training=True), AdapterConfig(r=2)), AdapterConfig())
 
 
 def test_ggufs_of_one_name_and_size_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ def test_ggufs_of_one_name_and_size_are_told_apart(tmp_path: Path, monkeypatch: 
         data = np.zeros(1 << 20, np.uint8)
         data[700_000:] = number
         (tmp_path / owner / "model.gguf").write_bytes(data.tobytes())
-        found.add(base_llm.resolve_base(BaseConfig(name=str(tmp_path / owner / "model.gguf"), converted=str(tmp_path / "converted"))))
+        found.add(resolve_base(BaseConfig(name=str(tmp_path / owner / "model.gguf"), converted=str(tmp_path / "converted"))))
     assert len(found) == 2
 
 
@@ -302,7 +302,7 @@ def test_a_file_that_is_no_gguf_leaves_nothing_behind(tmp_path: Path, monkeypatc
     def refused(content: bytes, message: str) -> None:
         (tmp_path / "broken.gguf").write_bytes(content)
         with pytest.raises(CommandError, match=message) as raised:
-            base_llm.resolve_base(BaseConfig(name=str(tmp_path / "broken.gguf"), converted=str(tmp_path / "converted")))
+            resolve_base(BaseConfig(name=str(tmp_path / "broken.gguf"), converted=str(tmp_path / "converted")))
         assert "\n" not in str(raised.value)
         assert [path for path in (tmp_path / "converted").iterdir() if path.is_dir()] == []
 
@@ -317,18 +317,18 @@ def test_a_file_that_is_no_gguf_leaves_nothing_behind(tmp_path: Path, monkeypatc
 def test_an_adapter_of_another_base_is_refused(models: dict[str, str], tmp_path: Path) -> None:
     def reference(folder: str, **changes: Any) -> dict[str, Any]:
         config = BaseConfig(name=folder, **changes)
-        return base_llm.base_reference(config, base_llm.read_settings(config))
+        return base_reference(config, read_settings(config))
 
     mine = reference(models["llama"])
     assert json.loads(json.dumps(mine)) == mine
-    assert mine == base_llm.base_reference(BaseConfig(name=models["llama"]), tiny(models["llama"]))
+    assert mine == base_reference(BaseConfig(name=models["llama"]), tiny(models["llama"]))
     same = write_tiny_llm(tmp_path / "elsewhere", "llama")
-    base_llm.check_base(mine, reference(str(same), quantisation="4bit"), "export")  # place and loading may differ
+    check_base(mine, reference(str(same), quantisation="4bit"), "export")  # place and loading may differ
     other = write_tiny_llm(tmp_path / "other", "llama", seed=1)
     with pytest.raises(CommandError, match="export: an adapter of another base model: fingerprint was"):
-        base_llm.check_base(mine, reference(str(other)), "export")
+        check_base(mine, reference(str(other)), "export")
     with pytest.raises(CommandError, match=r"architecture was LlamaForCausalLM .* is Qwen2ForCausalLM"):
-        base_llm.check_base(mine, reference(models["qwen2"]), "export")
+        check_base(mine, reference(models["qwen2"]), "export")
 
 
 def test_a_hub_base_is_fetched_before_it_is_told_by_its_weights(
@@ -346,27 +346,27 @@ def test_a_hub_base_is_fetched_before_it_is_told_by_its_weights(
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert base_llm.weights_fingerprint(BaseConfig(name="lab/model")) == base_llm.weights_fingerprint(BaseConfig(name=models["llama"]))
+    assert weights_fingerprint(BaseConfig(name="lab/model")) == weights_fingerprint(BaseConfig(name=models["llama"]))
     assert asked == ["lab/model"]
     (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
     parts = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(parts))
-    assert base_llm.weights_fingerprint(BaseConfig(name="lab/model")) is None, "half of a base has no fingerprint"
+    assert weights_fingerprint(BaseConfig(name="lab/model")) is None, "half of a base has no fingerprint"
 
 
 def test_without_a_fingerprint_the_name_decides(models: dict[str, str]) -> None:
     config = BaseConfig(name=models["llama"])
-    unknown = base_llm.base_reference(config, base_llm.read_settings(config)) | {"fingerprint": None}
-    base_llm.check_base(unknown, unknown, "export")
+    unknown = base_reference(config, read_settings(config)) | {"fingerprint": None}
+    check_base(unknown, unknown, "export")
     with pytest.raises(CommandError, match="another base model: name was"):
-        base_llm.check_base(unknown, unknown | {"name": "lab/instruct"}, "export")
+        check_base(unknown, unknown | {"name": "lab/instruct"}, "export")
 
 
 def test_kernels_of_training_are_not_asked_for_in_use() -> None:
     trained = BaseConfig(
         name="x", attention="flash_attention_2", liger=True, compile=True, activation_checkpointing=True, quantisation="4bit"
     )
-    assert base_llm.for_use(trained, "fp32") == BaseConfig(name="x", dtype="fp32", quantisation="4bit")
+    assert for_use(trained, "fp32") == BaseConfig(name="x", dtype="fp32", quantisation="4bit")
 
 
 def test_an_adapter_that_is_attached_but_frozen_is_refused(models: dict[str, str]) -> None:
@@ -378,23 +378,23 @@ def test_an_adapter_that_is_attached_but_frozen_is_refused(models: dict[str, str
             self.encoder = nn.Linear(2, 2).requires_grad_(False)
 
     model, adapter = Whole(), AdapterConfig(r=4)
-    table = {part: counts for part, *counts in base_llm.trainable_table(model)}
+    table = {part: counts for part, *counts in trainable_table(model)}
     assert list(table) == ["encoder", "projector", "adapter", "base"]
     assert table["encoder"] == [0, 6]
     assert table["projector"] == [20, 20]
     assert table["base"] == [0, sum(p.numel() for p in tiny(models["llama"]).parameters())]
     assert table["adapter"][0] == table["adapter"][1] > 0
-    base_llm.check_trainable(model, adapter)
+    check_trainable(model, adapter)
 
     model.llm.requires_grad_(False)
     with pytest.raises(CommandError, match=r"adapter: lora is asked for, but 0 of its \d+ parameters are trainable"):
-        base_llm.check_trainable(model, adapter)
+        check_trainable(model, adapter)
     with pytest.raises(CommandError, match="0 of its 0 parameters"):
-        base_llm.check_trainable(tiny(models["llama"]), adapter)
+        check_trainable(tiny(models["llama"]), adapter)
     model = Whole()
     model.llm.get_input_embeddings().requires_grad_(True)
     with pytest.raises(CommandError, match=r"base: .* expected none"):
-        base_llm.check_trainable(model, adapter)
+        check_trainable(model, adapter)
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
@@ -422,7 +422,7 @@ def test_what_is_not_there_is_said_in_a_sentence(tmp_path: Path, monkeypatch: py
         with pytest.raises(CommandError, match=message):
             load_base(BaseConfig(name=name), "cpu", training=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for load in (lambda c: load_base(c, "cpu", training=False), base_llm.load_tokenizer, base_llm.read_settings):
+    for load in (lambda c: load_base(c, "cpu", training=False), load_tokenizer, read_settings):
         with pytest.raises(CommandError, match=r"base\.name: nobody/nothing cannot be loaded: ") as raised:
             load(BaseConfig(name="nobody/nothing"))
         assert "\n" not in str(raised.value)

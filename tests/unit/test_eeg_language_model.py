@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from tests.helpers.tiny_llm import ARCHITECTURES, write_tiny_llm
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
 from trainer.models.encoders import CnnTransformer
-from trainer.models.language.base import AdapterConfig, BaseConfig, attach_adapter, context_length, load_base, load_tokenizer
+from trainer.models.language.adapter import AdapterConfig, attach_adapter
+from trainer.models.language.base import BaseConfig, load_base, load_tokenizer
 from trainer.models.language.decoding import DecodingConfig
 from trainer.models.language.eeg_language_model import EEGLanguageModel
+from trainer.models.language.llm import context_length
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import Prompt, PromptConfig, Prompter
 from trainer.models.language.rows import TextRows, build_rows

@@ -25,7 +25,7 @@ from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.text import load_text
 from trainer.distributed.world import World
-from trainer.models.language.base import part_of
+from trainer.models.language.adapter import part_of
 from trainer.models.language.decoding import DecodingConfig
 from trainer.tasks.text.config import StageConfig, TextConfig
 from trainer.tasks.text.task import TextTask
@@ -291,10 +291,10 @@ def test_how_often_predicted_words_are_right_is_told(home: Path, capsys: pytest.
 
 
 def test_a_frozen_adapter_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    from trainer.models.language import base as base_llm
+    from trainer.tasks.text import model
 
-    attach = base_llm.attach_adapter
-    monkeypatch.setattr(base_llm, "attach_adapter", lambda llm, config: attach(llm, config).requires_grad_(False))
+    attach = model.attach_adapter
+    monkeypatch.setattr(model, "attach_adapter", lambda llm, config: attach(llm, config).requires_grad_(False))
     with pytest.raises(CommandError, match="adapter: lora is asked for, but 0 of its 8192 parameters are trainable"):
         task_of(home).build_model()
 

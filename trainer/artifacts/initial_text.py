@@ -12,10 +12,11 @@ from data_prep.contract.errors import CommandError
 from trainer.artifacts.text import ADAPTER, ADAPTER_WEIGHTS, PROJECTOR, load_projector
 from trainer.artifacts.text_export import TextExport, read_text_export
 from trainer.artifacts.weights import read_weights
-from trainer.models.language import base as base_llm
-from trainer.models.language.base import AdapterConfig
+from trainer.models.language.adapter import AdapterConfig
 from trainer.models.language.eeg_language_model import EEGLanguageModel
 from trainer.models.language.prefix import PrefixConfig
+from trainer.models.language.quiet import quiet
+from trainer.models.language.reference import check_base
 from trainer.training.lineage import Origin
 
 
@@ -49,7 +50,7 @@ class InitialText:
             from peft import set_peft_model_state_dict
 
             weights = read_weights(self.path / ADAPTER / ADAPTER_WEIGHTS)
-            with base_llm.quiet():
+            with quiet():
                 result = set_peft_model_state_dict(model.llm, weights)
             lost = [name for name in result.missing_keys if "lora_" in name] + list(result.unexpected_keys)
             if lost:
@@ -64,7 +65,7 @@ def init_weights(path: Path, *, base: Mapping[str, Any], adapter: AdapterConfig,
     Parameters
     ----------
     base
-        The new run's base, by :func:`base_llm.base_reference`.
+        The new run's base, by :func:`base_reference`.
     adapter, prefix
         The new run's.
     reads
@@ -76,7 +77,7 @@ def init_weights(path: Path, *, base: Mapping[str, Any], adapter: AdapterConfig,
         One sentence with both sides: another base, adapter or projector.
     """
     export = read_text_export(path)
-    base_llm.check_base(export.base, base, f"init_from: {path}")
+    check_base(export.base, base, f"init_from: {path}")
     taken, new = [], []
     theirs = export.read_adapter()
     for name, part, before, now, there, wanted in (

@@ -34,11 +34,14 @@ from trainer.artifacts.export import CONFIG, read_export, write_config
 from trainer.artifacts.text_export import ExportEncoder, ExportStage, TextExport, find_text_export, read_text_export, write_text_config
 from trainer.artifacts.weights import read_weights
 from trainer.models.concepts import ConceptTable
-from trainer.models.language import base as base_llm
+from trainer.models.language.base import for_use, load_base, load_tokenizer, read_settings
 from trainer.models.language.decoding import DecodingConfig
 from trainer.models.language.eeg_language_model import EEGLanguageModel
+from trainer.models.language.llm import context_length, hidden_size
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import Prompter
+from trainer.models.language.quiet import quiet
+from trainer.models.language.reference import base_reference, check_base
 from trainer.training.lineage import Lineage
 
 ADAPTER, PROJECTOR, ENCODER = "adapter", "projector.safetensors", "encoder"
@@ -265,12 +268,12 @@ def load_text(
     """
     folder, device = find_text_export(path), torch.device(device)
     export = read_text_export(folder)
-    base_config = base_llm.for_use(export.read_base(), precision)
+    base_config = for_use(export.read_base(), precision)
     if base is not None:
         base_config = replace(base_config, name=base, revision=None)
-    settings = base_llm.read_settings(base_config)
-    base_llm.check_base(export.base, base_llm.base_reference(base_config, settings), str(folder))
-    llm = base_llm.load_base(base_config, device, training=False)
+    settings = read_settings(base_config)
+    check_base(export.base, base_reference(base_config, settings), str(folder))
+    llm = load_base(base_config, device, training=False)
     if export.read_adapter().kind != "none":
         llm = _with_adapter(llm, folder / ADAPTER)
     encoder = load_encoder(folder / ENCODER, device)
@@ -292,7 +295,7 @@ def load_text(
         model.projector.to(device)
         if model.image_token is not None:
             model.image_token.to(device)
-    prompter = Prompter(base_llm.load_tokenizer(base_config), export.read_prompt(), export.num_prefix, base_llm.context_length(settings))
+    prompter = Prompter(load_tokenizer(base_config), export.read_prompt(), export.num_prefix, context_length(settings))
     concepts = ConceptTable.read(folder) if export.concepts is not None else None
     return TextDecoder(export, encoder, model, prompter, concepts, device)
 
@@ -302,7 +305,7 @@ def _with_adapter(llm: Any, folder: Path) -> Any:
     # Read here first: peft would look for a missing file on its hub, and leaves what a file lacks at its random start.
     saved = read_weights(file)
     try:
-        with base_llm.quiet():
+        with quiet():
             from peft import PeftModel, get_peft_model_state_dict
 
             model = PeftModel.from_pretrained(llm, str(folder), autocast_adapter_dtype=False)
@@ -318,7 +321,7 @@ def _with_adapter(llm: Any, folder: Path) -> Any:
 
 def _projector(prefix: PrefixConfig, encoder: Encoder, llm: Any, embedding_rms: float) -> Any:
     width = encoder.model.proj_dim if prefix.features == "embedding" else encoder.model.encoder.token_dim
-    return prefix.build(width, base_llm.hidden_size(llm), embedding_rms)
+    return prefix.build(width, hidden_size(llm), embedding_rms)
 
 
 def load_projector(model: EEGLanguageModel, file: Path) -> None:

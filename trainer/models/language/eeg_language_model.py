@@ -21,8 +21,9 @@ from trainer.distributed.batch_norm import GlobalBatchNorm
 from trainer.distributed.precision import Precision, autocast
 from trainer.models.contrastive import ContrastiveModel
 from trainer.models.language import kernels
-from trainer.models.language.base import plain_llm
 from trainer.models.language.decoding import DecodingConfig, drop_habits
+from trainer.models.language.head import score_tokens
+from trainer.models.language.llm import plain_llm
 from trainer.models.language.prefix import Projector
 from trainer.models.language.prompt import Prompt, Prompter
 from trainer.models.language.rows import TextRows
@@ -176,7 +177,7 @@ class EEGLanguageModel(nn.Module):
             where = kernels.packing(rows.position_ML)
             hidden_MLH = self._body(inputs_embeds=embeds_MLH, position_ids=rows.position_ML, use_cache=False, **where).last_hidden_state
             # Only supervised positions, as a matrix: the head is the widest layer, and a strided slice would copy its weight.
-            loss_N, correct_N = self._scored(hidden_MLH.flatten(0, 1).index_select(0, rows.target_T), rows.label_T)
+            loss_N, correct_N = score_tokens(self._plain, hidden_MLH.flatten(0, 1).index_select(0, rows.target_T), rows.label_T)
         with torch.no_grad():
             loss_B = loss_N.new_zeros(num_items).index_add_(0, rows.item_T, loss_N.detach()) if num_items else loss_N.new_zeros(0)
             num_correct = correct_N.sum().float()
@@ -248,18 +249,6 @@ class EEGLanguageModel(nn.Module):
         # The decoder without its head; PEFT's layers are inside it.
         return self._plain.get_decoder()(**inputs)
 
-    def _scored(self, hidden_NH: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy in float32, and whether the label was the likeliest token."""
-        head = self._plain.get_output_embeddings()
-        settings = self._plain.config.get_text_config()
-        factor, cap = _logit_factor(settings), getattr(settings, "final_logit_softcapping", None)  # Gemma 2
-        hidden_NH = hidden_NH if factor == 1 else hidden_NH * factor
-        if cap is None and kernels.has_plain_head(head):
-            return kernels.supervised_loss(hidden_NH, head.weight, label_N)
-        logits_NV = head(hidden_NH).float()
-        logits_NV = logits_NV if cap is None else torch.tanh(logits_NV / cap) * cap
-        return F.cross_entropy(logits_NV, label_N, reduction="none"), logits_NV.detach().argmax(dim=1) == label_N
-
     def _embed(self, ids_ML: Tensor, slot_N: Tensor, prefix_BKH: Tensor | None) -> Tensor:
         """Token embeddings with the prefix in its slots; through the embedding module, so that its own scaling (Gemma) is applied."""
         table = self._plain.get_input_embeddings()
@@ -268,15 +257,3 @@ class EEGLanguageModel(nn.Module):
             return embeds_MLH
         flat = embeds_MLH.flatten(0, 1).index_copy(0, slot_N, prefix_BKH.flatten(0, 1).to(embeds_MLH.dtype))
         return flat.unflatten(0, ids_ML.shape)
-
-
-def _logit_factor(config: Any) -> float:
-    """What a model multiplies its logits with after the head (before a cap), which is linear: 1 for nearly all."""
-    kind = config.model_type
-    if kind.startswith("cohere"):
-        return float(config.logit_scale)
-    if kind.startswith("hyperclovax"):
-        return float(config.logits_scaling)
-    if kind.startswith("granite") or kind == "minicpm3":
-        return 1.0 / float(config.logits_scaling)
-    return float(getattr(config, "lm_head_multiplier", 1.0))  # Falcon H1

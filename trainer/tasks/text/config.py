@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from trainer.data.augment import AugmentConfig
 from trainer.data.captions import Missing
 from trainer.distributed.deepspeed_config import ZeroConfig
-from trainer.models.language.base import AdapterConfig, BaseConfig
+from trainer.models.language.adapter import AdapterConfig
+from trainer.models.language.base import BaseConfig
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import PromptConfig
 from trainer.training.config import RunConfig

@@ -19,7 +19,7 @@ def initial_weights(config: TextConfig, index: StudyIndex, *, base: dict[str, An
     Parameters
     ----------
     base
-        The run's base, by :func:`base_llm.base_reference`.
+        The run's base, by :func:`trainer.models.language.reference.base_reference`.
     encoder_sha256
         Hash of its encoder's weights: another encoder than the projector has learnt to read is written down.
     reads

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.text import TextParts
-from trainer.models.language import base as base_llm
+from trainer.models.language.adapter import attach_adapter, check_trainable, trainable_table
+from trainer.models.language.base import load_base
 from trainer.models.language.eeg_language_model import EEGLanguageModel, Source
+from trainer.models.language.llm import embedding_rms, hidden_size
 from trainer.tasks.text.config import TextConfig
 
 
@@ -28,17 +30,17 @@ def build_parts(config: TextConfig, encoder_path: Path, source: Source | None, s
     subject_B
         Any subject of the study, (1,): shows which weights of a tuned encoder are read.
     """
-    base = base_llm.load_base(config.base, device, training=True)
-    rms = base_llm.embedding_rms(base)
+    base = load_base(config.base, device, training=True)
+    rms = embedding_rms(base)
     # Adapter and projector begin alike whatever loading the base drew: at any ZeRO stage, quantised or not.
     torch.manual_seed(config.train.seed)
-    llm = base_llm.attach_adapter(base, config.adapter)
+    llm = attach_adapter(base, config.adapter)
     encoder = projector = None
     if source is not None:
         # A copy of its own: ZeRO 3 cuts it up, while the task's goes on predicting words.
         encoder = load_encoder(encoder_path, device).model
         width = encoder.proj_dim if config.prefix.features == "embedding" else encoder.encoder.token_dim
-        projector = config.prefix.build(width, base_llm.hidden_size(base), rms)
+        projector = config.prefix.build(width, hidden_size(base), rms)
     model = EEGLanguageModel(
         encoder=encoder,
         tune_encoder=config.tune_encoder,
@@ -52,7 +54,7 @@ def build_parts(config: TextConfig, encoder_path: Path, source: Source | None, s
         model.image_token.requires_grad_(False)  # no image passes through it
     if config.tune_encoder:
         _freeze_unread(model, subject_B)
-    base_llm.check_trainable(model, config.adapter)
+    check_trainable(model, config.adapter)
     return TextParts(model=model, embedding_rms=rms)
 
 
@@ -70,6 +72,6 @@ def _freeze_unread(model: EEGLanguageModel, subject_B: Tensor) -> None:
 def print_trainable(model: nn.Module) -> None:
     """A table of parameters by part."""
     table = Table("part", "trained", "all", "share")
-    for part, trained, total in base_llm.trainable_table(model):
+    for part, trained, total in trainable_table(model):
         table.add_row(part, f"{trained:,}", f"{total:,}", f"{100 * trained / max(total, 1):.2f} %")
     Console(stderr=True, soft_wrap=True, highlight=False).print(table)

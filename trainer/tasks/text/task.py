@@ -33,9 +33,11 @@ from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
 from trainer.distributed import collectives
 from trainer.distributed.world import World
-from trainer.models.language import base as base_llm
+from trainer.models.language.base import DTYPES, load_tokenizer, read_settings
 from trainer.models.language.eeg_language_model import EEGLanguageModel, Source, TextOutput
+from trainer.models.language.llm import context_length
 from trainer.models.language.prompt import Prompter
+from trainer.models.language.reference import base_reference
 from trainer.models.language.rows import cut_by_length
 from trainer.tasks.keep import training_loader
 from trainer.tasks.text.config import TextConfig
@@ -66,18 +68,18 @@ class TextTask(BaseTask):
         self.source = _SOURCES[config.stage.name]
         self.index = StudyIndex.open(Path(config.data.study))
         kept = self._open_parts()
-        settings = base_llm.read_settings(config.base)
+        settings = read_settings(config.base)
         num_prefix = config.prefix.num_tokens if self.source else 0
-        tokenizer = base_llm.load_tokenizer(config.base)
-        self.prompter = Prompter(tokenizer, config.prompt, num_prefix, base_llm.context_length(settings))
+        tokenizer = load_tokenizer(config.base)
+        self.prompter = Prompter(tokenizer, config.prompt, num_prefix, context_length(settings))
         self.subject_S = subject_table(self.index.manifest.tables.subjects, self.encoder, device)
         self.words = PromptWords(config, self.loader, self.encoder, self.subject_S)
         self.longest_prompt = self.prompter.encode(self.words.longest(tokenizer))
         stimuli = np.unique(np.concatenate([part.stimuli for part in self._parts])).tolist()
         self.targets = CaptionTargets(self.captions, stimuli, self.prompter, self.longest_prompt, config.stage)
-        self.base = base_llm.base_reference(config.base, settings)
+        self.base = base_reference(config.base, settings)
         if config.zero.stage == 3 and config.base.quantisation == "none":
-            self.partitioned_dtype = base_llm.DTYPES[config.base.dtype]
+            self.partitioned_dtype = DTYPES[config.base.dtype]
         self.encoder_sha256 = sha256_file(self.encoder_path / "model.safetensors")
         self.study = self._identity()
         if kept is not None:
