@@ -101,8 +101,11 @@ def crash() -> None:
 
 
 def next_port() -> None:
-    """Let the ranks meet anew: at the last run's port one of them might still find the other's old store."""
-    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+    """Let the ranks meet anew: at the last run's port one of them might still find the other's old store.
+
+    The ports just above are those that tests beside this one are given (``launcher.free_port``).
+    """
+    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 500)
 
 
 def kill() -> None:
