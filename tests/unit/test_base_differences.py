@@ -10,7 +10,7 @@ import pytest
 from data_prep.contract.cli import to_yaml
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_json
-from launch.compare_bases import check_same, train
+from launch.compare_bases.stages import check_same, train
 from tests.helpers.generations import ATTRIBUTES, records, write
 from tests.helpers.tiny_text import tiny_config
 from trainer.evaluate.text.base_differences import BaseDifference, differences, over_seeds, sentences
