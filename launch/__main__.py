@@ -32,8 +32,8 @@ COMMANDS = {
         help="EEG to text once, from a simulated study to a registered model and a page of captions",
     ),
     "compare-bases": Command(
-        config="launch.compare_bases.stages:CompareBasesConfig",
-        run="launch.compare_bases.stages:run",
+        config="launch.compare_bases.plan:CompareBasesConfig",
+        run="launch.compare_bases.command:run",
         help="train and score several base models alike",
     ),
 }

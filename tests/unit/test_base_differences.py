@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from data_prep.contract.cli import to_yaml
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_json
+from launch.compare_bases.plan import CompareBasesConfig, plan
 from launch.compare_bases.stages import check_same, train
 from tests.helpers.generations import ATTRIBUTES, records, write
 from tests.helpers.tiny_text import tiny_config
@@ -101,3 +103,30 @@ def test_a_completed_run_of_another_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run" / "completed.json").unlink()
     with pytest.raises(CommandError, match=r"was trained with train\.steps 12, now it is 24"):  # begun, and not gone on with otherwise
         train(None, from_plain(TextConfig, plain | {"train": {**plain["train"], "steps": 24}}))  # type: ignore[arg-type]
+
+
+def test_the_plan_changes_nothing_but_base_seed_and_folders(tmp_path: Path) -> None:
+    from data_prep.contract.cli import from_plain
+    from trainer.generate.config import GenerateConfig
+    from trainer.models.language.base import BaseConfig
+    from trainer.tasks.text.config import TextConfig
+
+    bases = {"one": BaseConfig(name="lab/one"), "two": BaseConfig(name="lab/two", quantisation="4bit")}
+    config = CompareBasesConfig(text="text.yaml", bases=bases, output="compared", seeds=[3, 5])
+    text = from_plain(TextConfig, tiny_config(tmp_path))
+    arms = ["eeg", "noise", "shuffled", "caption-prior"]
+    generation = GenerateConfig(export="x", output="x", arms=arms)
+    scoring = EvaluateTextConfig(generations=["x"], output="x")
+    planned = plan(config, text, generation, scoring)
+    assert [(one.name, [run.text.run for run in one.runs]) for one in planned] == [
+        ("one", ["compared/one/seed-3", "compared/one/seed-5"]),
+        ("two", ["compared/two/seed-3", "compared/two/seed-5"]),
+    ]
+    for one in planned:
+        for run, seed in zip(one.runs, (3, 5), strict=True):
+            expected = replace(text, base=bases[one.name], run=run.text.run, resume="auto", train=replace(text.train, seed=seed))
+            assert run.text == expected
+            assert run.generation == replace(generation, export=f"{run.text.run}/export", output=f"{run.text.run}/generations")
+        assert one.scoring.generations == [run.generation.output for run in one.runs]
+    with pytest.raises(CommandError, match=r"generate: .*generate\.yaml has no arm shuffled: without its controls"):
+        plan(config, text, replace(generation, arms=["eeg", "noise", "caption-prior"]), scoring)
