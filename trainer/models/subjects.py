@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from data_prep.contract.errors import UserError
+
 
 class SubjectLayer(nn.Module):
     """y = (I + M[subject]) x over channels, M starting at zero; an unknown subject (-1) gets the subjects' mean matrix."""
@@ -15,13 +17,13 @@ class SubjectLayer(nn.Module):
     def __init__(self, num_subjects: int, n_chans: int) -> None:
         super().__init__()
         if num_subjects < 1:
-            raise ValueError(f"model.subject_layer: linear with {num_subjects} subjects, expected at least 1")
+            raise UserError(f"model.subject_layer: linear with {num_subjects} subjects, expected at least 1")
         self.mixing_SCC = nn.Parameter(torch.zeros(num_subjects, n_chans, n_chans))
 
     def forward(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""
         if subject_B.numel() and not -1 <= int(subject_B.min()) <= int(subject_B.max()) < len(self.mixing_SCC):
-            raise ValueError(
+            raise UserError(
                 f"subject ids {int(subject_B.min())} to {int(subject_B.max())}, the model knows {len(self.mixing_SCC)} subjects"
             )
         with_mean_SCC = torch.cat([self.mixing_SCC, self.mixing_SCC.mean(0, keepdim=True)])  # row -1 is the mean

@@ -53,7 +53,7 @@ class EncoderConfig:
 
         Raises
         ------
-        ValueError
+        UserError
             The architecture does not fit ``n_chans`` or ``n_times``; both values are in the message.
         """
         raise NotImplementedError

@@ -79,7 +79,7 @@ def attach_adapter(llm: Any, config: AdapterConfig) -> Any:
         try:
             model = get_peft_model(llm, settings, autocast_adapter_dtype=False)
         except ValueError as error:
-            raise CommandError(f"adapter.targets: {', '.join(config.targets)}: {first_sentence(error)}") from None
+            raise CommandError(f"adapter.targets: {', '.join(config.targets)}: {first_sentence(error)}") from error
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_" in name and not hasattr(parameter, "ds_id"):
             parameter.data = parameter.data.float()

@@ -207,7 +207,7 @@ def _quantisation(config: BaseConfig, device: torch.device) -> Any:
         with quiet():
             import bitsandbytes  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        raise CommandError(f"{name}: bitsandbytes does not load on this machine ({first_sentence(error)})") from None
+        raise CommandError(f"{name}: bitsandbytes does not load on this machine ({first_sentence(error)})") from error
     # A line for every layer and step about the cast that LLM.int8 makes on the CPU.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if config.quantisation == "8bit":

@@ -67,8 +67,10 @@ def _convert(file: Path, target: Path) -> None:
         command = [sys.executable, "-c", program, str(file), str(partial)]
         try:
             result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_CONVERSION_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            raise CommandError(f"{file}: not converted within {_CONVERSION_SECONDS} seconds: name a model in safetensors instead") from None
+        except subprocess.TimeoutExpired as error:
+            raise CommandError(
+                f"{file}: not converted within {_CONVERSION_SECONDS} seconds: name a model in safetensors instead"
+            ) from error
         if result.returncode or not (partial / "config.json").is_file():
             last = (result.stderr.strip().splitlines() or ["no message"])[-1]
             raise CommandError(f"{file}: not a GGUF that transformers can convert ({first_sentence(last)})")

@@ -41,4 +41,4 @@ def said_once(name: str) -> Iterator[None]:
     except (CommandError, StudyError):
         raise
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise CommandError(f"base.name: {name} cannot be loaded: {first_sentence(error)}") from None
+        raise CommandError(f"base.name: {name} cannot be loaded: {first_sentence(error)}") from error

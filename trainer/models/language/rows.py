@@ -66,7 +66,7 @@ def build_rows(
 
     Raises
     ------
-    ValueError
+    UserError
         A sequence longer than ``pack_length`` (both numbers are in the message), or nothing before a caption.
     """
     if any(not (prompt.before or prompt.after or num_prefix) for prompt in prompts):
@@ -123,7 +123,7 @@ def cut_by_length(lengths: Sequence[int], num_parts: int) -> list[list[int]]:
 
     Raises
     ------
-    ValueError
+    UserError
         The items cannot be dealt out evenly.
     """
     if num_parts < 1 or len(lengths) % num_parts:
