@@ -57,8 +57,8 @@ class GlobalBatchNorm(nn.Module):
             if not self.training:
                 return F.batch_norm(x32, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps).to(x.dtype)
             if collectives.num_ranks() == 1:
-                y = F.batch_norm(x32, self.running_mean, self.running_var, weight, bias, True, self.momentum, self.eps)
-                return y.to(x.dtype)
+                return F.batch_norm(x32, self.running_mean, self.running_var, weight, bias, True, self.momentum, self.eps).to(x.dtype)
+            y: Tensor
             y, mean_C, var_C, count = _NormalizeAcrossRanks.apply(x32, weight, bias, self.eps)
             with torch.no_grad():
                 self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
@@ -82,7 +82,7 @@ class _NormalizeAcrossRanks(torch.autograd.Function):
         else:
             local_var_C, local_mean_C = x.new_zeros(num_features), x.new_zeros(num_features)
         local = torch.cat([x.new_tensor([local_count]), local_mean_C, local_var_C])
-        counts_R, means_RC, vars_RC = collectives.gather_ids(local[None]).split([1, num_features, num_features], dim=1)
+        counts_R, means_RC, vars_RC = torch.split(collectives.gather_ids(local[None]), [1, num_features, num_features], dim=1)
         count = counts_R.sum()
         if count <= 1:
             raise UserError("batch normalisation needs more than one value a channel over all ranks: enlarge the batch, or norm: layer")

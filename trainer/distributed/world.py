@@ -226,7 +226,7 @@ def stop_distributed() -> None:
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        return int(listener.getsockname()[1])
 
 
 def _integer(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -88,7 +88,7 @@ class ContrastiveModelConfig:
 
         Raises
         ------
-        ValueError
+        UserError
             Sizes contradict each other; both are in the message.
         """
         return ContrastiveModel(self, n_chans, n_times, sfreq, num_subjects, embedding_dim, num_concepts, positions, loss or LossConfig())
@@ -187,7 +187,8 @@ class ContrastiveModel(nn.Module):
             )
         if self.subjects is not None:
             eeg_BCT = self.subjects(eeg_BCT, subject_B)
-        return self.encoder(eeg_BCT, subject_B, self.positions_C3)
+        encoded: EncoderOutput = self.encoder(eeg_BCT, subject_B, self.positions_C3)
+        return encoded
 
     def embed_eeg(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
         """EEG in the common space: (B, P) float32, unit norm."""
@@ -196,7 +197,8 @@ class ContrastiveModel(nn.Module):
     def name_concepts(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
         """Scores of the concept head, which must be there: (B, K) float32."""
         assert self.concept_head is not None, "built without a concept head"
-        return self.concept_head(self.eeg_head(self.encode(eeg_BCT, subject_B).embedding_BE).float()).float()
+        logits_BK: Tensor = self.concept_head(self.eeg_head(self.encode(eeg_BCT, subject_B).embedding_BE).float())
+        return logits_BK.float()
 
     def embed_image(self, target_BE: Tensor) -> Tensor:
         """Image embeddings in the common space: (B, P) float32, unit norm."""

@@ -42,4 +42,5 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_BP: Tensor) -> Tensor:
         """(B, P) -> (B, P)."""
-        return x_BP + self.dropout(self.linear(self.activation(x_BP)))
+        change_BP: Tensor = self.dropout(self.linear(self.activation(x_BP)))
+        return x_BP + change_BP

@@ -141,7 +141,8 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
-        return self.dropout(self.convolution(F.pad(F.relu(x) if self.rectify else x, self.padding)))
+        maps: Tensor = self.dropout(self.convolution(F.pad(F.relu(x) if self.rectify else x, self.padding)))
+        return maps
 
 
 class _Halving(nn.Module):
@@ -159,7 +160,8 @@ class _Halving(nn.Module):
         self.size = [(length + 2 * extra - 3) // stride + 1 for length, extra in zip(size, padding, strict=True)]
 
     def forward(self, x_BFHW: Tensor) -> Tensor:
-        return self.dropout(self.convolution(F.relu(self.norm(x_BFHW))))
+        maps_BFHW: Tensor = self.dropout(self.convolution(F.relu(self.norm(x_BFHW))))
+        return maps_BFHW
 
 
 class _Residual(nn.Module):

@@ -150,7 +150,7 @@ class _ConvBlock(nn.Module):
         self.residual = wide_in == wide_out
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        y_BCT = self.dropout(F.gelu(self.norm(self.convolution(x_BCT))))
+        y_BCT: Tensor = self.dropout(F.gelu(self.norm(self.convolution(x_BCT))))
         return x_BCT + y_BCT if self.residual else y_BCT
 
 
@@ -196,4 +196,5 @@ class _TransformerLayer(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         heads_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, dropout_p=dropout)
         x_BLD = x_BLD + self.dropout(self.from_heads(heads_BHLK.transpose(1, 2).flatten(2)))
-        return x_BLD + self.feedforward(self.norm_feedforward(x_BLD))
+        change_BLD: Tensor = self.feedforward(self.norm_feedforward(x_BLD))
+        return x_BLD + change_BLD

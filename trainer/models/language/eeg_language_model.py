@@ -252,8 +252,8 @@ class EEGLanguageModel(nn.Module):
     def _embed(self, ids_ML: Tensor, slot_N: Tensor, prefix_BKH: Tensor | None) -> Tensor:
         """Token embeddings with the prefix in its slots; through the embedding module, so that its own scaling (Gemma) is applied."""
         table = self._plain.get_input_embeddings()
-        embeds_MLH = table(ids_ML)
+        embeds_MLH: Tensor = table(ids_ML)
         if prefix_BKH is None or not len(slot_N):
             return embeds_MLH
         flat = embeds_MLH.flatten(0, 1).index_copy(0, slot_N, prefix_BKH.flatten(0, 1).to(embeds_MLH.dtype))
-        return flat.unflatten(0, ids_ML.shape)
+        return flat.view(embeds_MLH.shape)

@@ -31,7 +31,8 @@ def embed_tokens(llm: Any, ids: Tensor) -> Tensor:
     Through the embedding module, never through its weight: Gemma's multiplies by sqrt(H) inside the module, and its decoder takes
     ``inputs_embeds`` as they are. What stands beside token embeddings, such as prefix tokens, is therefore made at this scale.
     """
-    return plain_llm(llm).get_input_embeddings()(ids)
+    embeds: Tensor = plain_llm(llm).get_input_embeddings()(ids)
+    return embeds
 
 
 def embedding_rms(llm: Any) -> float:

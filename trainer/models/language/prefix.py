@@ -77,11 +77,12 @@ class Projector(nn.Module):
         """float32 or autocast (B, S, D) -> (B, K, H)."""
         normed_BSD = self.input_norm(features_BSD)
         if self.resampler is not None:
-            prefix_BKH = self.resampler(normed_BSD)
+            found_BKH = self.resampler(normed_BSD)
         else:
             assert self.net is not None
-            prefix_BKH = self.net(normed_BSD.mean(dim=1)).unflatten(-1, (self.num_tokens, self.hidden_size))
-        return self.output_norm(prefix_BKH) * self.scale
+            found_BKH = self.net(normed_BSD.mean(dim=1)).unflatten(-1, (self.num_tokens, self.hidden_size))
+        prefix_BKH: Tensor = self.output_norm(found_BKH) * self.scale
+        return prefix_BKH
 
 
 class Resampler(nn.Module):
@@ -124,4 +125,5 @@ class _Block(nn.Module):
         key, value = self.to_key_value(self.source_norm(source_BSH)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         found = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
         x_BKH = x_BKH + self.from_heads(found.transpose(1, 2).flatten(2))
-        return x_BKH + self.mlp(self.mlp_norm(x_BKH))
+        change_BKH: Tensor = self.mlp(self.mlp_norm(x_BKH))
+        return x_BKH + change_BKH

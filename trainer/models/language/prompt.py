@@ -140,7 +140,7 @@ class Prompter:
             if token in self.end_ids:
                 break
             kept.append(int(token))
-        return self.tokenizer.decode(kept, skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True)).strip()
 
     def _said(self, words: Sequence[str], style: Style | None) -> str:
         instruction = STYLES[style] if style else self.config.instruction
@@ -168,10 +168,10 @@ class Prompter:
         from jinja2 import TemplateError
 
         try:
-            return self.tokenizer.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, tokenize=False)
+            return str(self.tokenizer.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, tokenize=False))
         except TemplateError as error:
             what = "prompt.system" if turns[0]["role"] == "system" else "prompt.template"
-            raise CommandError(f"{what}: this tokenizer's chat template refuses it ({error})") from None
+            raise CommandError(f"{what}: this tokenizer's chat template refuses it ({error})") from error
 
     def _turn_end(self) -> int | None:
         """The special token after what the assistant said, where the template has one."""

@@ -138,4 +138,4 @@ def _part(name: str) -> str:
 
 def _describe(plain: dict[str, Any], fields: list[str]) -> str:
     values = ", ".join(f"{field} {plain['init_args'][field]}" for field in fields)
-    return plain["class_path"].rpartition(".")[2] + (f" with {values}" if values else "")
+    return str(plain["class_path"]).rpartition(".")[2] + (f" with {values}" if values else "")

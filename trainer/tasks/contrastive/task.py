@@ -195,7 +195,8 @@ class Autocast(nn.Module):
     def forward(self, *arguments: Tensor) -> ContrastiveOutput:
         """As the model's."""
         with autocast(self.precision, self.device_type):
-            return self.model(*arguments)
+            out: ContrastiveOutput = self.model(*arguments)
+        return out
 
 
 class Embedded(NamedTuple):

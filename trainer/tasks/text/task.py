@@ -210,7 +210,8 @@ class TextTask(BaseTask):
         if not length or self.source not in ("image", "both"):
             return None
         key_B = random.hash_torch(self.config.train.seed, batch.data_pass_B, batch.item_B, _NOISE, device=self.device)
-        return random.normal_torch(key_B, width) * (length / width**0.5)
+        noise_BP: Tensor = random.normal_torch(key_B, width) * (length / width**0.5)
+        return noise_BP
 
     def _batch(self, items: TextItems, weight: Tensor) -> TextBatch:
         return text_batch(items, self.prompter, weight=weight, pack_length=self.config.stage.pack_length)

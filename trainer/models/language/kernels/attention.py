@@ -102,7 +102,7 @@ def packed_attention(
     window = sliding_window if sliding_window is not None and sliding_window < max_length_q else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out_TQD = attend(q_TQD, k_TQD, v_TQD, cu_seq_lens_q, max_length_q, scale, window)
-    return out_TQD.unflatten(0, (rows, columns)), None
+    return out_TQD.reshape(rows, columns, *out_TQD.shape[1:]), None
 
 
 def by_sequence(q_TQD: Tensor, k_TQD: Tensor, v_TQD: Tensor, ends: Tensor, longest: int, scale: float, window: int | None = None) -> Tensor:

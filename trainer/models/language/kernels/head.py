@@ -29,7 +29,8 @@ def supervised_loss(hidden_NH: Tensor, weight_VH: Tensor, label_N: Tensor, block
     if torch.is_autocast_enabled(hidden_NH.device.type):
         dtype = torch.get_autocast_dtype(hidden_NH.device.type)
         hidden_NH, weight_VH = hidden_NH.to(dtype), weight_VH.to(dtype)
-    return _HeadLoss.apply(hidden_NH, weight_VH, label_N, max(1, block_values // len(weight_VH)))
+    found: tuple[Tensor, Tensor] = _HeadLoss.apply(hidden_NH, weight_VH, label_N, max(1, block_values // len(weight_VH)))
+    return found
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -28,7 +28,8 @@ def fuse_norms(llm: nn.Module) -> int:
 def _fused_norm_class(kind: Any) -> type:
     def forward(self: Any, hidden_states: Tensor) -> Tensor:
         if hidden_states.dtype != self.weight.dtype:
-            return kind.forward(self, hidden_states)
+            normed: Tensor = kind.forward(self, hidden_states)
+            return normed
         with torch.autocast(hidden_states.device.type, enabled=False):  # which would widen its output to float32
             return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
 

@@ -34,15 +34,18 @@ def fuse_lora(model: nn.Module) -> int:
 def _fused_class(kind: Any) -> type:
     def forward(self: Any, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
         plan = None if arguments or options else _plan(self, x)
+        out: Tensor
         if plan is None:
-            return kind.forward(self, x, *arguments, **options)
+            out = kind.forward(self, x, *arguments, **options)
+            return out
         a, b, scale, dropout, dtype = plan
         a, b = a.to(dtype), b.to(dtype)
         base = self.base_layer
         if type(base) is nn.Linear:
-            return _LoraLinear.apply(x.to(dtype), base.weight.to(dtype), base.bias, a, b, scale, dropout)
-        result = base(x)
-        return _LoraUpdate.apply(result, x.to(dtype), a, b, scale, dropout)
+            out = _LoraLinear.apply(x.to(dtype), base.weight.to(dtype), base.bias, a, b, scale, dropout)
+        else:
+            out = _LoraUpdate.apply(base(x), x.to(dtype), a, b, scale, dropout)
+        return out
 
     return type(f"Fused{kind.__name__}", (kind,), {"forward": forward})
 
@@ -77,7 +80,7 @@ class _LoraLinear(torch.autograd.Function):
         out.addmm_(low, b.t(), alpha=scale)
         ctx.save_for_backward(flat, mask, low, weight, a, b)
         ctx.scale, ctx.dropout, ctx.shape = scale, dropout, x.shape
-        return out.unflatten(0, x.shape[:-1])
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -134,4 +137,5 @@ def _low_rank_gradients(
 
 
 def _masked(values: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    return torch.ops.aten.native_dropout_backward(values, mask, 1.0 / (1.0 - dropout))
+    kept: Tensor = torch.ops.aten.native_dropout_backward(values, mask, 1.0 / (1.0 - dropout))
+    return kept
