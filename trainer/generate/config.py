@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_prep.contract.seed import check_seed
 from trainer.artifacts.generations import ARMS
 from trainer.data.captions import Missing
 from trainer.distributed.world import DeviceName
@@ -57,6 +58,7 @@ class GenerateConfig:
     """Longest wait for the other ranks."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown or not self.arms:
             raise ValueError(f"arms: {unknown[0] if unknown else 'empty'}, expected some of {', '.join(ARMS)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_prep.contract.seed import check_seed
 from trainer.evaluate.baselines import Baseline, ConceptRidge
 
 
@@ -34,6 +35,7 @@ class EvaluateClassesConfig:
     """Where the encoder computes."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.num_resamples < 1:
             raise ValueError(f"num_resamples: {self.num_resamples}, expected at least 1")
         for baseline in self.baselines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_prep.contract.seed import check_seed
 from trainer.evaluate.baselines import Baseline, EncodingModel, Lda, Ridge
 
 
@@ -41,6 +42,7 @@ class EvaluateRetrievalConfig:
     """Where the encoder computes."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if (self.export is None) == (self.embeds is None):
             raise ValueError(f"export is {self.export!r} and embeds {self.embeds!r}: expected exactly one of them")
         for name in ("num_resamples", "num_permutations"):

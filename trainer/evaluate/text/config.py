@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_prep.contract.seed import check_seed
 from trainer.evaluate.text.judge import JudgeConfig
 from trainer.evaluate.text.models import MINILM
 from trainer.training.tracking import check_tracking_uri
@@ -55,6 +56,7 @@ class EvaluateTextConfig:
     """Tracking URI of that store; empty: the one in the training's config."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if not self.generations:
             raise ValueError("generations: empty, expected at least one folder that generate wrote")
         if len({str(Path(folder)) for folder in self.generations}) < len(self.generations):
