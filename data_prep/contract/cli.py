@@ -24,6 +24,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -230,10 +231,10 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _config_files(words: Sequence[str]) -> Iterator[str]:
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in pairwise([*words, None]):
         if word == "--config":
             yield following or ""
-        elif word.startswith("--config="):
+        elif word is not None and word.startswith("--config="):
             yield word.removeprefix("--config=")
 
 

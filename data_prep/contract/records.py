@@ -11,14 +11,27 @@ import json
 import math
 import types
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import read_json, write_json
+from data_prep.contract.files import read_json, sha256_file, write_json
 
 FLAT = {"flat": True}
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedFile:
+    """A file as it was when it was sealed."""
+
+    bytes: int
+    sha256: str
+
+    def is_that_of(self, path: Path) -> bool:
+        """Whether ``path`` is that file still."""
+        return path.is_file() and path.stat().st_size == self.bytes and sha256_file(path) == self.sha256
 
 
 def to_json(record: Any, not_finite: list[str] | None = None) -> dict[str, Any]:

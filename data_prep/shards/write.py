@@ -12,32 +12,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import importlib.metadata
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from data_prep.contract import cli, schema
 from data_prep.contract.errors import StudyError
-from data_prep.contract.files import canonical_json, fsync_folder, read_json, sha256_file, sha256_json, write_atomically, write_json
-from data_prep.contract.manifest import Embedding, Manifest, Quality, Shard, Signal, Tables, read_manifest, write_manifest
+from data_prep.contract.files import sha256_file, sha256_json, write_atomically
+from data_prep.contract.manifest import Embedding, Manifest, Quality, read_manifest, write_manifest
 from data_prep.contract.progress import tracked
 from data_prep.embed import table as embedding_table
 from data_prep.embed.base import EmbeddingConfig
-from data_prep.shards import ustar
+from data_prep.shards.plan import check_source, make_plan, refuse_other_plan, signal_of, tables_of
+from data_prep.shards.shard import Job, finished, write_shard
 from data_prep.studies import captions
-from data_prep.studies.base import ReaderConfig, SamplePlan, Source, StudyFacts
+from data_prep.studies.base import ReaderConfig, Source
 
-MAX_ROUNDING = 0.01
-"""Largest rounding error (root mean square) of a channel as a fraction of its standard deviation within trials."""
-KINDS = ("tar", "index", "trials")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -70,18 +66,6 @@ class ShardConfig:
             schema.check_embedding_name(name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What writing a shard needs; arrays in ``tables`` are float16 (n_stimuli, dim), by embedding name."""
-
-    root: Path
-    source: Source
-    tables: dict[str, np.ndarray]
-    eeg_dtype: np.dtype
-    captions: bool
-    plan_hash: str
-
-
 def run(config: ShardConfig) -> None:
     """Write ``config.output``; print where it is and its fingerprint."""
     console = Console(stderr=True)
@@ -110,7 +94,7 @@ def write_study(config: ShardConfig, console: Console | None = None) -> Manifest
     """
     console = console or Console(stderr=True, quiet=True)
     source = config.reader.open()
-    _check_source(source)
+    check_source(source)
     root = Path(config.output)
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -132,12 +116,19 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
         leftover.unlink()
     facts = source.facts
     keys = {name: _embedding_key(embedding, source) for name, embedding in config.embeddings.items()}
-    plan = _plan(config, source, keys)
-    _refuse_other_plan(root, plan)
+    plan = make_plan(
+        source,
+        config.reader,
+        keys,
+        eeg_dtype=config.eeg_dtype,
+        samples_per_shard=config.samples_per_shard,
+        captions=config.captions,
+    )
+    refuse_other_plan(root, plan)
     tables, entries = _embeddings(config, source, root, keys, console)
     # An embedding lost and computed again on another machine may differ in its last bits; then no finished shard holds it.
     plan_hash = sha256_json([plan, {name: entry.sha256 for name, entry in entries.items()}])
-    job = _Job(
+    job = Job(
         root=root,
         source=source,
         tables={name: table.astype("<f2") for name, table in tables.items()},
@@ -152,14 +143,14 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
     shards, quality = [], Counter[str]()
     for number, start in enumerate(tracked(starts, "shards")):
         stop = min(start + config.samples_per_shard, len(source.samples))
-        done = _finished(root, number, plan_hash) or _write_shard(job, number, range(start, stop))
-        quality.update(done["quality"])
-        shards.append(_manifest_row(number, done))
+        done = finished(root, number, plan_hash) or write_shard(job, number, range(start, stop))
+        quality.update(done.quality)
+        shards.append(done.manifest_row(number))
     manifest = Manifest(
         stimulus_level=facts.stimulus_level,
-        signal=_signal(facts, config.eeg_dtype),
+        signal=signal_of(facts, config.eeg_dtype),
         shards=shards,
-        tables=_tables(facts),
+        tables=tables_of(facts),
         embeddings=entries,
         tar_embeddings=list(tables),
         captions=job.captions,
@@ -183,74 +174,6 @@ def _manifest_with_later_embeddings(root: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
-# ------------------------------------------------------------------------------------------------------------- plan
-
-
-def _check_source(source: Source) -> None:
-    facts = source.facts
-    if not source.samples:
-        raise StudyError("the reader found no samples: expected at least one trial")
-    for name in ("subjects", "concepts", "sessions", "recordings"):
-        _refuse_repeats(name, getattr(facts, name))
-    _refuse_repeats("stimulus ids", [stimulus.id for stimulus in facts.stimuli])
-    _refuse_repeats("sample keys", [sample.key for sample in source.samples])
-    limits = {"session": len(facts.sessions), "recording": len(facts.recordings)}
-    for sample in source.samples:
-        for name, limit in limits.items():
-            if not 0 <= min(getattr(sample, name)) <= max(getattr(sample, name)) < limit:
-                raise StudyError(f"sample {sample.key!r}: a {name} id is outside 0..{limit - 1}")
-        if not (0 <= sample.subject < len(facts.subjects) and 0 <= sample.stimulus < len(facts.stimuli)):
-            raise StudyError(f"sample {sample.key!r}: subject {sample.subject} or stimulus {sample.stimulus} is not in the reader's tables")
-
-
-def _refuse_repeats(what: str, values: Sequence[str]) -> None:
-    repeated = [value for value, count in Counter(values).items() if count > 1]
-    if repeated:
-        raise StudyError(f"the reader gives {what} that are not unique: {repeated[0]!r} comes twice")
-
-
-def _tables(facts: StudyFacts) -> Tables:
-    labels = {name: list(getattr(facts, name)) for name in ("subjects", "concepts", "sessions", "recordings")}
-    return Tables(**labels, stimuli=list(facts.stimuli))
-
-
-def _signal(facts: StudyFacts, eeg_dtype: str) -> Signal:
-    names = ("unit", "sfreq", "tmin", "n_times", "n_chans", "ch_names", "positions")
-    return Signal(**{name: getattr(facts, name) for name in names}, dtype=eeg_dtype)
-
-
-def _plan(config: ShardConfig, source: Source, embedding_keys: Mapping[str, str]) -> dict[str, str]:
-    facts = source.facts
-    signal, tables = asdict(_signal(facts, "")), asdict(_tables(facts))
-    samples = [{name: getattr(sample, name) for name in SamplePlan.__dataclass_fields__} for sample in source.samples]
-    return {
-        "schema": str(schema.SCHEMA_VERSION),
-        "facts": sha256_json([facts.stimulus_level, signal, tables, facts.captions, facts.preprocessing]),
-        "source files": source.source_hash,
-        "reader": sha256_json(cli.to_plain(config.reader, ReaderConfig)),
-        "eeg_dtype": config.eeg_dtype,
-        "samples_per_shard": str(config.samples_per_shard),
-        "captions": str(config.captions),
-        "embeddings": sha256_json(list(embedding_keys.items())),
-        "samples": sha256_json(samples),
-    }
-
-
-def _refuse_other_plan(root: Path, plan: dict[str, str]) -> None:
-    path = root / "plan.json"
-    finished = [*sorted(root.glob("*.done.json")), *root.glob("manifest.json")]
-    if path.is_file() and finished:
-        other = read_json(path)
-        differing = [name for name in plan if not isinstance(other, dict) or other.get(name) != plan[name]]
-        if differing:
-            raise StudyError(
-                f"{root}: holds shards of another plan (other {', '.join(differing)}): choose another output, or delete this folder"
-            )
-    elif foreign := [*finished, *([] if path.is_file() else sorted(root.glob("*.tar")))]:
-        raise StudyError(f"{root}: holds {foreign[0].name} but no plan.json: expected an empty folder or shards of the same plan")
-    write_json(path, plan)
-
-
 # ------------------------------------------------------------------------------------------------------- embeddings
 
 
@@ -262,7 +185,7 @@ def _embedding_key(embedding: EmbeddingConfig, source: Source) -> str:
     sizes = [[path.name, path.stat().st_size if path.is_file() else None] for path in images]
     config = cli.to_plain(embedding, EmbeddingConfig)
     imported = [sha256_file(Path(v)) for v in config["init_args"].values() if isinstance(v, str) and Path(v).is_file()]
-    return sha256_json([config, imported, asdict(_tables(facts))["stimuli"], facts.concepts, sizes])
+    return sha256_json([config, imported, asdict(tables_of(facts))["stimuli"], facts.concepts, sizes])
 
 
 def _embeddings(
@@ -281,161 +204,7 @@ def _embeddings(
     return tables, entries
 
 
-# ------------------------------------------------------------------------------------------------------- one shard
-
-
-def _finished(root: Path, number: int, plan_hash: str) -> dict[str, Any] | None:
-    name = schema.shard_name(number)
-    if not (root / f"{name}.done.json").is_file():
-        return None
-    done = read_json(root / f"{name}.done.json")
-    for kind in KINDS:
-        path, facts = _shard_file(root, name, kind), done["files"][kind]
-        if not path.is_file() or path.stat().st_size != facts["bytes"] or sha256_file(path) != facts["sha256"]:
-            return None
-    return done if done["plan_hash"] == plan_hash else None
-
-
-def _shard_file(root: Path, name: str, kind: str) -> Path:
-    return root / (f"{name}.tar" if kind == "tar" else f"{name}.{kind}.npy")
-
-
-def _write_shard(job: _Job, number: int, samples: range) -> dict[str, Any]:
-    name = schema.shard_name(number)
-    # A stale mark beside a new tar would be believed after a crash between the renames.
-    (job.root / f"{name}.done.json").unlink(missing_ok=True)
-    partial = job.root / f".{name}.tar.partial"
-    index = np.zeros(len(samples), schema.index_dtype(list(job.tables), captions=job.captions))
-    trials: list[tuple[int, int, int]] = []
-    quality = Counter[str]()
-    digest, size = hashlib.sha256(), 0
-    try:
-        with partial.open("wb") as file:
-            for row, i in enumerate(samples):
-                plan = job.source.samples[i]
-                for member, suffix, header, content in _members(job, i):
-                    length = len(header) + len(content)
-                    block = b"".join((ustar.member_header(f"{plan.key}.{suffix}", length), header, content, ustar.padding(length)))
-                    index[row][f"{member}_offset"] = size + ustar.BLOCK_BYTES + len(header)
-                    index[row][f"{member}_bytes"] = len(content)
-                    file.write(block)
-                    digest.update(block)
-                    size += len(block)
-                stimulus = job.source.facts.stimuli[plan.stimulus]
-                for column, value in zip(
-                    ("n_reps", "subject", "stimulus", "concept"),
-                    (plan.n_reps, plan.subject, plan.stimulus, stimulus.concept),
-                    strict=True,
-                ):
-                    index[row][column] = value
-                trials += [(row, s, r) for s, r in zip(plan.session, plan.recording, strict=True)]
-                quality.update(plan.quality)
-            file.write(ustar.END)
-            digest.update(ustar.END)
-            size += len(ustar.END)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        os.replace(partial, job.root / f"{name}.tar")
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    fsync_folder(job.root)
-    files = {"tar": {"bytes": size, "sha256": digest.hexdigest()}}
-    for kind, table in (("index", index), ("trials", np.array(trials, schema.TRIALS_DTYPE))):
-        data = ustar.npy_bytes(table)
-        write_atomically(_shard_file(job.root, name, kind), data)
-        files[kind] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    done = {
-        "plan_hash": job.plan_hash,
-        "rows": len(index),
-        "repetitions": len(trials),
-        "files": files,
-        "quality": dict(sorted(quality.items())),
-    }
-    write_json(job.root / f"{name}.done.json", done)
-    return done
-
-
-def _members(job: _Job, i: int) -> Iterator[tuple[str, str, bytes, bytes]]:
-    """Member name, tar suffix, npy header (empty for text) and content of one sample, in the order of the index."""
-    plan, facts = job.source.samples[i], job.source.facts
-    eeg = cast_eeg(job.source.eeg(i), job.eeg_dtype, plan, facts)
-    yield "eeg", "eeg.npy", ustar.npy_header(eeg), eeg.tobytes()
-    for name, table in job.tables.items():
-        yield name, f"{name}.npy", ustar.npy_header(table[plan.stimulus]), table[plan.stimulus].tobytes()
-    if job.captions:
-        lines = (facts.captions or [])[plan.stimulus]
-        yield "txt", "txt", b"", "\n".join(" ".join(line.split()) for line in lines).encode()
-    yield "json", "json", b"", canonical_json(describe(plan, facts))
-
-
-def describe(plan: SamplePlan, facts: StudyFacts) -> dict[str, Any]:
-    """What ``KEY.json`` says: who, what and, one entry a repetition, when; ``unknown`` where the source has lost it."""
-    stimulus = facts.stimuli[plan.stimulus]
-    return {
-        "subject": facts.subjects[plan.subject],
-        "stimulus": stimulus.id,
-        "concept": stimulus.concept,
-        "concept_name": facts.concepts[stimulus.concept],
-        "image": stimulus.image,
-        "session": [facts.sessions[s] for s in plan.session],
-        "recording": [facts.recordings[r] for r in plan.recording],
-        "trial": [t if t >= 0 else schema.UNKNOWN for t in plan.trial],
-        "onset_seconds": [schema.UNKNOWN if t is None else t for t in plan.onset_seconds],
-        "quality": plan.quality,
-    }
-
-
-def cast_eeg(eeg_RCT: np.ndarray, dtype: np.dtype, plan: SamplePlan, facts: StudyFacts) -> np.ndarray:
-    """EEG of one sample in the study's dtype, refused where the cast would lose what matters.
-
-    Parameters
-    ----------
-    eeg_RCT
-        (n_reps, n_chans, n_times) in ``facts.unit``.
-
-    Raises
-    ------
-    StudyError
-        Wrong shape, values not finite (before or after the cast), a constant channel, or a rounding error above
-        :data:`MAX_ROUNDING` of a channel's standard deviation within trials.
-    """
-    expected = (plan.n_reps, facts.n_chans, facts.n_times)
-    if eeg_RCT.shape != expected:
-        raise StudyError(f"sample {plan.key}: EEG has shape {eeg_RCT.shape}, expected {expected} (n_reps, n_chans, n_times)")
-    eeg = np.asarray(eeg_RCT, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        cast = np.ascontiguousarray(eeg_RCT, dtype=dtype)
-    bad_C = ~np.isfinite(cast).all(axis=(0, 2))
-    if bad_C.any():
-        name = facts.ch_names[int(bad_C.argmax())]
-        kind = f"values beyond the range of {dtype.name}" if np.isfinite(eeg).all() else "values that are not finite"
-        raise StudyError(f"sample {plan.key}: channel {name} has {kind}, expected finite {facts.unit}")
-    within = eeg - eeg.mean(axis=2, keepdims=True)
-    std_C = np.sqrt((within**2).mean(axis=(0, 2)))
-    constant_C = np.ptp(eeg, axis=(0, 2)) == 0
-    if constant_C.any():
-        name = facts.ch_names[int(constant_C.argmax())]
-        raise StudyError(f"sample {plan.key}: channel {name} is constant, expected a signal: drop the channel or the trial")
-    error_C = np.sqrt(((cast - eeg) ** 2).mean(axis=(0, 2)))
-    coarse_C = error_C > MAX_ROUNDING * std_C
-    if coarse_C.any():
-        worst = int(coarse_C.argmax())
-        share = error_C[worst] / std_C[worst] if std_C[worst] else np.inf
-        raise StudyError(
-            f"sample {plan.key}: rounding channel {facts.ch_names[worst]} to {dtype.name} loses {share:.1%} of its standard deviation, "
-            f"expected at most {MAX_ROUNDING:.0%}: high-pass first, or write eeg_dtype float32"
-        )
-    return cast
-
-
 # ---------------------------------------------------------------------------------------------------------- helpers
-
-
-def _manifest_row(number: int, done: Mapping[str, Any]) -> Shard:
-    files = {f"{kind}_{fact}": done["files"][kind][fact] for kind in KINDS for fact in ("bytes", "sha256")}
-    return Shard(name=schema.shard_name(number), rows=done["rows"], repetitions=done["repetitions"], **files)
 
 
 def _bytes_left(config: ShardConfig, source: Source, done: int) -> int:

@@ -74,6 +74,10 @@ def yaml_file(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_a_config_of_defaults_needs_no_argument() -> None:
+    assert cli.parse(Optim, []) == Optim()
+
+
 def test_overrides_win_on_both_sides_of_config(yaml_file: str) -> None:
     before = cli.parse(Config, ["--optim.lr", "0.1", "--config", yaml_file])
     after = cli.parse(Config, [f"--config={yaml_file}", "--optim.lr=0.1"])

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from data_prep.contract import cli
-from data_prep.contract.errors import StudyError
+from data_prep.contract.errors import StudyError, UserError
 from data_prep.contract.manifest import read_manifest, read_shard_tables
 from data_prep.shards import write as shards
 from data_prep.shards.verify import verify
@@ -146,6 +147,7 @@ def test_the_saved_config_writes_the_same_study(study: Path, tmp_path: Path) -> 
 KILL = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from tests.helpers.tiny_study import write_tiny_study
 from tests.unit.test_shards import contents
 
@@ -254,6 +256,16 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
     finally:
         if mounted:
             subprocess.run(["umount", str(root.parent)], check=True, timeout=20)
+
+
+@pytest.mark.parametrize("change", [{"rows": "all"}, {"files": {}}, {"files": {"tar": {"bytes": 1}}}, {"quality": None}, {"plan_hash": 3}])
+def test_a_damaged_mark_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_tiny_study(tmp_path / "study", n_stimuli=6)
+    mark = tmp_path / "study" / "000000.done.json"
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | change))
+    with pytest.raises(UserError, match=r"000000\.done\.json: .*expected") as caught:
+        write_tiny_study(tmp_path / "study", n_stimuli=6)
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------------- one sentence

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import fsync_folder, read_json, sha256_file
-from data_prep.contract.records import from_json, write_record
+from data_prep.contract.records import SealedFile, from_json, write_record
 from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.world import World
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
@@ -45,14 +45,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
-    """A file as it was sealed."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Seal:
     """A checkpoint's ``manifest.json``."""
 
@@ -61,7 +53,7 @@ class Seal:
     world_size: int
     """Ranks that wrote it."""
     state: TrainState
-    files: dict[str, File]
+    files: dict[str, SealedFile]
     """By name inside the checkpoint's folder."""
     trainable: tuple[str, ...] = ()
     """Names of the parameters that were trained."""
@@ -181,7 +173,7 @@ def save(
                 state=state,
                 trainable=tuple(_trainable(engine.module)),
                 files={
-                    file.relative_to(path).as_posix(): File(bytes=file.stat().st_size, sha256=_synced_hash(file))
+                    file.relative_to(path).as_posix(): SealedFile(bytes=file.stat().st_size, sha256=_synced_hash(file))
                     for file in sorted(path.rglob("*"))
                     if file.is_file()
                 },
