@@ -6,7 +6,6 @@ Each is one file and one line of a config; nothing of the project is changed or 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from data_prep.contract.manifest import read_manifest
 from tests.helpers.readme import ROOT, blocks, commands, files
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
+from trainer.distributed.child import environment_of_its_own
 from trainer.training.run_folder import read_lines
 
 pytestmark = pytest.mark.timeout(300)
@@ -29,7 +29,8 @@ STUDY, RUN = Path("studies/my-lab"), Path("runs/my-lab")
 
 def python(home: Path, *arguments: str) -> str:
     """Run Python as a user in ``home`` does, with the project installed; returns stdout."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = environment_of_its_own()  # a run that another test made in this process leaves its port in it
+    environment |= {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *arguments], cwd=home, env=environment, text=True, capture_output=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout

@@ -14,6 +14,7 @@ import yaml
 
 from tests.distributed.launcher import free_port
 from tests.helpers.readme import READMES, ROOT, Block, blocks, commands, files
+from trainer.distributed.child import environment_of_its_own
 
 pytestmark = pytest.mark.timeout(400)
 RUNS_HERE = ("README.md", "launch/README.md")
@@ -30,7 +31,7 @@ def environment() -> dict[str, str]:
     """That of a user who has activated the environment that ``make`` installed."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     quiet = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return {**os.environ, **quiet, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return {**environment_of_its_own(), **quiet, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")
