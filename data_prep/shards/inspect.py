@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.contract import schema
+from data_prep.contract.audit import read_audit
 from data_prep.contract.errors import StudyError
-from data_prep.contract.files import read_json
 from data_prep.contract.manifest import assign_parts, read_split
 from data_prep.contract.words import short
 from data_prep.shards.open import StudyFolder, open_study
@@ -106,8 +106,8 @@ def _splits(study: StudyFolder) -> Table:
             continue
         split = read_split(study.root, study.manifest, path.stem)
         part = assign_parts(split, study.table)
-        audited = study.root / "splits" / f"{path.stem}.audit.json"
-        verdict = read_json(audited)["verdict"] if audited.is_file() else "missing"
+        audited = read_audit(study.root, path.stem)
+        verdict = "missing" if audited is None else audited.verdict
         fitted = "yes" if (study.root / "transforms" / f"{path.stem}.npz").is_file() else "no"
         counts = [str(int((part == number).sum())) for number in (1, 2, 3)]
         table.add_row(path.stem, split.policy, *counts, verdict, fitted, split.hash[:12])

@@ -54,15 +54,27 @@ class Done:
         return Shard(name=schema.shard_name(number), rows=self.rows, repetitions=self.repetitions, **facts)
 
 
+def read_done(path: Path) -> Done:
+    """A shard's mark.
+
+    Raises
+    ------
+    StudyError, CommandError
+        It is missing or damaged; the message names the field.
+    """
+    done = read_record(path, Done, written_by="shard")
+    if {*done.files} != {*KINDS}:
+        raise StudyError(f"{path}: files are {', '.join(done.files) or 'none'}, expected {', '.join(KINDS)}")
+    return done
+
+
 def finished(root: Path, number: int, plan_hash: str) -> Done | None:
     """The mark of a shard of this plan that is whole; None: it is to be written."""
     name = schema.shard_name(number)
     path = root / f"{name}.done.json"
     if not path.is_file():
         return None
-    done = read_record(path, Done, written_by="shard")
-    if {*done.files} != {*KINDS}:
-        raise StudyError(f"{path}: files are {', '.join(done.files) or 'none'}, expected {', '.join(KINDS)}")
+    done = read_done(path)
     whole = all(sealed.is_that_of(_shard_file(root, name, kind)) for kind, sealed in done.files.items())
     return done if whole and done.plan_hash == plan_hash else None
 

@@ -15,11 +15,13 @@ from rich.console import Console
 
 from data_prep.contract import schema
 from data_prep.contract.arrays import read_archive
-from data_prep.contract.errors import StudyError
+from data_prep.contract.audit import audit_path, read_audit
+from data_prep.contract.errors import StudyError, UserError
 from data_prep.contract.files import read_json, sha256_file
 from data_prep.contract.manifest import Manifest, Shard, assign_parts, read_manifest, read_shard_tables, read_split, repetition_table
 from data_prep.contract.progress import tracked
 from data_prep.shards import reindex
+from data_prep.shards.shard import KINDS, read_done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +81,9 @@ def _check_shard(root: Path, manifest: Manifest, shard: Shard) -> None:
             row = int((expected != found).argmax()) if len(expected) == len(found) else min(len(expected), len(found))
             raise StudyError(f"{root / name}.{kind}.npy: row {row} does not agree with {name}.tar: it belongs to another tar")
     done = root / f"{name}.done.json"
-    files = read_json(done).get("files", {})
-    for kind in ("tar", "index", "trials"):
-        if files.get(kind, {}).get("sha256") != shard.sha256(kind):
+    files = read_done(done).files
+    for kind in KINDS:
+        if files[kind].sha256 != shard.sha256(kind):
             raise StudyError(f"{done}: its hash of the {kind} is not the manifest's, expected the same")
 
 
@@ -112,10 +114,10 @@ def _check_splits(root: Path, manifest: Manifest) -> Iterator[str]:
         try:
             split = read_split(root, manifest, name)
             assign_parts(split, table)
-            audited = root / "splits" / f"{name}.audit.json"
-            if not audited.is_file() or read_json(audited).get("split_hash") != split.hash:
-                raise StudyError(f"{audited}: missing or of another split: run `python -m data_prep audit`")
-        except (StudyError, KeyError) as error:
+            audited = read_audit(root, name)
+            if audited is None or audited.split_hash != split.hash:
+                raise StudyError(f"{audit_path(root, name)}: missing or of another split: run `python -m data_prep audit`")
+        except (UserError, KeyError) as error:
             yield str(error)
 
 

@@ -11,21 +11,20 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 
 from data_prep.contract import schema
+from data_prep.contract.audit import Audit, Finding, write_audit_file
 from data_prep.contract.errors import StudyError
-from data_prep.contract.files import write_json
 from data_prep.contract.manifest import Split, assign_parts, read_split
 from data_prep.contract.progress import progress
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 
-FORMAT_VERSION = 1
-VERDICTS = {"info": "sound", "caution": "caution", "problem": "unsound"}
+VERDICTS: dict[str, Literal["sound", "caution", "unsound"]] = {"info": "sound", "caution": "caution", "problem": "unsound"}
 CLAIMS = {
     "zero-shot": ("concept", "stimulus"),
     "recording": ("recording",),
@@ -58,23 +57,23 @@ def run(config: AuditConfig) -> int:
     study = open_study(config.study)
     report = write_audit(study, read_split(study.root, study.manifest, config.split))
     console = Console()
-    console.print(f"{config.split}: [bold]{report['verdict']}[/]: {report['claim']}", highlight=False, soft_wrap=True)
-    for finding in report["findings"]:
-        console.print(f"  {finding['level']}: {finding['message']}", highlight=False, soft_wrap=True)
-    return int(report["verdict"] == "unsound")
+    console.print(f"{config.split}: [bold]{report.verdict}[/]: {report.claim}", highlight=False, soft_wrap=True)
+    for finding in report.findings:
+        console.print(f"  {finding.level}: {finding.message}", highlight=False, soft_wrap=True)
+    return int(report.verdict == "unsound")
 
 
-def write_audit(study: StudyFolder, split: Split) -> dict[str, Any]:
+def write_audit(study: StudyFolder, split: Split) -> Audit:
     """Audit a split and write ``splits/NAME.audit.json``; returns what was written."""
     report = audit(study, split)
-    write_json(study.root / "splits" / f"{split.name}.audit.json", report)
+    write_audit_file(study.root, report)
     return report
 
 
-def audit(study: StudyFolder, split: Split) -> dict[str, Any]:
-    """The audit of a split: ``verdict, claim, findings[{level, kind, message, ...}], parts``."""
+def audit(study: StudyFolder, split: Split) -> Audit:
+    """The audit of a split."""
     part = assign_parts(split, study.table)
-    findings: list[dict[str, Any]] = []
+    findings: list[Finding] = []
     with progress(f"audit checks of {split.name}", 5) as advance:
         _overlaps(study, split, part, findings)
         advance()
@@ -86,21 +85,24 @@ def audit(study: StudyFolder, split: Split) -> dict[str, Any]:
         advance()
         _whitened(study, part, findings)
         advance()
-    worst = max((f["level"] for f in findings), key=list(VERDICTS).index, default="info")
+    worst = max((finding.level for finding in findings), key=list(VERDICTS).index, default="info")
     what = SENTENCES.get(split.policy, "holds for trials like the test part's")
     if split.policy == "subject" and not set(_ids(study, part, 1, "concept")) & set(_ids(study, part, 3, "concept")):
         what += ", on images of concepts never trained on"
     verb = "does NOT show" if worst == "problem" else "shows"
     level = "images" if study.manifest.stimulus_level == "image" else "classes, never single images"
-    return {
-        "format_version": FORMAT_VERSION,
-        "name": split.name,
-        "split_hash": split.hash,
-        "verdict": VERDICTS[worst],
-        "claim": f"A score on this test part {verb} that a model {what} (stimuli are {level}).",
-        "findings": findings,
-        "parts": {name: _count(study, part == number) for number, name in enumerate(schema.PARTS, start=1)},
-    }
+    return Audit(
+        name=split.name,
+        split_hash=split.hash,
+        verdict=VERDICTS[worst],
+        claim=f"A score on this test part {verb} that a model {what} (stimuli are {level}).",
+        findings=tuple(findings),
+        parts={name: _count(study, part == number) for number, name in enumerate(schema.PARTS, start=1)},
+    )
+
+
+def _finding(level: Literal["info", "caution", "problem"], kind: str, message: str, **facts: Any) -> Finding:
+    return Finding(level=level, kind=kind, message=message, facts=facts)
 
 
 def _count(study: StudyFolder, rows: np.ndarray) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _label(study: StudyFolder, field: str, i: int) -> str:
     return study.manifest.tables.labels(field)[i]
 
 
-def _overlaps(study: StudyFolder, split: Split, part: np.ndarray, findings: list[dict[str, Any]]) -> None:
+def _overlaps(study: StudyFolder, split: Split, part: np.ndarray, findings: list[Finding]) -> None:
     for number, name in ((2, "validation"), (3, "test")):
         for field in ("subject", "concept", "stimulus", "session", "recording"):
             if field in ("stimulus", "concept") and study.manifest.class_level:
@@ -135,18 +137,18 @@ def _overlaps(study: StudyFolder, split: Split, part: np.ndarray, findings: list
                 continue
             broken = field in CLAIMS.get(split.policy, ())
             findings.append(
-                {
-                    "level": "problem" if broken else "info",
-                    "kind": f"{field}_overlap",
-                    "message": f"{len(shared)} of {len(theirs)} {field} ids of {name} are in train as well"
+                _finding(
+                    level="problem" if broken else "info",
+                    kind=f"{field}_overlap",
+                    message=f"{len(shared)} of {len(theirs)} {field} ids of {name} are in train as well"
                     + (f", first {_label(study, field, shared[0])!r}: the policy promises none" if broken else ""),
-                    "part": name,
-                    "shared": len(shared),
-                }
+                    part=name,
+                    shared=len(shared),
+                )
             )
 
 
-def _blocks(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]]) -> None:
+def _blocks(study: StudyFolder, part: np.ndarray, findings: list[Finding]) -> None:
     """Whether labels come in runs inside recordings that train and test share: then slow drift tells the label."""
     table = study.table
     shared = set(_ids(study, part, 1, "recording")) & set(_ids(study, part, 3, "recording"))
@@ -166,12 +168,12 @@ def _blocks(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]]
                 orders[int(table.recording[row])].append((trial, int(table.concept[row])))
     if lost:
         findings.append(
-            {
-                "level": "caution",
-                "kind": "order_unknown",
-                "message": f"the order of {lost} trials is lost, and train and test may share recordings: blocks cannot be ruled out",
-                "trials": lost,
-            }
+            _finding(
+                level="caution",
+                kind="order_unknown",
+                message=f"the order of {lost} trials is lost, and train and test may share recordings: blocks cannot be ruled out",
+                trials=lost,
+            )
         )
     pairs, same, counts = 0, 0, Counter[int]()
     for trials in orders.values():
@@ -185,37 +187,37 @@ def _blocks(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]]
     runs = (same / pairs - chance) / (1 - chance)
     if runs > RUN_LIMIT:
         findings.append(
-            {
-                "level": "problem",
-                "kind": "block_design",
-                "message": f"block design: {same / pairs:.0%} of neighbouring trials have the same label ({chance:.0%} by chance) in "
+            _finding(
+                level="problem",
+                kind="block_design",
+                message=f"block design: {same / pairs:.0%} of neighbouring trials have the same label ({chance:.0%} by chance) in "
                 f"{len(orders)} recordings that train and test share, so slow drift gives the label away and accuracy is inflated "
                 "(Li et al. 2021)",
-                "recordings": len(orders),
-                "same_neighbours": round(same / pairs, 4),
-                "chance": round(chance, 4),
-            }
+                recordings=len(orders),
+                same_neighbours=round(same / pairs, 4),
+                chance=round(chance, 4),
+            )
         )
 
 
-def _lost(study: StudyFolder, split: Split, part: np.ndarray, findings: list[dict[str, Any]]) -> None:
+def _lost(study: StudyFolder, split: Split, part: np.ndarray, findings: list[Finding]) -> None:
     for field in ("session", "recording"):
         labels = study.manifest.tables.labels(field)
         unknown = labels.index(schema.UNKNOWN) if schema.UNKNOWN in labels else -1
         lost = int(((part == 3) & (study.table.column(field) == unknown)).sum())
         if lost:
             findings.append(
-                {
-                    "level": "problem" if field in CLAIMS.get(split.policy, ()) else "caution",
-                    "kind": f"{field}_unknown",
-                    "message": f"the {field} of {lost} test trials is unknown: train and test may share it, and its effect cannot be "
+                _finding(
+                    level="problem" if field in CLAIMS.get(split.policy, ()) else "caution",
+                    kind=f"{field}_unknown",
+                    message=f"the {field} of {lost} test trials is unknown: train and test may share it, and its effect cannot be "
                     "separated",
-                    "trials": lost,
-                }
+                    trials=lost,
+                )
             )
 
 
-def _balance(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]]) -> None:
+def _balance(study: StudyFolder, part: np.ndarray, findings: list[Finding]) -> None:
     concepts = study.manifest.tables.concepts
     if study.manifest.class_level:
         for number, name in enumerate(schema.PARTS, start=1):
@@ -224,22 +226,22 @@ def _balance(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]
                 continue
             if (counts == 0).any():
                 message = f"class {concepts[int(counts.argmin())]!r} has no trials in {name}: no AUC can be computed there"
-                findings.append({"level": "problem", "kind": "class_missing", "message": message, "part": name})
+                findings.append(_finding(level="problem", kind="class_missing", message=message, part=name))
             elif counts.max() > 1.5 * counts.min():
                 share = counts.max() / counts.sum()
                 message = (
                     f"{share:.0%} of {name} is {concepts[int(counts.argmax())]!r}: always saying so is right as often; read AUC or "
                     "balanced accuracy, and mind that a rare target evokes a response of its own"
                 )
-                findings.append({"level": "caution", "kind": "imbalance", "message": message, "part": name})
+                findings.append(_finding(level="caution", kind="imbalance", message=message, part=name))
     elif len(_ids(study, part, 3, "stimulus")) < 2:
-        findings.append({"level": "problem", "kind": "tiny_gallery", "message": "the test part has one stimulus: nothing to choose among"})
+        findings.append(_finding(level="problem", kind="tiny_gallery", message="the test part has one stimulus: nothing to choose among"))
     if not (part == 2).any():
         message = "there is no validation part: a model chosen on the test part is overfitted to it"
-        findings.append({"level": "caution", "kind": "no_validation", "message": message})
+        findings.append(_finding(level="caution", kind="no_validation", message=message))
 
 
-def _whitened(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any]]) -> None:
+def _whitened(study: StudyFolder, part: np.ndarray, findings: list[Finding]) -> None:
     """A source in z-scores whose test noise is white was whitened by somebody, perhaps with the test's own covariance."""
     if study.manifest.signal.unit != "zscore" or study.manifest.class_level:
         return
@@ -254,11 +256,11 @@ def _whitened(study: StudyFolder, part: np.ndarray, findings: list[dict[str, Any
     off = np.abs(correlation_CC[~np.eye(len(std_C), dtype=bool)])
     if len(off) and off.mean() < 0.1 and std_C.max() < 1.25 * std_C.min():
         findings.append(
-            {
-                "level": "caution",
-                "kind": "whitened_source",
-                "message": f"the source is whitened already (test noise: mean correlation between channels {off.mean():.3f}, standard "
+            _finding(
+                level="caution",
+                kind="whitened_source",
+                message=f"the source is whitened already (test noise: mean correlation between channels {off.mean():.3f}, standard "
                 f"deviations {std_C.min():.2f} to {std_C.max():.2f}); if its matrices saw the test trials, the test is not untouched",
-                "mean_abs_correlation": round(float(off.mean()), 4),
-            }
+                mean_abs_correlation=round(float(off.mean()), 4),
+            )
         )

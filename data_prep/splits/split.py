@@ -7,11 +7,11 @@ A split says which repetitions are in which part by clauses over ids (:func:`ass
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from rich.console import Console
 
 from data_prep.contract import cli, schema
+from data_prep.contract.audit import Audit
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, write_json
 from data_prep.contract.manifest import Split, assign_parts
@@ -28,11 +28,10 @@ def run(config: SplitConfig) -> None:
     for number, fold in enumerate(folds(config, study)):
         name = config.name or config.policy
         split, report = write_split(fold, f"{name}-{number:02d}" if config.folds else name, study)
-        counts = ", ".join(f"{part} {facts['trials']}" for part, facts in report["parts"].items())
-        console.print(f"split {split.name}: trials {counts}; audit: {report['verdict']}", highlight=False, soft_wrap=True)
-        for finding in report["findings"]:
-            if finding["level"] != "info":
-                console.print(f"  {finding['level']}: {finding['message']}", highlight=False, soft_wrap=True)
+        counts = ", ".join(f"{part} {facts['trials']}" for part, facts in report.parts.items())
+        console.print(f"split {split.name}: trials {counts}; audit: {report.verdict}", highlight=False, soft_wrap=True)
+        for finding in report.warnings:
+            console.print(f"  {finding.level}: {finding.message}", highlight=False, soft_wrap=True)
 
 
 def folds(config: SplitConfig, study: StudyFolder) -> list[SplitConfig]:
@@ -45,7 +44,7 @@ def folds(config: SplitConfig, study: StudyFolder) -> list[SplitConfig]:
     return [replace(config, folds=False, test_recordings=[view.recordings[r]]) for r in view.recording_ids]
 
 
-def write_split(config: SplitConfig, name: str = "", study: StudyFolder | None = None) -> tuple[Split, dict[str, Any]]:
+def write_split(config: SplitConfig, name: str = "", study: StudyFolder | None = None) -> tuple[Split, Audit]:
     """Write ``splits/NAME.json``, the transform if one is asked for, and last ``splits/NAME.audit.json``.
 
     Returns

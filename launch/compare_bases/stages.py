@@ -14,9 +14,12 @@ import yaml
 
 from data_prep.contract.cli import to_plain, to_yaml
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import read_json, write_atomically
+from data_prep.contract.files import write_atomically
+from data_prep.contract.records import to_json
 from launch.compare_bases.plan import METRICS, CompareBasesConfig, argv, changed
+from trainer.artifacts.generations import read_facts
 from trainer.artifacts.text import trained_parameters
+from trainer.artifacts.text_export import read_text_export
 from trainer.distributed.child import environment_of_its_own, run_in_group
 from trainer.distributed.world import free_port
 from trainer.evaluate.results import plain
@@ -25,6 +28,7 @@ from trainer.evaluate.text.config import EvaluateTextConfig
 from trainer.evaluate.text.results import TextScore, read_text
 from trainer.generate.config import GenerateConfig
 from trainer.tasks.text.config import TextConfig
+from trainer.training.completed import read_completed
 from trainer.training.run_folder import read_lines
 
 _GRACE_SECONDS = 120.0
@@ -64,7 +68,7 @@ def generate(config: CompareBasesConfig, settings: GenerateConfig) -> None:
     """Captions of one trained model, unless they are there; ``generate`` itself refuses a changed config."""
     output = Path(settings.output)
     done = output / "generate.json"
-    if done.is_file() and read_json(done).get("config") == to_plain(settings):
+    if done.is_file() and read_facts(output).config == to_plain(settings):
         return
     path = output.parent / "generate.yaml"
     write_atomically(path, to_yaml(settings).encode())
@@ -78,7 +82,7 @@ def evaluate(settings: EvaluateTextConfig) -> dict[str, Any]:
     report, generations = Path(settings.output), [Path(folder) for folder in settings.generations]
     done = report / "text.json"
     made = max((folder / "generate.json").stat().st_mtime for folder in generations)
-    if not done.is_file() or done.stat().st_mtime < made or read_json(done).get("config") != to_plain(settings):
+    if not done.is_file() or done.stat().st_mtime < made or read_text(done).config != to_plain(settings):
         evaluate_text(settings)
     results = read_text(done)
     runs = [folder.parent for folder in generations]
@@ -86,7 +90,7 @@ def evaluate(settings: EvaluateTextConfig) -> dict[str, Any]:
     speeds = [speed for speed in map(_speed, runs) if speed is not None]
     known = [value for value in likelihoods if value is not None]
     return {
-        "base": read_json(runs[0] / "export" / "config.json")["base"],
+        "base": to_json(read_text_export(runs[0] / "export").base),
         "trained_parameters": trained_parameters(runs[0] / "export"),
         "log_likelihood": {"value": float(np.mean(known)) if len(known) == len(runs) else None, "by_seed": likelihoods},
         "eeg": {metric: _cell(results.arms["eeg"].scores, metric) for metric in METRICS},
@@ -138,8 +142,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _likelihood(folder: Path) -> float | None:
     """Of a validation caption, at the step whose weights were exported."""
-    best, name = read_json(folder / "completed.json").get("best_step"), "validation_caption_log_likelihood"
-    values = [line[name] for line in read_lines(folder / "metrics.jsonl") if name in line and line["step"] == best]
+    completed, name = read_completed(folder), "validation_caption_log_likelihood"
+    lines = [] if completed is None else [line for line in read_lines(folder / "metrics.jsonl") if line["step"] == completed.best_step]
+    values = [line[name] for line in lines if name in line]
     return values[-1] if values else None
 
 

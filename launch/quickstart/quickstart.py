@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import read_json, write_json
+from data_prep.contract.files import write_json
 from launch.configs import configs
 from launch.quickstart.steps import Step, python, run_steps
 from trainer.evaluate.retrieval.results import ClassLevelResults, RetrievalResults, read_retrieval
+from trainer.serve.registered import read_registered
 
 Metrics = dict[str, float | None]
 
@@ -115,13 +116,13 @@ def summarise(config: QuickstartConfig, *, seconds: float) -> dict[str, Any]:
     """The quickstart's result for a machine to read; null where a value does not apply."""
     run = config.run
     results = read_retrieval(run / "reports" / "retrieval.json")
-    registered = read_json(run / "registered.json")
+    registered = read_registered(run)
     return {
         "study": config.study,
         "simulated": results.simulated,
         **_values(results),
-        "run_id": registered.get("run_id"),
-        "model_uri": registered["model_uri"],
+        "run_id": registered.run_id,
+        "model_uri": registered.model_uri,
         "report": str(run / "reports" / "retrieval.html"),
         "seconds": round(seconds, 1),
     }

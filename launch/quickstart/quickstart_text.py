@@ -14,10 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.contract.files import read_json, write_json
+from data_prep.contract.files import write_json
 from launch.configs import configs
 from launch.quickstart.steps import Step, python, run_steps
 from trainer.evaluate.text.results import read_text
+from trainer.serve.registered import read_registered
 
 ARMS = ("eeg", "noise", "shuffled", "image", "nearest-caption", "caption-prior")
 STUDY, SOURCE = Path("studies/simulated-text"), Path("studies/simulated-text-source")
@@ -111,7 +112,7 @@ def run(config: QuickstartTextConfig) -> int:
 def summarise(run: Path, *, seconds: float) -> dict[str, Any]:
     """The result for a machine to read: attribute accuracy and BLEU-1 by arm, and the sentences of the evaluation."""
     results = read_text(run / "reports" / "text.json")
-    registered = read_json(run / "registered.json")
+    registered = read_registered(run)
     scores = {
         arm: {metric: row.scores[metric].value for metric in ("attribute_accuracy", "bleu_1") if metric in row.scores}
         for arm, row in results.arms.items()
@@ -123,7 +124,7 @@ def summarise(run: Path, *, seconds: float) -> dict[str, Any]:
         "arms": scores,
         "share_of_image": share.value if share else None,
         "verdicts": [verdict.sentence for verdict in results.verdicts if verdict.metric in ("attribute_accuracy", "bleu_1")],
-        "model_uri": registered["model_uri"],
+        "model_uri": registered.model_uri,
         "report": str(run / "reports" / "text.html"),
         "seconds": round(seconds, 1),
     }

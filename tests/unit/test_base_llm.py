@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from torch import nn
 
 from data_prep.contract.cli import parse
 from data_prep.contract.errors import CommandError
+from data_prep.contract.records import from_json, to_json
 from tests.helpers.tiny_llm import ARCHITECTURES, CHAT_TEMPLATE, write_tiny_llm
 from trainer.models.language import gguf as gguf_conversion
 from trainer.models.language.adapter import AdapterConfig, attach_adapter, check_trainable, trainable_table
 from trainer.models.language.base import BaseConfig, for_use, load_base, load_tokenizer, read_settings, resolve_base
 from trainer.models.language.llm import embed_tokens, embedding_rms, plain_llm
-from trainer.models.language.reference import base_reference, check_base, weights_fingerprint
+from trainer.models.language.reference import BaseReference, base_reference, check_base, weights_fingerprint
 from trainer.tasks.text.config import TextConfig
 
 BASES = Path(__file__).parents[2] / "configs" / "text" / "bases"
@@ -315,12 +317,12 @@ def test_a_file_that_is_no_gguf_leaves_nothing_behind(tmp_path: Path, monkeypatc
 
 
 def test_an_adapter_of_another_base_is_refused(models: dict[str, str], tmp_path: Path) -> None:
-    def reference(folder: str, **changes: Any) -> dict[str, Any]:
+    def reference(folder: str, **changes: Any) -> BaseReference:
         config = BaseConfig(name=folder, **changes)
         return base_reference(config, read_settings(config))
 
     mine = reference(models["llama"])
-    assert json.loads(json.dumps(mine)) == mine
+    assert from_json(BaseReference, json.loads(json.dumps(to_json(mine))), "", written_by="") == mine
     assert mine == base_reference(BaseConfig(name=models["llama"]), tiny(models["llama"]))
     same = write_tiny_llm(tmp_path / "elsewhere", "llama")
     check_base(mine, reference(str(same), quantisation="4bit"), "export")  # place and loading may differ
@@ -356,10 +358,10 @@ def test_a_hub_base_is_fetched_before_it_is_told_by_its_weights(
 
 def test_without_a_fingerprint_the_name_decides(models: dict[str, str]) -> None:
     config = BaseConfig(name=models["llama"])
-    unknown = base_reference(config, read_settings(config)) | {"fingerprint": None}
+    unknown = replace(base_reference(config, read_settings(config)), fingerprint=None)
     check_base(unknown, unknown, "export")
     with pytest.raises(CommandError, match="another base model: name was"):
-        check_base(unknown, unknown | {"name": "lab/instruct"}, "export")
+        check_base(unknown, replace(unknown, name="lab/instruct"), "export")
 
 
 def test_kernels_of_training_are_not_asked_for_in_use() -> None:

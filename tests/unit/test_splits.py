@@ -13,6 +13,7 @@ from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json
 from data_prep.contract.manifest import assign_parts, read_split
+from data_prep.contract.records import to_json
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 from data_prep.splits.audit import audit
@@ -174,24 +175,24 @@ def test_a_different_split_of_that_name_is_not_replaced_silently(folders: dict[s
 
 
 def findings(study: StudyFolder, split: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {finding["kind"]: finding for finding in audit(study, split)["findings"]}
+    return {finding["kind"]: finding for finding in to_json(audit(study, split))["findings"]}
 
 
 def test_audit_calls_a_clean_split_sound(image: StudyFolder, classes: StudyFolder) -> None:
     for study, policy in ((image, "zero-shot"), (classes, "recording")):
         report = audit(study, make_split(SplitConfig(study=str(study.root), policy=policy), "x", study))
-        assert report["verdict"] == "sound"
-        assert "shows that a model" in report["claim"]
-        assert sum(facts["trials"] for facts in report["parts"].values()) == len(study.table)
+        assert report.verdict == "sound"
+        assert "shows that a model" in report.claim
+        assert sum(facts["trials"] for facts in report.parts.values()) == len(study.table)
 
 
 def test_audit_finds_shared_ids_that_break_the_claim(image: StudyFolder) -> None:
     split = make_split(SplitConfig(study=str(image.root), policy="zero-shot"), "x", image)
     split = replace(split, parts={"train": [{"repetition": [0, 1]}], "validation": [], "test": [{"repetition": [2, 3]}]})
     report = audit(image, split)
-    assert report["verdict"] == "unsound"
-    assert "does NOT show" in report["claim"]
-    found = {finding["kind"] for finding in report["findings"] if finding["level"] == "problem"}
+    assert report.verdict == "unsound"
+    assert "does NOT show" in report.claim
+    found = {finding.kind for finding in report.findings if finding.level == "problem"}
     assert {"stimulus_overlap", "concept_overlap"} <= found
 
 

@@ -163,7 +163,7 @@ def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) ->
         A file that is missing or broken, a generation that is not done, seeds of different experiments, one model taken for two
         seeds, an item that means different images.
     """
-    facts = [_read_facts(folder) for folder in folders]
+    facts = [read_facts(folder) for folder in folders]
     models: dict[str, Path] = {}
     for folder, own in zip(folders, facts, strict=True):
         if own.model and own.model in models:
@@ -207,7 +207,14 @@ def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) ->
     )
 
 
-def _read_facts(folder: Path) -> GenerationFacts:
+def read_facts(folder: Path) -> GenerationFacts:
+    """``generate.json`` of a folder in which ``generate`` is done.
+
+    Raises
+    ------
+    CommandError
+        It is not done there, or the file is damaged.
+    """
     for name in (GENERATIONS, FACTS):
         if not (folder / name).is_file():
             raise CommandError(f"generations: {folder} holds no {name}: is `generate` done there?")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from trainer.models.language.adapter import AdapterConfig
 from trainer.models.language.eeg_language_model import EEGLanguageModel
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.quiet import quiet
-from trainer.models.language.reference import check_base
+from trainer.models.language.reference import BaseReference, check_base
 from trainer.training.lineage import Origin
 
 
@@ -59,7 +58,7 @@ class InitialText:
             load_projector(model, self.path / PROJECTOR)
 
 
-def init_weights(path: Path, *, base: Mapping[str, Any], adapter: AdapterConfig, prefix: PrefixConfig, reads: bool) -> InitialText:
+def init_weights(path: Path, *, base: BaseReference, adapter: AdapterConfig, prefix: PrefixConfig, reads: bool) -> InitialText:
     """Weights for a run that begins with those of the text export ``path``.
 
     Parameters

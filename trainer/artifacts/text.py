@@ -41,7 +41,7 @@ from trainer.models.language.llm import context_length, hidden_size
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import Prompter
 from trainer.models.language.quiet import quiet
-from trainer.models.language.reference import base_reference, check_base
+from trainer.models.language.reference import BaseReference, base_reference, check_base
 from trainer.training.lineage import Lineage
 
 ADAPTER, PROJECTOR, ENCODER = "adapter", "projector.safetensors", "encoder"
@@ -63,7 +63,7 @@ class TextParts:
 class TextSettings:
     """How a text model was trained: configs as plain values, see :class:`TextExport`."""
 
-    base: Mapping[str, Any]
+    base: BaseReference
     base_config: Mapping[str, Any]
     adapter: Mapping[str, Any]
     prefix: Mapping[str, Any]

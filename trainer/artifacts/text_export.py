@@ -18,6 +18,7 @@ from trainer.models.language.adapter import AdapterConfig
 from trainer.models.language.base import BaseConfig
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import PromptConfig
+from trainer.models.language.reference import BaseReference
 from trainer.training.lineage import Lineage, Origin
 
 FORMAT_VERSION = 1
@@ -51,8 +52,7 @@ class TextExport(Lineage):
 
     format_version: int = FORMAT_VERSION
     kind: Literal["text"] = KIND
-    base: Mapping[str, Any]
-    """:func:`trainer.models.language.base.base_reference`."""
+    base: BaseReference
     base_config: Mapping[str, Any]
     adapter: Mapping[str, Any]
     prefix: Mapping[str, Any]

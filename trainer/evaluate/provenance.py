@@ -5,21 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from data_prep.contract.audit import read_audit
 from data_prep.contract.errors import StudyError
-from data_prep.contract.files import read_json
 from trainer.artifacts.encoder import Encoder
 from trainer.data.loader import Loader
 from trainer.evaluate.study_facts import StudyFacts, Validation
 from trainer.training.completed import read_completed
 
-WARNED_OF = ("problem", "caution")
-"""Levels of an audit's findings that are reasons for its verdict."""
-
 
 def study_facts(encoder: Encoder, loader: Loader, *, export: Path, config: dict[str, Any]) -> StudyFacts:
     """Facts of the part that ``loader`` reads, for the encoder of the folder ``export``."""
-    manifest, path = loader.index.manifest, loader.index.root / "splits" / f"{loader.config.split}.audit.json"
-    audit = read_json(path) if path.is_file() else {}
+    manifest, audit = loader.index.manifest, read_audit(loader.index.root, loader.config.split)
     return StudyFacts(
         study=loader.index.root.name,
         simulated=manifest.simulated,
@@ -31,9 +27,9 @@ def study_facts(encoder: Encoder, loader: Loader, *, export: Path, config: dict[
         embedding=manifest.embedding(loader.config.embedding).model,
         step=encoder.export.step,
         git_revision=encoder.export.git_revision,
-        audit=audit.get("verdict"),
-        audit_claim=audit.get("claim"),
-        audit_reasons=tuple(f["message"] for f in audit.get("findings", []) if f.get("level") in WARNED_OF),
+        audit=None if audit is None else audit.verdict,
+        audit_claim=None if audit is None else audit.claim,
+        audit_reasons=() if audit is None else tuple(finding.message for finding in audit.warnings),
         validation=_validation(encoder, loader, export),
         config=config,
     )

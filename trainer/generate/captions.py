@@ -141,7 +141,7 @@ class Generation:
             candidates=config.candidates,
             num_items=len(self.items),
             num_uncaptioned=self.num_uncaptioned,
-            base=self.decoder.export.base["name"],
+            base=self.decoder.export.base.name,
             stage=self.decoder.export.stage.name,
             trained_on=self.decoder.export.trained_on,
             with_words=self.with_words,
@@ -324,8 +324,8 @@ class Generation:
         if label.reads_eeg:
             raise CommandError(f"label_only: {export} reads EEG (stage {label.export.stage.name}), expected a model trained in stage label")
         ours, theirs = (model.export.base for model in (decoder, label))
-        if ours["fingerprint"] != theirs["fingerprint"] or ours["name"] != theirs["name"]:
-            raise CommandError(f"label_only: {export} has the base {theirs['name']}, the model {ours['name']}: expected the same base")
+        if ours.fingerprint != theirs.fingerprint or ours.name != theirs.name:
+            raise CommandError(f"label_only: {export} has the base {theirs.name}, the model {ours.name}: expected the same base")
         check_inputs(label.encoder, export / "encoder", self.loader)
         check_unseen(label.encoder.export, self.loader)
         check_unseen(label.export, self.loader, "the text model")

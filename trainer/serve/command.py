@@ -30,11 +30,10 @@ from pathlib import Path
 from rich.console import Console
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import read_json
 from data_prep.contract.progress import progress
 from data_prep.contract.words import short
 from trainer.distributed.child import run_in_group
-from trainer.serve.config import REGISTERED
+from trainer.serve.registered import read_registered
 from trainer.serve.web import FAILURE, MODEL
 from trainer.training.tracking import check_tracking_uri
 
@@ -95,13 +94,8 @@ def run(config: ServeConfig) -> int:
 def _model(config: ServeConfig) -> tuple[str, str]:
     if config.model_uri:
         return config.model_uri, config.tracking_uri
-    path = Path(config.run) / REGISTERED
-    if not path.is_file():
-        raise CommandError(f"run: {config.run} is not registered (no {REGISTERED}): run `python -m trainer register` first")
-    registered = read_json(path)
-    if not isinstance(registered, dict) or not all(isinstance(registered.get(name), str) for name in ("model_uri", "tracking_uri")):
-        raise CommandError(f"{path}: has no model_uri and tracking_uri, expected what `python -m trainer register` writes")
-    return registered["model_uri"], config.tracking_uri or registered["tracking_uri"]
+    registered = read_registered(Path(config.run))
+    return registered.model_uri, config.tracking_uri or registered.tracking_uri
 
 
 def _bound(config: ServeConfig) -> socket.socket:

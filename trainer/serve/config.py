@@ -8,7 +8,6 @@ from typing import Literal
 
 from trainer.training.tracking import check_tracking_uri
 
-REGISTERED = "registered.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
 

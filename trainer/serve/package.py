@@ -20,6 +20,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.words import short
 from trainer.data.loader import Loader
 from trainer.serve.config import RegisterConfig
+from trainer.serve.registered import Registered
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig
 
@@ -69,7 +70,7 @@ class Package:
 
 def register_package(
     config: RegisterConfig, folder: RunFolder, tracking: MlflowConfig, training_run_id: str, package: Package
-) -> dict[str, Any]:
+) -> Registered:
     """A new version of the model ``config.name``; returns what ``registered.json`` says of it.
 
     Raises
@@ -119,13 +120,13 @@ def register_package(
             client.set_terminated(run_id)
     except (MlflowException, OSError) as error:
         raise CommandError(f"tracking_uri: {without_credentials(uri)} does not take the model: {short(error, 300)}") from error
-    return {
-        "model_uri": f"models:/{config.name}@{ALIAS}",
-        "name": config.name,
-        "version": version,
-        "run_id": run_id,
-        "tracking_uri": without_credentials(uri),
-    }
+    return Registered(
+        model_uri=f"models:/{config.name}@{ALIAS}",
+        name=config.name,
+        version=version,
+        run_id=run_id,
+        tracking_uri=without_credentials(uri),
+    )
 
 
 def _signature(package: Package) -> Any:

@@ -20,7 +20,6 @@ from rich.console import Console
 
 from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import write_json
 from data_prep.contract.progress import progress
 from data_prep.contract.records import to_json
 from data_prep.contract.words import short
@@ -29,11 +28,12 @@ from trainer.artifacts.export import CONFIG
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text_export import is_text_export
 from trainer.data.loader import Loader
-from trainer.serve.config import REGISTERED, RegisterConfig
+from trainer.serve.config import RegisterConfig
 from trainer.serve.gallery import Gallery
 from trainer.serve.package import Package, example, register_package, requirements
 from trainer.serve.params import LABELS
 from trainer.serve.register_text import register_text
+from trainer.serve.registered import write_registered
 from trainer.training.completed import read_completed
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig
@@ -73,9 +73,9 @@ def run(config: RegisterConfig) -> None:
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
         advance()
-    write_json(folder.path / REGISTERED, registered)
+    write_registered(folder.path, registered)
     Console(soft_wrap=True).print(
-        f"{registered['model_uri']}: version {registered['version']}, gallery of {len(gallery.stimuli)}, in {registered['tracking_uri']}",
+        f"{registered.model_uri}: version {registered.version}, gallery of {len(gallery.stimuli)}, in {registered.tracking_uri}",
         highlight=False,
     )
 

@@ -10,16 +10,16 @@ from typing import Any
 from rich.console import Console
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import write_json
 from data_prep.contract.progress import progress
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text import ENCODER, load_text
 from trainer.artifacts.text_export import read_text_export
 from trainer.models.language.base import resolve_base
-from trainer.serve.config import REGISTERED, RegisterConfig
+from trainer.serve.config import RegisterConfig
 from trainer.serve.package import Package, example, register_package, requirements
 from trainer.serve.params import TEXT
+from trainer.serve.registered import write_registered
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig
 
@@ -44,7 +44,7 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
         if config.bundle_base:
             source = Path(resolve_base(facts.read_base()))
             if not source.is_dir():
-                raise CommandError(f"bundle_base: {facts.base['name']} is no local folder: train from one to bundle it")
+                raise CommandError(f"bundle_base: {facts.base.name} is no local folder: train from one to bundle it")
             artifacts["base"] = Path(shutil.copytree(source, Path(temporary) / "base"))
         advance()
         package = Package(
@@ -55,14 +55,14 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
             input_example=(trial, {**TEXT, **labels}),
             requirements=requirements() + requirements(_MORE_REQUIREMENTS),
             tags={name: getattr(facts, name) for name in ("step", "git_revision", "fingerprint", "split", "split_hash")}
-            | {"base": facts.base["name"], "stage": facts.stage.name, "signal": str(encoder.signal)},
+            | {"base": facts.base.name, "stage": facts.stage.name, "signal": str(encoder.signal)},
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
         advance()
-    write_json(folder.path / REGISTERED, registered)
+    write_registered(folder.path, registered)
     Console(soft_wrap=True).print(
-        f"{registered['model_uri']}: version {registered['version']}, base {facts.base['name']}"
-        f"{' inside' if config.bundle_base else ' by reference'}, in {registered['tracking_uri']}",
+        f"{registered.model_uri}: version {registered.version}, base {facts.base.name}"
+        f"{' inside' if config.bundle_base else ' by reference'}, in {registered.tracking_uri}",
         highlight=False,
     )
 

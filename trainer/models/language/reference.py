@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,25 @@ _SAMPLED_VALUES = 64
 _INDEX = "model.safetensors.index.json"
 
 
-def base_reference(config: BaseConfig, llm: Any) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class BaseReference:
+    """What says which base an adapter belongs to."""
+
+    name: str
+    """Folder, or name on the hub."""
+    revision: str | None = None
+    architecture: str
+    hidden_size: int
+    num_layers: int
+    vocab_size: int
+    fingerprint: str | None = None
+    """Of its weights as they lie on disk; None where they are no local safetensors."""
+
+    def __str__(self) -> str:
+        return self.fingerprint or f"{self.name}@{self.revision}"
+
+
+def base_reference(config: BaseConfig, llm: Any) -> BaseReference:
     """What says which base an adapter belongs to: name, shape, and a fingerprint of its weights as they lie on disk.
 
     The fingerprint hashes the names and shapes of the files' tensors and a few values of each; it is null where the weights are no
@@ -28,15 +46,15 @@ def base_reference(config: BaseConfig, llm: Any) -> dict[str, Any]:
     """
     settings = settings_of(llm)
     text = settings.get_text_config()
-    return {
-        "name": config.name,
-        "revision": config.revision,
-        "architecture": (getattr(settings, "architectures", None) or [type(plain_llm(llm)).__name__])[0],
-        "hidden_size": int(text.hidden_size),
-        "num_layers": int(text.num_hidden_layers),
-        "vocab_size": int(text.vocab_size),
-        "fingerprint": weights_fingerprint(config),
-    }
+    return BaseReference(
+        name=config.name,
+        revision=config.revision,
+        architecture=(getattr(settings, "architectures", None) or [type(plain_llm(llm)).__name__])[0],
+        hidden_size=int(text.hidden_size),
+        num_layers=int(text.num_hidden_layers),
+        vocab_size=int(text.vocab_size),
+        fingerprint=weights_fingerprint(config),
+    )
 
 
 def count_parameters(config: BaseConfig) -> int:
@@ -47,7 +65,7 @@ def count_parameters(config: BaseConfig) -> int:
         return int(AutoModelForCausalLM.from_config(read_settings(config)).num_parameters())
 
 
-def check_base(reference: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
+def check_base(reference: BaseReference, found: BaseReference, where: str) -> None:
     """Refuse another base than the one that an adapter was trained on.
 
     Raises
@@ -56,12 +74,13 @@ def check_base(reference: Mapping[str, Any], found: Mapping[str, Any], where: st
         One sentence with the first fact that differs.
     """
     # Without a fingerprint on both sides a name is all there is to tell them by.
-    known = reference.get("fingerprint") and found.get("fingerprint")
-    for name in ("architecture", "hidden_size", "num_layers", "vocab_size", "fingerprint" if known else "name"):
-        if reference.get(name) and found.get(name) and reference[name] != found[name]:
+    known = reference.fingerprint and found.fingerprint
+    for fact in ("architecture", "hidden_size", "num_layers", "vocab_size", "fingerprint" if known else "name"):
+        was, now = getattr(reference, fact), getattr(found, fact)
+        if was != now:
             raise CommandError(
-                f"{where}: an adapter of another base model: {name} was {str(reference[name])[:16]} ({reference['name']}), "
-                f"that of {found['name']} is {str(found[name])[:16]}"
+                f"{where}: an adapter of another base model: {fact} was {str(was)[:16]} ({reference.name}), that of {found.name} is "
+                f"{str(now)[:16]}"
             )
 
 

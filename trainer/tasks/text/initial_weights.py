@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from data_prep.contract.errors import CommandError
 from trainer.artifacts.guards import check_held_out
 from trainer.artifacts.initial_text import InitialText, init_weights
 from trainer.artifacts.text_export import find_text_export
 from trainer.data.index import StudyIndex
+from trainer.models.language.reference import BaseReference
 from trainer.tasks.text.config import TextConfig
 
 
-def initial_weights(config: TextConfig, index: StudyIndex, *, base: dict[str, Any], encoder_sha256: str, reads: bool) -> InitialText:
+def initial_weights(config: TextConfig, index: StudyIndex, *, base: BaseReference, encoder_sha256: str, reads: bool) -> InitialText:
     """The weights of ``config.init_from``, checked against the new run.
 
     Parameters

@@ -129,7 +129,7 @@ class TextTask(BaseTask):
             "split_hash": self.loader.split_hash,
             "embedding_sha256": manifest.embedding(config.data.embedding).sha256,
             "encoder_sha256": self.encoder_sha256,
-            "base": str(self.base["fingerprint"] or f"{config.base.name}@{config.base.revision}"),
+            "base": str(self.base),
             "base_quantisation": config.base.quantisation,
         }
 
