@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,9 +71,22 @@ def plan(config: LaunchConfig, *, python: str, port: int) -> Plan:
     """
     if not config.trainer_command:
         raise UserError("trainer_command: nothing after '--', expected e.g. -- contrastive --config configs/contrastive/quickstart.yaml")
-    where: Sequence[str]
-    where = ["--hostfile", config.hostfile] if config.hostfile else ["--num_gpus", str(config.num_processes)]
-    # --quiet: of the launcher's own lines only errors; what the ranks say comes through as it is.
-    launcher = [python, "-m", "deepspeed.launcher.runner", "--quiet", *where, "--master_port", str(config.master_port or port)]
     environment = {"DS_ACCELERATOR": config.accelerator, "OMP_NUM_THREADS": str(config.threads_per_process)}
-    return Plan(argv=(*launcher, "--module", "trainer", *config.trainer_command), environment=environment)
+    launcher = _of_hosts(config, port) if config.hostfile else _of_this_host(config, port)
+    return Plan(argv=(python, "-m", *launcher, "--module", "trainer", *config.trainer_command), environment=environment)
+
+
+def _of_hosts(config: LaunchConfig, port: int) -> tuple[str, ...]:
+    # --quiet: of the launchers' own lines only errors; what the ranks say comes through as it is.
+    return ("deepspeed.launcher.runner", "--quiet", "--hostfile", config.hostfile, "--master_port", str(config.master_port or port))
+
+
+def _of_this_host(config: LaunchConfig, port: int) -> tuple[str, ...]:
+    # What the runner would start on one host. It would import torch and DeepSpeed for that alone.
+    devices = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(config.num_processes))}).encode()).decode()
+    return (
+        "deepspeed.launcher.launch",
+        f"--world_info={devices}",
+        "--master_addr=127.0.0.1",
+        f"--master_port={config.master_port or port}",
+    )

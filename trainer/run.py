@@ -23,6 +23,7 @@ from trainer.callbacks.mlflow import MlflowTracking
 from trainer.callbacks.progress import ProgressLine
 from trainer.distributed import world as worlds
 from trainer.distributed.deepspeed_config import build_deepspeed_config, check_parameters
+from trainer.distributed.library_log import LibraryLog, collected
 from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World
 from trainer.distributed.zero_init import partitioned
@@ -72,14 +73,15 @@ def run(config: RunConfig, build_task: TaskBuilder) -> int:
     check_precision(config.train.precision, device)
     _settle(config.train)
     say(world, f"starting {config.run} on {world.size} rank{'s' if world.size > 1 else ''} ({device.type})")
-    worlds.start_distributed(world, device, config.train.timeout_seconds)
-    try:
-        return _run(config, build_task, world, device, micro_batch_size)
-    finally:
-        worlds.stop_distributed()
+    with collected() as said:
+        worlds.start_distributed(world, device, config.train.timeout_seconds)
+        try:
+            return _run(config, build_task, world, device, micro_batch_size, said)
+        finally:
+            worlds.stop_distributed()
 
 
-def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch.device, micro_batch_size: int) -> int:
+def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch.device, micro_batch_size: int, said: LibraryLog) -> int:
     folder = RunFolder(config.run, rank=world.rank)
     loop: Loop | None = None
     with starting(folder.path) as start:
@@ -87,6 +89,7 @@ def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch
             with worlds.all_or_none(world, config.train.timeout_seconds):
                 loop = _set_up(config, build_task, world, device, micro_batch_size, folder, start)
                 loop.start()
+            said.open(folder.logs / f"rank-{world.rank}.log")
         except BaseException as error:
             if loop is not None:
                 loop.fault(error, started=False)

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,8 @@ from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_
 from data_prep.contract.config_file import check_config_file
 from data_prep.contract.errors import ConfigError, UserError, sentence_of, traceback_file
 from data_prep.contract.refusals import in_our_words
+
+_SLOW_SECONDS = 3.0
 
 
 def _forget_other_class(parser: Any, previous: Any, value: Any) -> None:
@@ -121,18 +123,45 @@ def main(prog: str, description: str, commands: Mapping[str, Command], argv: Seq
         print("\n".join(f"  {name:<{width}}  {command.help}" for name, command in commands.items()))
         print(f"\n{prog} COMMAND --help lists a command's fields; --print_config prints them as YAML; --debug shows tracebacks.")
         return 0 if arguments else 2
-    try:
+
+    def run() -> int | None:
         name = arguments.pop(0)
         if name not in commands:
             raise ConfigError(f"unknown command {name!r}: expected one of {', '.join(commands)}")
         command = commands[name]
-        action = _load(command.run)  # first: what a package registers, its config may name
-        return action(parse(_load(command.config), arguments, prog=f"{prog} {name}")) or 0
+        with said_if_slow(f"{name}: loading libraries"):
+            action = _load(command.run)  # first: what a package registers, its config may name
+            config = parse(_load(command.config), arguments, prog=f"{prog} {name}")
+        status: int | None = action(config)
+        return status
+
+    return ending(run, debug=debug)
+
+
+def ending(action: Callable[[], int | None], *, debug: bool = False) -> int:
+    """Exit status of a command's ``action``; what ends it is said in one line."""
+    try:
+        return action() or 0
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         return _fail(error, debug=debug)
+
+
+@contextlib.contextmanager
+def said_if_slow(line: str) -> Iterator[None]:
+    """Context that prints ``line`` to stderr should it last: on a busy machine libraries take their time. One rank says it."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    timer = threading.Timer(_SLOW_SECONDS, lambda: print(line, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _fail(error: Exception, *, debug: bool) -> int:

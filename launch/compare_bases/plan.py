@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,12 +111,6 @@ def plan(config: CompareBasesConfig, text: TextConfig, generation: GenerateConfi
         scores = replace(scoring, generations=[run.generation.output for run in runs], output=str(report))
         planned.append(BasePlan(name=name, base=base, runs=runs, scoring=scores))
     return planned
-
-
-def argv(command: Sequence[str], *, num_processes: int, port: int) -> list[str]:
-    """``deepspeed --module trainer COMMAND`` on this machine."""
-    ranks = ("--num_gpus", str(num_processes), "--master_port", str(port))
-    return [sys.executable, "-m", "deepspeed.launcher.runner", *ranks, "--module", "trainer", *command]
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

@@ -16,12 +16,13 @@ from data_prep.contract.cli import to_plain, to_yaml
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_atomically
 from data_prep.contract.records import to_json
-from launch.compare_bases.plan import METRICS, CompareBasesConfig, argv, changed
+from launch.compare_bases.plan import METRICS, CompareBasesConfig, changed
+from launch.plan import LaunchConfig
+from launch.supervise import launcher
 from trainer.artifacts.generations import read_facts
 from trainer.artifacts.text import trained_parameters
 from trainer.artifacts.text_export import read_text_export
 from trainer.distributed.child import environment_of_its_own, run_in_group
-from trainer.distributed.world import free_port
 from trainer.evaluate.results import plain
 from trainer.evaluate.text.command import run as evaluate_text
 from trainer.evaluate.text.config import EvaluateTextConfig
@@ -107,7 +108,7 @@ def _cell(scores: Mapping[str, TextScore], metric: str) -> dict[str, Any] | None
 
 
 def launch(config: CompareBasesConfig, command: Sequence[str], *, on_cpu: bool) -> int:
-    """``deepspeed --module trainer COMMAND`` on this machine, in an environment without what other launchers set; returns its status.
+    """A trainer command on ranks of this machine, in an environment without what other launchers set; returns its status.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def launch(config: CompareBasesConfig, command: Sequence[str], *, on_cpu: bool) 
     if on_cpu or not torch.cuda.is_available():
         environment.setdefault("DS_ACCELERATOR", "cpu")
     status, asked = run_in_group(
-        argv(command, num_processes=config.num_processes, port=free_port()),
+        launcher(LaunchConfig(num_processes=config.num_processes, trainer_command=list(command))),
         environment,
         grace_seconds=_GRACE_SECONDS,
         timeout_seconds=config.timeout_seconds,

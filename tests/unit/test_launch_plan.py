@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ COMMAND = ["contrastive", "--config", "x.yaml"]
 
 def test_plan_of_one_machine() -> None:
     prepared = plan(LaunchConfig(num_processes=2, trainer_command=COMMAND), python="python", port=29511)
+    ranks = base64.urlsafe_b64encode(b'{"localhost": [0, 1]}').decode()
     assert prepared.argv == (
-        *("python", "-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", "2", "--master_port", "29511"),
+        *("python", "-m", "deepspeed.launcher.launch", f"--world_info={ranks}", "--master_addr=127.0.0.1", "--master_port=29511"),
         *("--module", "trainer", "contrastive", "--config", "x.yaml"),
     )
     assert prepared.environment == {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
@@ -24,7 +26,7 @@ def test_plan_of_one_machine() -> None:
 
 def test_plan_of_a_hostfile() -> None:
     prepared = plan(LaunchConfig(hostfile="hosts", master_port=4000, trainer_command=COMMAND), python="python", port=1)
-    assert prepared.argv[4:8] == ("--hostfile", "hosts", "--master_port", "4000")
+    assert prepared.argv[2:8] == ("deepspeed.launcher.runner", "--quiet", "--hostfile", "hosts", "--master_port", "4000")
 
 
 @pytest.mark.parametrize(
@@ -51,5 +53,5 @@ def test_a_folder_that_holds_a_run_is_refused_before_ranks_start(tmp_path: Path,
     (run / "identity.json").write_text("{}")
     train = ["contrastive", "--config", "configs/contrastive/simulated.yaml", "--run", str(run)]
     assert main("x", "", COMMANDS, one_value(["run", "--num_processes", "2", "--", *train])) == 1
-    said = capfd.readouterr().err.splitlines()
+    said = [line for line in capfd.readouterr().err.splitlines() if "loading libraries" not in line]  # which a slow machine says
     assert said == [f"error: run: {run} already holds a run; continue it with --resume latest, or choose another folder"]

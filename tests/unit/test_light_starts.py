@@ -20,3 +20,8 @@ def imported(program: str, *names: str) -> list[str]:
 def test_deepspeed_comes_without_mlflow_and_torchs_compiler() -> None:
     program = "from trainer.distributed.lean_deepspeed import import_deepspeed\nimport_deepspeed()\nimport deepspeed.runtime.engine"
     assert imported(program, "deepspeed", "mlflow", "torch._inductor") == ["deepspeed"]
+
+
+def test_what_starts_ranks_needs_no_torch() -> None:
+    modules = "launch.supervise, launch.quickstart.quickstart, launch.quickstart.quickstart_text, launch.console"
+    assert imported(f"import {modules}", "launch.supervise", "torch", "numpy") == ["launch.supervise"]

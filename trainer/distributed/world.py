@@ -22,11 +22,13 @@ import torch.distributed
 
 from data_prep.contract.errors import UserError, port_is_taken
 from trainer.distributed.lean_deepspeed import import_deepspeed
+from trainer.distributed.rendezvous import free_port
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 _PORT_TRIES = 3
+_LATER_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +198,11 @@ def all_or_none(world: World, timeout_seconds: float) -> Iterator[None]:
     store = torch.distributed.distributed_c10d._get_default_store()
     try:
         yield
-    except BaseException:
-        with contextlib.suppress(RuntimeError):  # rank 0, which keeps the store, may have been the first to fail
-            store.set(f"failed/{world.rank}", "")
+    except BaseException as error:
+        with contextlib.suppress(RuntimeError):  # rank 0, which may keep the store, may have been the first to fail
+            store.set(f"failed/{world.rank}", str(error))
+            if world.rank and isinstance(error, UserError) and _is_said_by_rank_0(store, str(error)):
+                raise SystemExit(1) from error
         raise
     end = time.monotonic() + timeout_seconds
     try:
@@ -213,6 +217,16 @@ def all_or_none(world: World, timeout_seconds: float) -> Iterator[None]:
         raise UserError("another rank was gone before the first step, see its error") from error
 
 
+def _is_said_by_rank_0(store: torch.distributed.Store, sentence: str) -> bool:
+    """Whether rank 0 fails with the same sentence, within the seconds by which it may be later."""
+    end = time.monotonic() + _LATER_SECONDS
+    while not store.check(["failed/0"]):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return bool(store.get("failed/0").decode() == sentence)
+
+
 def stop_distributed() -> None:
     """Leave the process groups, if any, and make deepspeed forget them, so that the process can start anew."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -221,12 +235,6 @@ def stop_distributed() -> None:
         if backend is not None and groups is not None:
             backend.cdb = None  # type: ignore[attr-defined]
             importlib.reload(groups)  # its globals hold the groups that are gone
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _integer(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -3,7 +3,7 @@
 ::
 
     RUN/  config.yaml  identity.json  events.jsonl  metrics.jsonl  heartbeat/RANK
-          checkpoints/step-NNNNNNNN/  latest  best  export/  reports/  completed.json
+          checkpoints/step-NNNNNNNN/  latest  best  export/  reports/  logs/  completed.json
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ class RunFolder:
     def export(self) -> Path:
         """Folder of the exported encoder: the best so far, or the last where nothing is validated."""
         return self.path / "export"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what libraries said: ``rank-N.log``, and ``launcher.log`` of the process that started the ranks."""
+        return self.path / "logs"
 
     @property
     def completed(self) -> Path:

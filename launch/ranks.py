@@ -1,0 +1,93 @@
+"""The process that becomes DeepSpeed's launcher: what every rank would refuse is refused here, once, before there are any.
+
+:mod:`launch.supervise`, which holds this process's group, needs no torch. Here torch is imported anyway, by DeepSpeed: so this is where
+a trainer's config is parsed, its study opened and the port taken where the ranks meet. Then the planned module is run in this very
+process, and the file that rank 0 writes last is looked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from data_prep.contract.cli import parse
+from data_prep.contract.errors import CommandError
+from launch.plan import LaunchConfig, Plan, plan
+from trainer.__main__ import COMMANDS
+from trainer.data.index import StudyIndex
+from trainer.distributed.lean_deepspeed import import_deepspeed
+from trainer.distributed.library_log import collected
+from trainer.distributed.rendezvous import free_port, hold_meeting_place
+from trainer.distributed.world import World, check_world_size
+from trainer.training.checkpoint import find
+from trainer.training.config import RunConfig
+from trainer.training.run_folder import RunFolder
+
+
+def start(config: LaunchConfig) -> int:
+    """Check, start the ranks, wait for them, and require what they write last.
+
+    Raises
+    ------
+    CommandError
+        What the ranks would refuse; or they ended without success.
+    """
+    command = parse_trainers(config)
+    check(command, ranks=None if config.hostfile else config.num_processes)
+    done = last_file(command)
+    logs = RunFolder(done.parent).logs
+    before, logged = _stamp(done), _stamp(logs / "rank-0.log")
+    with collected(show_errors=False) as said:
+        import_deepspeed()
+        store = None if config.hostfile else hold_meeting_place(config.master_port)
+        status = become(plan(config, python=sys.executable, port=free_port() if store is None else store.port))
+        if begun := _stamp(logs / "rank-0.log") != logged:
+            said.open(logs / "launcher.log")
+    if _stamp(done) in (None, before):
+        more = f"; what libraries said is in {logs}" if begun else ""
+        raise CommandError(f"{done.parent}: the ranks ended with status {status} and did not write {done.name}{more}")
+    return 0
+
+
+def parse_trainers(config: LaunchConfig) -> Any:
+    """The trainer's config that ``trainer_command`` gives."""
+    name, *arguments = config.trainer_command
+    importlib.import_module("trainer.callbacks")  # its names may stand in the config
+    module, config_class = COMMANDS[name].config.split(":")
+    return parse(getattr(importlib.import_module(module), config_class), arguments)
+
+
+def check(command: Any, *, ranks: int | None) -> None:
+    """Refuse what every rank would refuse for itself, half a minute later; ``ranks`` is None where only the hostfile knows."""
+    if not isinstance(command, RunConfig):
+        return
+    if ranks is not None:
+        check_world_size(World(size=ranks, local_size=ranks), command.train.world_size)
+        command.train.rank_batch_size(ranks)
+    find(RunFolder(command.run), command.resume)
+    study = StudyIndex.open(command.data.study)
+    study.split(command.data.split)
+    study.embedding(command.data.embedding)
+
+
+def last_file(command: Any) -> Path:
+    """The file that success alone writes, last."""
+    return RunFolder(command.run).completed if isinstance(command, RunConfig) else Path(command.output) / "generate.json"
+
+
+def become(prepared: Plan) -> int:
+    """Run the plan's module in this process, as ``python -m`` would; its exit status."""
+    where = prepared.argv.index("-m") + 1
+    sys.argv = list(prepared.argv[where:])
+    try:
+        runpy.run_module(prepared.argv[where], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
+
+
+def _stamp(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.is_file() else None
