@@ -200,11 +200,23 @@ def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") 
             check_config_file(name)
         namespace = parser.parse_args(words)
         fields = {k: v for k, v in vars(parser.instantiate_classes(namespace)).items() if k != "config"}
-        return config_class(**fields)
+        config = config_class(**fields)
     except UserError as error:
         raise ConfigError(_one_line(str(error))) from error
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(in_our_words(config_class, str(error))) from error
+    _refuse_empty(config)
+    return config
+
+
+def _refuse_empty(config: Any, dotted: str = "") -> None:
+    """An empty text is a value where it is the default; elsewhere a shell's unset variable, and as a path the present folder."""
+    for each in dataclasses.fields(config):
+        value, name = getattr(config, each.name, None), f"{dotted}{each.name}"
+        if value == "" and each.default in (dataclasses.MISSING, None) and each.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{name}: is empty, expected a text{' or null' if each.default is None else ''}")
+        if dataclasses.is_dataclass(value):
+            _refuse_empty(value, f"{name}.")
 
 
 def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:

@@ -15,9 +15,25 @@ _PATH = re.compile(r"Expected a dot import path string: (?P<name>.*)", re.DOTALL
 _NO_IMPORT = re.compile(r"Problem with given class_path '(?P<name>[^']*)': (?P<why>.*)", re.DOTALL)
 _OPTION = re.compile(r"Option '(?P<name>[^']+)' is not accepted")
 _GROUP = re.compile(r"Group '(?P<group>[^']+)' does not accept option '(?P<name>[^']+)'")
-_VALUE = re.compile(r"Expected a (?P<kind>.*?)\. Got value: (?P<value>.*)", re.DOTALL)
+_VALUE = re.compile(r"Expected a (?P<kind>.*?)\. Got value: ?(?P<value>.*)", re.DOTALL)
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes .*? Errors: - (?P<first>.*) Given value type: <[^>]*> Given value: ?(?P<value>.*)"
+)
+_NOT_NULL = re.compile(r" - Expected a <class 'NoneType'>(?:\. Got value: .*)?\Z")
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<words>.*)", re.DOTALL)
-_KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false", "<class 'str'>": "a text"}
+_MISSING = re.compile(r"the following arguments are required: (?P<names>.*)")
+_NO_WORD = re.compile(r"argument (?P<option>--\S+): expected one argument")
+_NO_FIELDS = re.compile(r"Unable to load config '(?P<value>.*?)' - .*", re.DOTALL)
+_PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list",
+    dict: "fields",
+    type(None): "null",
+}
+_KINDS = {**{str(kind): words for kind, words in _PLAIN.items()}, "<class 'tuple'>": "a list"}
 
 
 def in_our_words(config_class: type[Any], message: str) -> str:
@@ -32,17 +48,38 @@ def in_our_words(config_class: type[Any], message: str) -> str:
         if word.startswith("--"):
             return _no_such_field(config_class, word[2:].split("=")[0])
         return f"{word!r} stands alone on the line, expected --field value"
+    if match := _MISSING.fullmatch(message):
+        return _missing(match["names"].split(", "))
+    if match := _NO_WORD.fullmatch(message):
+        return f"{match['option']} stands without a value, expected --field value"
     if match := _FIELD.fullmatch(message):
         return _value(config_class, match["field"], match["what"])
     return message
 
 
+def _missing(fields: Sequence[str]) -> str:
+    return f"{', '.join(fields)}: missing, expected in the config or on the line as --{fields[0]} VALUE"
+
+
 def _value(config_class: type[Any], field: str, what: str) -> str:
     kind = type_of(config_class, field)
+    if match := _UNION.fullmatch(what):
+        # Of a class or nothing, the class's own refusal says more than that it was neither.
+        first = _NOT_NULL.sub("", match["first"])
+        own = re.match(r"Expected a (?!dot import)", first) is None
+        return _value(config_class, field, first) if own else f"{field}: {match['value'] or repr('')}, expected {_described(kind)}"
+    if match := _FIELD.fullmatch(what):
+        return _value(config_class, f"{field}.{match['field']}", match["what"])
+    if match := _MISSING.fullmatch(what):
+        return _missing([f"{field}.{name}" for name in match["names"].split(", ")])
+    if match := _NO_FIELDS.fullmatch(what):
+        return f"{field}: {match['value']}, expected its fields: {', '.join(fields_of(kind))}"
     if match := _PATH.fullmatch(what):
         return f"{field}: there is no {match['name']!r}, expected {_classes(kind)}"
     if match := _NO_IMPORT.fullmatch(what):
         return f"{field}: {match['name']!r} cannot be imported ({match['why']}), expected {_classes(kind)}"
+    if _OPTION.fullmatch(what) and "'class_path'" in what:
+        return f"{field}: expected class_path and init_args, and nothing beside them"
     if match := _OPTION.fullmatch(what):
         # The class that was chosen is not in the message: its field, or one of another class of the same base.
         accepted = {name: sorted(fields_of(one)) for one in _subclasses(kind) for name in [one.__name__]}
@@ -50,8 +87,8 @@ def _value(config_class: type[Any], field: str, what: str) -> str:
         return f"{field}.{match['name']}: no such field; {accepted_by or 'there are none'}"
     if match := _VALUE.fullmatch(what):
         choices = _choices(kind)
-        expected = f"one of {', '.join(map(str, choices))}" if choices else _KINDS.get(match["kind"], match["kind"])
-        return f"{field}: {match['value']}, expected {expected}"
+        expected = f"one of {', '.join(map(str, choices))}" if choices else _KINDS.get(match["kind"], _described(kind))
+        return f"{field}: {match['value'] or repr('')}, expected {expected}"
     return f"{field}: {what}"
 
 
@@ -105,6 +142,18 @@ def _subclasses(kind: Any) -> Iterable[type[Any]]:
 def _classes(kind: Any) -> str:
     names = sorted({child.__name__ for child in _subclasses(kind)})
     return f"one of {', '.join(names) or 'no built-in'}, or an import path such as my_lab.module.MyClass"
+
+
+def _described(kind: Any) -> str:
+    """What a field takes, in words: ``a whole number or null``."""
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_described, get_args(kind))))
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
+        return f"a list of {len(get_args(kind))}"
+    plain = get_origin(kind) or kind
+    return "a list" if plain is tuple else _PLAIN.get(plain) or _classes(kind)
 
 
 def _choices(kind: Any) -> Sequence[Any]:

@@ -11,6 +11,7 @@ from data_prep.contract import cli, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_json, write_json
 from data_prep.contract.manifest import Signal, Tables
+from data_prep.contract.words import listed
 from data_prep.studies.base import ReaderConfig, SamplePlan, Source, StudyFacts
 
 
@@ -81,6 +82,6 @@ def refuse_other_plan(root: Path, plan: dict[str, str]) -> None:
             raise StudyError(
                 f"{root}: holds shards of another plan (other {', '.join(differing)}): choose another output, or delete this folder"
             )
-    elif foreign := [*finished, *([] if path.is_file() else sorted(root.glob("*.tar")))]:
-        raise StudyError(f"{root}: holds {foreign[0].name} but no plan.json: expected an empty folder or shards of the same plan")
+    elif not path.is_file() and (foreign := sorted(each.name for each in root.iterdir() if not each.name.startswith("."))):
+        raise StudyError(f"{root}: holds {listed(foreign, 4)} but no plan.json: expected an empty folder or shards of the same plan")
     write_json(path, plan)

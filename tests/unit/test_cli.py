@@ -63,6 +63,20 @@ class Config:
     """Optimiser."""
     shape: Shape = field(default_factory=Circle)
     """Shape."""
+    shape_or_none: Shape | None = None
+    """Shape."""
+    size: int | None = None
+    """Size."""
+    times: tuple[float, float] | None = None
+    """Seconds."""
+    title: str | None = None
+    """Title."""
+    prefix: str = ""
+    """Prefix."""
+    kind: Literal["a", "b"] | None = None
+    """Kind."""
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """Shapes."""
     names: list[str] = field(default_factory=list)
     """Names."""
 
@@ -116,6 +130,47 @@ def test_an_unknown_key_in_yaml_is_an_error(tmp_path: Path) -> None:
     path.write_text("study: here\noptin: {lr: 1}\n")
     with pytest.raises(ConfigError, match="optin"):
         cli.parse(Config, ["--config", str(path)])
+
+
+PARSERS_OWN = ["<class", "Subtypes", "Union", "typing.", "validate", "Namespace", "jsonargparse", "Parser key", "Unable to load"]
+WRONG = ["x", "1.5", "nan", "", "null", "true", "[1]", "[[]]", "{a: 1}", "{class_path: Square, init_arg: {}}", "{class_path: 3}"]
+
+
+@pytest.mark.parametrize("name", ["mode", "optim", "optim.lr", "shape", "shape_or_none", "size", "times", "kind", "shapes", "names"])
+def test_no_wrong_value_is_refused_in_the_words_of_the_parser(yaml_file: str, name: str) -> None:
+    refused = []
+    for value in [*WRONG, "[Triangle]", "{a: Triangle}", "{a: {class_path: Square, init_args: {side: x}}}", "{init_args: {side: 3}}"]:
+        try:
+            cli.parse(Config, ["--config", yaml_file, f"--{name}", value])
+        except ConfigError as error:
+            refused.append(str(error))
+    assert len(refused) > 5
+    assert [said for said in refused if not said.startswith(name)] == []
+    assert [said for said in refused if any(words in said for words in PARSERS_OWN)] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "study: missing, expected in the config or on the line as --study VALUE"),
+        (["--study"], "--study stands without a value"),
+        (["--study", "here", "--size", "1.5"], "size: 1.5, expected a whole number or null"),
+        (["--study", "here", "--kind", "c"], "kind: c, expected one of a, b or null"),
+        (["--study", "here", "--times", "[1]"], "times: [1], expected a list of 2 or null"),
+        (["--study", "here", "--shape_or_none", "Triangle"], "shape_or_none: there is no 'Triangle', expected one of Circle, Square"),
+        (["--study", "here", "--shape_or_none", "Square", "--shape_or_none.side", "x"], "shape_or_none.side: x, expected a whole number"),
+        (["--study", ""], "study: is empty, expected a text"),
+        (["--study", "here", "--title", ""], "title: is empty, expected a text or null"),
+    ],
+)
+def test_what_is_missing_empty_or_of_another_kind(arguments: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        cli.parse(Config, arguments)
+    assert says in str(error.value)
+
+
+def test_an_empty_text_is_a_value_where_it_is_the_default() -> None:
+    assert cli.parse(Config, ["--study", "here", "--prefix", ""]).prefix == ""
 
 
 def test_a_missing_config_file_is_an_error() -> None:

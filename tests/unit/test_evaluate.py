@@ -420,6 +420,12 @@ def test_bad_embeddings_are_refused_in_a_sentence(
     assert not (tmp_path / "reports").exists()
 
 
+def test_one_array_where_embeddings_are_expected_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "e.npy", np.eye(3))
+    assert evaluate("--embeds", tmp_path / "e.npy", "--output", tmp_path / "reports") == 1
+    assert "not an .npz of plain arrays (one array of shape (3, 3), a .npy)" in capsys.readouterr().err
+
+
 def test_hostile_names_do_not_reach_the_page(tmp_path: Path) -> None:
     arrays = {"eeg": np.eye(4), "image": np.eye(4), "subjects": np.array(["<script>alert(1)</script>", "b", "b", "b"])}
     path = tmp_path / "<b>x.npz"

@@ -166,3 +166,27 @@ def test_a_line_cut_short_by_a_kill_spoils_no_other(tmp_path: Path) -> None:
         file.write('\n{"step": 2, "lo')
     folder.metrics(2, {"loss": 2.0})
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["manifest.json", "000000.tar", "embeddings/clip.npy", "other-run/identity.json", "config.json", "model.safetensors", ".mine/../a b"],
+)
+@pytest.mark.parametrize("resume", ["", "auto", "latest"])
+def test_a_run_never_starts_in_a_folder_of_something_else(tmp_path: Path, foreign: str, resume: str) -> None:
+    file = tmp_path / "place" / foreign
+    (tmp_path / "place" / ".mine").mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("theirs")
+    with pytest.raises(CommandError, match=r"place holds .* and no run: expected a new or an empty folder"):
+        checkpoint.find(RunFolder(tmp_path / "place"), resume)
+    assert file.read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    "left", ["config.yaml", "checkpoints/step-00000001/x", "errors/rank-0.txt", "heartbeat/0", "logs/ranks.log", "train.log", ".nfs01"]
+)
+def test_a_run_starts_where_a_killed_start_or_a_log_is(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).write_text("")
+    assert checkpoint.find(RunFolder(tmp_path), "") is None

@@ -376,3 +376,13 @@ def test_bad_embeddings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_contradictory_configs_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ShardConfig(**{"reader": TinyReader(), "output": "x", **fields})
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "identity.json", "images/a.jpg", "000000.tar", "manifest.json"])
+def test_a_study_is_not_written_among_other_files(tmp_path: Path, foreign: str) -> None:
+    file = tmp_path / "study" / foreign
+    file.parent.mkdir(parents=True)
+    file.write_text("theirs")
+    with pytest.raises(StudyError, match=r"but no plan\.json: expected an empty folder"):
+        write_tiny_study(tmp_path / "study")
+    assert [path for path in (tmp_path / "study").rglob("*") if path.is_file()] == [file]

@@ -36,7 +36,10 @@ def read_embeddings(path: Path) -> Pairs:
     if not path.is_file():
         raise CommandError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError(f"one array of shape {file.shape}, a .npy")
+        with file:
             arrays: dict[str, Any] = {name: file[name] for name in file.files}
     except Exception as error:  # bad zips, checksums, headers and lengths raise a dozen kinds
         raise CommandError(f"{path}: not an .npz of plain arrays ({error})") from error

@@ -104,6 +104,7 @@ def find(folder: RunFolder, resume: str) -> Path | None:
         Empty: a new run, refused where one is already; ``latest``: of this folder, refused where there is none; ``auto``:
         ``latest`` if there is one, else new; otherwise the path of a checkpoint or of another run folder.
     """
+    folder.refuse_what_is_no_run()
     if not resume:
         if folder.holds_a_run():
             raise CommandError(f"run: {folder.path} already holds a run; continue it with --resume latest, or choose another folder")

@@ -18,10 +18,15 @@ from typing import Any
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_atomically
+from data_prep.contract.words import listed
 from trainer.training.completed import COMPLETED
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8}\Z")
 HEARTBEAT_SECONDS = 5.0
+_OF_A_START = {"config.yaml", "identity.json", "events.jsonl", "metrics.jsonl", "checkpoints", "universal", "heartbeat", "errors", "logs"}
+"""What a start that was killed may leave before there is a run."""
+_LOGS = {".log", ".out", ".err", ".txt"}
+"""A person's own record of what a command said, often kept where its run is."""
 
 
 class RunFolder:
@@ -55,6 +60,16 @@ class RunFolder:
     def holds_a_run(self) -> bool:
         """Whether a training run has been started here."""
         return (self.path / "identity.json").is_file()
+
+    def refuse_what_is_no_run(self) -> None:
+        """Refuse a folder of something else (a study, other runs, a home): a run would mix with it, and a start that fails undo what
+        comes into it meanwhile."""
+        if self.holds_a_run() or not self.path.is_dir():
+            return
+        visible = sorted(each for each in self.path.iterdir() if not each.name.startswith("."))
+        foreign = [each.name for each in visible if each.name not in _OF_A_START and each.suffix not in _LOGS]
+        if foreign:
+            raise CommandError(f"run: {self.path} holds {listed(foreign, 4)} and no run: expected a new or an empty folder")
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append a noteworthy event (``start``, ``resume``, ``checkpoint``, ``best``, ``fault``, ``stop``, ``end``) to ``events.jsonl``."""
