@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.contract.files import read_json
 from data_prep.studies.muse import MuseReaderConfig
-from tests.distributed.launcher import ROOT, free_port
+from tests.distributed.launcher import ROOT
 from tests.helpers.shared_data import shared_data
 from tests.integration.test_serving import post, serving
 from trainer.artifacts.encoder import load_encoder
@@ -90,8 +90,7 @@ def test_a_real_trial_over_http_is_ranked_as_here(home: Path) -> None:
     index = StudyIndex.open(home / "studies/muse")
     classes = encoder.embed_image(index.embedding("efficientnet_lite0"))
     expected_BK = encoder.embed(trials_BCT) @ classes.T
-    port = free_port()
-    with serving(run, port):
+    with serving(run) as (_, port):
         status, answer = post(port, {"inputs": trials_BCT.tolist()})
     assert status == 200
     names = index.manifest.tables.concepts
