@@ -89,8 +89,19 @@ def begin_process() -> None:
     """What a process does first that was started as a command.
 
     Modules of a user's own (import paths in configs) are found in the present folder, but none of them takes the place of one of ours,
-    here or in child processes.
+    here or in child processes. Output that was closed is lost without a word, and no file takes its number; a character that the
+    output's encoding lacks is written as its escape: neither may cost a result.
     """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

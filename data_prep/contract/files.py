@@ -30,6 +30,15 @@ def sha256_file(path: Path) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` under a temporary name beside ``path``, fsync, rename: the final name never holds half a file."""
+    try:
+        _write_and_rename(path, data)
+    except OSError as error:  # whoever asked for ``path`` knows no temporary name, and a full disk says no name at all
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:

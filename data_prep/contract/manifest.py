@@ -268,7 +268,8 @@ def read_manifest(root: Path) -> Manifest:
     """
     path = root / "manifest.json"
     if not path.is_file():
-        raise StudyError(f"{root}: not a finished study: there is no manifest.json (sharding not run, or not finished)")
+        lacking = "manifest.json (sharding not run, or not finished)" if root.is_dir() else "such folder"
+        raise StudyError(f"{root}: not a finished study: there is no {lacking}")
     plain = read_json(path)
     version = plain.get("schema_version") if isinstance(plain, dict) else None
     if version != SCHEMA_VERSION:

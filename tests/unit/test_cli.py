@@ -15,6 +15,7 @@ import yaml
 
 from data_prep.contract import cli
 from data_prep.contract.errors import ConfigError, UserError, sentence_of, set_traceback_folder
+from data_prep.contract.files import write_atomically
 
 
 @cli.polymorphic
@@ -327,3 +328,44 @@ def test_a_process_that_leaves_loses_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LEAVING, str(tmp_path / "kept")], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (7, ["the command", "a thread", "an exit function"], "")
     assert (tmp_path / "kept").read_text() == "written"
+
+
+SAYING = """
+import sys
+from data_prep.contract.cli import begin_process
+begin_process()
+kept = open(sys.argv[1], "wb")
+print("Zürich → Łódź…")
+print("Zürich → Łódź…", file=sys.stderr)
+sys.stdout.flush()
+import os
+os.write(1, b"straight to the output")
+os.write(2, b"straight to the output")
+kept.write(b"a result")
+"""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
+@pytest.mark.parametrize("closed", ["", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_output_that_is_closed_or_of_few_characters_costs_no_result(tmp_path: Path, encoding: str, closed: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    argv = ["sh", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, SAYING, str(tmp_path / "kept")]
+    done = subprocess.run(argv, env=environment, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, (tmp_path / "kept").read_bytes()) == (0, b"a result")
+    if not closed:
+        assert done.stdout.decode(encoding).splitlines()[0] == "Zürich → Łódź…".encode(encoding, "backslashreplace").decode(encoding)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("failing", ["tempfile.mkstemp", "os.fsync", "os.replace"])
+def test_a_write_that_fails_names_the_file_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, failing: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(OSError, match=str(tmp_path / "result.json")) as error:
+        write_atomically(tmp_path / "result.json", b"{}")
+    assert str(sentence_of(error.value)).startswith(f"{tmp_path / 'result.json'}: ")
+    assert not list(tmp_path.iterdir())

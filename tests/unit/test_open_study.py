@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,3 +64,13 @@ def test_values_in_sentences_are_one_short_line() -> None:
     assert short("two\nlines") == "two lines"
     assert short("x" * 60) == "x" * 60
     assert short("x" * 61) == "x" * 59 + "…"
+
+
+@pytest.mark.parametrize(
+    ("made", "says"), [(False, "there is no such folder"), (True, "there is no manifest.json (sharding not run, or not finished)")]
+)
+def test_a_study_that_was_moved_away_is_told_from_an_unfinished_one(tmp_path: Path, made: bool, says: str) -> None:
+    if made:
+        (tmp_path / "study").mkdir()
+    with pytest.raises(StudyError, match=re.escape(f"{tmp_path / 'study'}: not a finished study: {says}")):
+        read_manifest(tmp_path / "study")
