@@ -450,3 +450,18 @@ def test_every_config_of_this_folder_is_read() -> None:
     for name in ("retrieval", "embeds"):
         parse(EvaluateRetrievalConfig, ["--config", str(folder / f"{name}.yaml")])
     parse(ExportEmbeddingsConfig, ["--config", str(folder / "export_embeddings.yaml")])
+
+
+@pytest.mark.parametrize("below", ["", "/reports", "/a/b"])
+@pytest.mark.parametrize("command", ["evaluate-retrieval", "evaluate-classes", "export-embeddings", "evaluate-text"])
+def test_an_output_that_cannot_be_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, below: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for taken in ("file", "dangling"):
+        output = f"{tmp_path / taken}{below}" + ("/e.npz" if command == "export-embeddings" else "")
+        source = ("--generations", "[nowhere]") if command == "evaluate-text" else ("--export", "nowhere")
+        assert main("python -m trainer", "", COMMANDS, [command, *source, "--output", output]) == 1
+        assert capsys.readouterr().err == f"error: output: {tmp_path / taken} is no folder, expected one or a new name\n"
+    assert (tmp_path / "file").read_text() == "mine"

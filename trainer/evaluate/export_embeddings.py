@@ -14,6 +14,7 @@ from rich.console import Console
 from data_prep.contract.files import write_atomically
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import embed, open_part
+from trainer.evaluate.results import check_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class ExportEmbeddingsConfig:
 
 def run(config: ExportEmbeddingsConfig) -> None:
     """Write the file."""
+    check_output(Path(config.output).parent)
     encoder = load_encoder(config.export, config.device)
     loader = open_part(encoder, config.study, config.split, config.part)
     tables = loader.index.manifest.tables

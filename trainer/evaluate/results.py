@@ -10,6 +10,7 @@ as null, and a note says which.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +58,15 @@ def not_finite(results: Any) -> list[str]:
     found: list[str] = []
     to_json(results, found)
     return found
+
+
+def check_output(folder: Path) -> None:
+    """Refuse, before anything is computed, a folder that cannot be written into or made; writes nothing."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise CommandError(f"output: {there} is no folder, expected one or a new name")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CommandError(f"output: {there} cannot be written into, expected a folder that can")
 
 
 def write_report(folder: Path, name: str, results: R, page: Callable[[R], str]) -> R:

@@ -30,7 +30,7 @@ from trainer.evaluate.classes.config import EvaluateClassesConfig
 from trainer.evaluate.classes.results import ClassesResults, ConceptRow, ConfusionCell
 from trainer.evaluate.intervals import Interval, bootstrap_class_mean, bootstrap_mean
 from trainer.evaluate.provenance import study_facts
-from trainer.evaluate.results import Score, write_report
+from trainer.evaluate.results import Score, check_output, write_report
 
 METHOD = (
     "Candidates are the concepts that the encoder was trained on; tied candidates take their mean rank.",
@@ -41,6 +41,7 @@ METHOD = (
 
 def run(config: EvaluateClassesConfig) -> None:
     """Score, print the table, write JSON and HTML."""
+    check_output(Path(config.output))
     report.print_results(write_report(Path(config.output), "classes", evaluate(config), report.page))
 
 

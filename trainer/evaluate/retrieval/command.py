@@ -19,13 +19,14 @@ from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import open_part
 from trainer.evaluate.embeddings import read_embeddings
 from trainer.evaluate.provenance import embeddings_facts, study_facts
-from trainer.evaluate.results import write_report
+from trainer.evaluate.results import check_output, write_report
 from trainer.evaluate.retrieval import class_level, image_level, report
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
 
 
 def run(config: EvaluateRetrievalConfig) -> None:
     """Score, print the table, write JSON and HTML."""
+    check_output(Path(config.output))
     found, ranks_Q = evaluate(config)
     found = write_report(Path(config.output), "retrieval", found, lambda results: report.page(results, ranks_Q))
     report.print_results(found)

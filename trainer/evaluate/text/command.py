@@ -21,7 +21,7 @@ import numpy as np
 
 from data_prep.contract.files import write_atomically
 from trainer.artifacts.generations import Generations, read_generations
-from trainer.evaluate.results import write_report
+from trainer.evaluate.results import check_output, write_report
 from trainer.evaluate.text import comparison, report, scoring, summary
 from trainer.evaluate.text.config import EvaluateTextConfig
 from trainer.evaluate.text.metrics import Scored
@@ -32,6 +32,7 @@ from trainer.evaluate.text.tracking import track
 def run(config: EvaluateTextConfig) -> None:
     """Score, compare, write, print, log."""
     output = Path(config.output)
+    check_output(output)
     results, generations = evaluate(config)
     shown = report.captions(
         generations, seed=config.seed, num_items=config.report_items, images=Path(config.images) if config.images else None
