@@ -71,8 +71,7 @@ def prepared(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> tupl
         return run, ("--resume", "latest" if request.param == "resumed" else str(first), *TENSORBOARD)
     run.mkdir(parents=True)
     if request.param == "with a stranger's file":
-        (run / "notes").mkdir()
-        (run / "notes" / "why.txt").write_text("because")
+        (run / "why.txt").write_text("because")
         (run / "events.jsonl").write_text('{"event": "of an earlier start"}\n')
     return run, TENSORBOARD
 
