@@ -44,7 +44,7 @@ def test_scores_verdicts_table_and_report_lie_in_the_training_s_run(tracked: tup
     folder, run_id = tracked
     rows = made.records(12, made.ARMS | {"eeg+concept": 0.7})
     rows[0]["generated"] = 'two\nlines, "quotes" and 😺'
-    run(evaluation(tmp_path, made.write(tmp_path / "g", rows, export=str(folder / "export"))))
+    run(evaluation(tmp_path, made.write(tmp_path / "g", rows, config={"export": str(folder / "export")})))
     run(evaluation(tmp_path, tmp_path / "g"))  # again: takes the place of the first
     client = MlflowClient(tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}")
     logged = client.get_run(run_id)
@@ -75,7 +75,7 @@ def test_what_cannot_be_logged_is_said_and_costs_nothing(
     (lost / "export").mkdir(parents=True)
     write_completed(lost, Completed(step=3, best_score=None, best_step=3, score_name=None, tracking_run_id="0" * 32))
     for exported, message in ((str(tmp_path), "belongs to no run that was tracked"), (str(lost / "export"), "mlflow.db is not there")):
-        run(evaluation(tmp_path, made.write(tmp_path / "g", rows, export=exported)))
+        run(evaluation(tmp_path, made.write(tmp_path / "g", rows, config={"export": exported})))
         said = capsys.readouterr().out
         assert "Not logged to MLflow: " in said
         assert message in said
