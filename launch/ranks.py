@@ -17,6 +17,7 @@ from data_prep.contract.cli import parse
 from data_prep.contract.errors import CommandError
 from launch.plan import LaunchConfig, Plan, plan
 from trainer.__main__ import COMMANDS
+from trainer.artifacts.generations import FACTS
 from trainer.data.index import StudyIndex
 from trainer.distributed.lean_deepspeed import import_deepspeed
 from trainer.distributed.library_log import collected
@@ -75,7 +76,7 @@ def check(command: Any, *, ranks: int | None) -> None:
 
 def last_file(command: Any) -> Path:
     """The file that success alone writes, last."""
-    return RunFolder(command.run).completed if isinstance(command, RunConfig) else Path(command.output) / "generate.json"
+    return RunFolder(command.run).completed if isinstance(command, RunConfig) else Path(command.output) / FACTS
 
 
 def become(prepared: Plan) -> int:

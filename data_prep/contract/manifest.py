@@ -411,11 +411,16 @@ class Split:
         return {"format_version": SPLIT_FORMAT_VERSION, **own, "hash": self.hash}
 
 
+def split_names(root: Path) -> list[str]:
+    """Splits of a study, in order of their names."""
+    return sorted(path.stem for path in (root / "splits").glob("*.json") if not path.name.endswith(".audit.json"))
+
+
 def read_split(root: Path, manifest: Manifest, name: str) -> Split:
     """Read ``splits/NAME.json`` and check that it speaks of this study's rows and that its hash follows from its content."""
     path = root / "splits" / f"{check_split_name(name)}.json"
     if not path.is_file():
-        have = sorted(p.stem for p in (root / "splits").glob("*.json") if not p.name.endswith(".audit.json"))
+        have = split_names(root)
         raise StudyError(f"{path}: no such split; this study has {listed(have)}")
     plain = read_json(path)
     if not isinstance(plain, dict) or plain.get("rows_hash") != manifest.rows_hash:

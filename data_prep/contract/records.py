@@ -73,6 +73,19 @@ def from_json(kind: type[T], found: Any, where: str, *, written_by: str) -> T:
         raise CommandError(f"{where}: {name}: {first['msg']}, expected what {written_by} of this version writes") from error
 
 
+def check_format(found: Any, expected: int, where: str) -> None:
+    """Refuse JSON values of another ``format_version``.
+
+    Raises
+    ------
+    CommandError
+        Both versions, in one sentence.
+    """
+    version = found.get("format_version") if isinstance(found, Mapping) else None
+    if version != expected:
+        raise CommandError(f"{where}: format version {version!r}, expected {expected}")
+
+
 def read_record(path: Path, kind: type[T], *, written_by: str) -> T:
     """The record in a JSON file; see :func:`from_json`.
 

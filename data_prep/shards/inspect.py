@@ -12,7 +12,7 @@ from rich.table import Table
 from data_prep.contract import schema
 from data_prep.contract.audit import read_audit
 from data_prep.contract.errors import StudyError
-from data_prep.contract.manifest import assign_parts, read_split
+from data_prep.contract.manifest import assign_parts, read_split, split_names
 from data_prep.contract.words import short
 from data_prep.shards.open import StudyFolder, open_study
 
@@ -101,16 +101,14 @@ def _embeddings(study: StudyFolder) -> Table:
 
 def _splits(study: StudyFolder) -> Table:
     table = Table("split", "policy", *schema.PARTS, "audit", "transform", "hash", title="splits (trials)", title_justify="left")
-    for path in sorted((study.root / "splits").glob("*.json")):
-        if path.name.endswith(".audit.json"):
-            continue
-        split = read_split(study.root, study.manifest, path.stem)
+    for name in split_names(study.root):
+        split = read_split(study.root, study.manifest, name)
         part = assign_parts(split, study.table)
-        audited = read_audit(study.root, path.stem)
+        audited = read_audit(study.root, name)
         verdict = "missing" if audited is None else audited.verdict
-        fitted = "yes" if (study.root / "transforms" / f"{path.stem}.npz").is_file() else "no"
+        fitted = "yes" if (study.root / "transforms" / f"{name}.npz").is_file() else "no"
         counts = [str(int((part == number).sum())) for number in (1, 2, 3)]
-        table.add_row(path.stem, split.policy, *counts, verdict, fitted, split.hash[:12])
+        table.add_row(name, split.policy, *counts, verdict, fitted, split.hash[:12])
     return table
 
 

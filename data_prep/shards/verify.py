@@ -18,7 +18,16 @@ from data_prep.contract.arrays import read_archive
 from data_prep.contract.audit import audit_path, read_audit
 from data_prep.contract.errors import StudyError, UserError
 from data_prep.contract.files import read_json, sha256_file
-from data_prep.contract.manifest import Manifest, Shard, assign_parts, read_manifest, read_shard_tables, read_split, repetition_table
+from data_prep.contract.manifest import (
+    Manifest,
+    Shard,
+    assign_parts,
+    read_manifest,
+    read_shard_tables,
+    read_split,
+    repetition_table,
+    split_names,
+)
 from data_prep.contract.progress import tracked
 from data_prep.shards import reindex
 from data_prep.shards.shard import KINDS, read_done
@@ -104,7 +113,7 @@ def _check_embeddings(root: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _check_splits(root: Path, manifest: Manifest) -> Iterator[str]:
-    names = [path.stem for path in sorted((root / "splits").glob("*.json")) if not path.name.endswith(".audit.json")]
+    names = split_names(root)
     try:
         pairs = [read_shard_tables(root, manifest, shard) for shard in manifest.shards]
         table = repetition_table([index for index, _ in pairs], [trials for _, trials in pairs])
@@ -122,7 +131,7 @@ def _check_splits(root: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _check_transforms(root: Path, manifest: Manifest) -> Iterator[str]:
-    hashes = {read_json(path).get("hash") for path in (root / "splits").glob("*.json") if not path.name.endswith(".audit.json")}
+    hashes = {read_json(root / "splits" / f"{name}.json").get("hash") for name in split_names(root)}
     for path in sorted((root / "transforms").glob("*.npz")):
         try:
             if str(read_archive(path, ["split_hash"])["split_hash"]) not in hashes:

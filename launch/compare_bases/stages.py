@@ -19,7 +19,7 @@ from data_prep.contract.records import to_json
 from launch.compare_bases.plan import METRICS, CompareBasesConfig, changed
 from launch.plan import LaunchConfig
 from launch.supervise import launcher
-from trainer.artifacts.generations import read_facts
+from trainer.artifacts.generations import FACTS, read_facts
 from trainer.artifacts.text import trained_parameters
 from trainer.artifacts.text_export import read_text_export
 from trainer.distributed.child import environment_of_its_own, run_in_group
@@ -68,7 +68,7 @@ def check_same(saved: Path, text: TextConfig) -> None:
 def generate(config: CompareBasesConfig, settings: GenerateConfig) -> None:
     """Captions of one trained model, unless they are there; ``generate`` itself refuses a changed config."""
     output = Path(settings.output)
-    done = output / "generate.json"
+    done = output / FACTS
     if done.is_file() and read_facts(output).config == to_plain(settings):
         return
     path = output.parent / "generate.yaml"
@@ -82,7 +82,7 @@ def evaluate(settings: EvaluateTextConfig) -> dict[str, Any]:
     """Scores of one base over all seeds, computed unless they are there, and what its trainings took."""
     report, generations = Path(settings.output), [Path(folder) for folder in settings.generations]
     done = report / "text.json"
-    made = max((folder / "generate.json").stat().st_mtime for folder in generations)
+    made = max((folder / FACTS).stat().st_mtime for folder in generations)
     if not done.is_file() or done.stat().st_mtime < made or read_text(done).config != to_plain(settings):
         evaluate_text(settings)
     results = read_text(done)

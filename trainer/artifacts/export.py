@@ -11,7 +11,7 @@ from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
 from data_prep.contract.manifest import Embedding
-from data_prep.contract.records import FLAT, from_json, write_record
+from data_prep.contract.records import FLAT, check_format, from_json, write_record
 from trainer.data.batch import Normalise
 from trainer.data.loader import DataConfig
 from trainer.losses import LossConfig
@@ -67,7 +67,23 @@ class ExportEmbedding(Embedding):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Lineage):
+class WithData(Lineage):
+    """An export that says which data it was trained on."""
+
+    data: Mapping[str, Any]
+    """:class:`DataConfig` of training, plain."""
+
+    def data_config(self, **changes: Any) -> DataConfig:
+        """The data config of training, with ``changes`` such as ``study`` (a copy elsewhere) or ``split``.
+
+        Without its choice of correctly classified trials: whatever is scored is scored on all trials.
+        """
+        config: DataConfig = from_plain(DataConfig, {**self.data, **changes})
+        return config.unfiltered()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(WithData):
     """What an exported encoder is, and was trained on.
 
     Configs stay plain, as they were written: one may name a class that is not importable here.
@@ -80,8 +96,6 @@ class Export(Lineage):
     """:class:`LossConfig`."""
     build: ModelSizes
     signal: ExportSignal
-    data: Mapping[str, Any]
-    """:class:`DataConfig`."""
     preprocessing: Mapping[str, Any]
     """What was done to the signal when it was sharded."""
     transform: str | None
@@ -105,14 +119,6 @@ class Export(Lineage):
         """Config of the model; fields newer than the export get their defaults."""
         found: ContrastiveModelConfig = from_plain(ContrastiveModelConfig, self.model)
         return found
-
-    def data_config(self, **changes: Any) -> DataConfig:
-        """The data config of training, with ``changes`` such as ``study`` (a copy elsewhere) or ``split``.
-
-        Without its choice of correctly classified trials: whatever is scored is scored on all trials.
-        """
-        config: DataConfig = from_plain(DataConfig, {**self.data, **changes})
-        return config.unfiltered()
 
     def build_model(self) -> ContrastiveModel:
         """The model, with random weights."""
@@ -141,9 +147,7 @@ def read_export(folder: Path) -> Export:
     if not path.is_file() and (folder / "export" / CONFIG).is_file():
         raise CommandError(f"{folder}: a run folder, expected the export in it: {folder / 'export'}")
     found = read_json(path)
-    version = found.get("format_version") if isinstance(found, dict) else None
-    if version != FORMAT_VERSION:
-        raise CommandError(f"{path}: format version {version!r}, expected {FORMAT_VERSION}")
+    check_format(found, FORMAT_VERSION, str(path))
     return from_json(Export, found, str(path), written_by="a contrastive training")
 
 
@@ -160,9 +164,21 @@ def find_export(path: str | Path) -> Path:
     CommandError
         None of these.
     """
+    folder = exported(path, "an export, or the folder of a run that has validated")
+    inner = folder / "encoder"
+    return inner if (inner / CONFIG).is_file() else folder
+
+
+def exported(path: str | Path, expected: str) -> Path:
+    """``path`` itself or the export in it, whichever has a ``config.json``.
+
+    Raises
+    ------
+    CommandError
+        Neither has one; ``expected`` says what would do.
+    """
     path = Path(path)
     for folder in (path, path / "export"):
         if (folder / CONFIG).is_file():
-            inner = folder / "encoder"
-            return inner if (inner / CONFIG).is_file() else folder
-    raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected an export, or the folder of a run that has validated")
+            return folder
+    raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected {expected}")

@@ -31,7 +31,7 @@ from data_prep.contract.records import to_json
 from data_prep.contract.words import short
 from trainer.artifacts.encoder import WEIGHTS, Encoder, check_finite, load_encoder
 from trainer.artifacts.export import CONFIG, read_export, write_config
-from trainer.artifacts.text_export import ExportEncoder, ExportStage, TextExport, find_text_export, read_text_export, write_text_config
+from trainer.artifacts.text_export import ExportEncoder, TextExport, TextTraining, find_text_export, read_text_export, write_text_config
 from trainer.artifacts.weights import read_weights
 from trainer.models.concepts import ConceptTable
 from trainer.models.language.base import for_use, load_base, load_tokenizer, read_settings
@@ -41,8 +41,7 @@ from trainer.models.language.llm import context_length, hidden_size
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import Prompter
 from trainer.models.language.quiet import quiet
-from trainer.models.language.reference import BaseReference, base_reference, check_base
-from trainer.training.lineage import Lineage
+from trainer.models.language.reference import base_reference, check_base
 
 ADAPTER, PROJECTOR, ENCODER = "adapter", "projector.safetensors", "encoder"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -59,21 +58,6 @@ class TextParts:
     """Scale of the base's token embeddings, which the projector was built with."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextSettings:
-    """How a text model was trained: configs as plain values, see :class:`TextExport`."""
-
-    base: BaseReference
-    base_config: Mapping[str, Any]
-    adapter: Mapping[str, Any]
-    prefix: Mapping[str, Any]
-    prompt: Mapping[str, Any]
-    stage: ExportStage
-    data: Mapping[str, Any]
-    planned_steps: int
-    planned_items: int
-
-
 # ----------------------------------------------------------------------------------------------------------- writing
 
 
@@ -85,8 +69,7 @@ def write_text_export(
     encoder: Path,
     tuned: bool,
     concepts: ConceptTable | None,
-    settings: TextSettings,
-    lineage: Lineage,
+    training: TextTraining,
     facts: Mapping[str, Any],
 ) -> None:
     """Write a text model into the new folder ``output``.
@@ -101,10 +84,8 @@ def write_text_export(
         Export of the encoder; its weights are replaced by those in ``weights`` where ``tuned``.
     concepts
         Candidates for words in the prompt, where it has any.
-    settings
-        How it was trained.
-    lineage
-        The training, and those before it.
+    training
+        How it was trained, and the trainings before it.
     facts
         What else is to be kept of it, such as hashes of what it read.
     """
@@ -124,14 +105,13 @@ def write_text_export(
         changed = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
         whole = read_weights(encoder / WEIGHTS)
         _save({name: changed.get(name, value) for name, value in whole.items()}, output / ENCODER / WEIGHTS)
-        # It has now seen this run's training trials as well.
-        write_config(output / ENCODER, replace(own, started_from=(*own.started_from, lineage.own)))
+        # It has now seen this run's training trials as well; a stage is the text model's alone.
+        write_config(output / ENCODER, replace(own, started_from=(*own.started_from, training.own)))
     if concepts is not None:
         concepts.write(output)
     plain = to_json(own)
     export = TextExport(
-        **vars(lineage),
-        **vars(settings),
+        **vars(training),
         tune_encoder=tuned,
         encoder=ExportEncoder(sha256=sha256_file(output / ENCODER / WEIGHTS), facts={name: plain.get(name) for name in _OF_ENCODER}),
         num_prefix=model.num_prefix,

@@ -10,16 +10,15 @@ from typing import Any, Literal
 from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
-from data_prep.contract.records import FLAT, from_json, write_record
-from trainer.artifacts.export import CONFIG
+from data_prep.contract.records import FLAT, check_format, from_json, write_record
+from trainer.artifacts.export import CONFIG, WithData, exported
 from trainer.data.captions import Missing
-from trainer.data.loader import DataConfig
 from trainer.models.language.adapter import AdapterConfig
 from trainer.models.language.base import BaseConfig
 from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.prompt import PromptConfig
 from trainer.models.language.reference import BaseReference
-from trainer.training.lineage import Lineage, Origin
+from trainer.training.lineage import Origin
 
 FORMAT_VERSION = 1
 KIND: Literal["text"] = "text"
@@ -47,21 +46,26 @@ class ExportEncoder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextExport(Lineage):
-    """What an exported text model is, and was trained on. Configs stay plain, as they were written."""
+class TextTraining(WithData):
+    """How a text model was trained. Configs stay plain, as they were written."""
 
-    format_version: int = FORMAT_VERSION
-    kind: Literal["text"] = KIND
     base: BaseReference
     base_config: Mapping[str, Any]
     adapter: Mapping[str, Any]
     prefix: Mapping[str, Any]
     prompt: Mapping[str, Any]
     stage: ExportStage
-    data: Mapping[str, Any]
     planned_steps: int | None = None
     planned_items: int | None = None
     """Length of the last training as it was planned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextExport(TextTraining):
+    """What an exported text model is, and was trained on."""
+
+    format_version: int = FORMAT_VERSION
+    kind: Literal["text"] = KIND
     tune_encoder: bool
     encoder: ExportEncoder
     num_prefix: int
@@ -125,16 +129,14 @@ class TextExport(Lineage):
         found: PromptConfig = from_plain(PromptConfig, self.prompt)
         return found
 
-    def data_config(self, **changes: Any) -> DataConfig:
-        """As :meth:`trainer.artifacts.export.Export.data_config`."""
-        config: DataConfig = from_plain(DataConfig, {**self.data, **changes})
-        return config.unfiltered()
-
 
 def is_text_export(folder: Path) -> bool:
     """Whether the export in a folder is a text model's."""
-    found = read_json(folder / CONFIG)
-    return isinstance(found, dict) and found.get("kind") == KIND
+    return _is_text(read_json(folder / CONFIG))
+
+
+def _is_text(found: Any) -> bool:
+    return isinstance(found, Mapping) and found.get("kind") == KIND
 
 
 def read_text_export(folder: Path) -> TextExport:
@@ -146,12 +148,10 @@ def read_text_export(folder: Path) -> TextExport:
         One sentence naming the file, and the field that is missing or of another kind.
     """
     path = folder / CONFIG
-    if not is_text_export(folder):
-        raise CommandError(f"{path}: not a text export (an encoder's?): expected the export of a text run")
     found = read_json(path)
-    version = found.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CommandError(f"{path}: format version {version!r}, expected {FORMAT_VERSION}")
+    if not _is_text(found):
+        raise CommandError(f"{path}: not a text export (an encoder's?): expected the export of a text run")
+    check_format(found, FORMAT_VERSION, str(path))
     return from_json(TextExport, found, str(path), written_by="a text training")
 
 
@@ -168,8 +168,4 @@ def find_text_export(path: str | Path) -> Path:
     CommandError
         Neither is there.
     """
-    path = Path(path)
-    for folder in (path, path / "export"):
-        if (folder / CONFIG).is_file():
-            return folder
-    raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected a text export, or the folder of a run that has one")
+    return exported(path, "a text export, or the folder of a run that has one")

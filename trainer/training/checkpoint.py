@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import fsync_folder, read_json, sha256_file
-from data_prep.contract.records import SealedFile, from_json, write_record
+from data_prep.contract.records import SealedFile, check_format, from_json, write_record
 from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.world import World
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
@@ -128,9 +128,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint's manifest."""
     manifest_file = path / "manifest.json"
     manifest = read_json(manifest_file)
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
-        raise CommandError(f"{manifest_file}: format version {version!r}, expected {FORMAT_VERSION}")
+    check_format(manifest, FORMAT_VERSION, str(manifest_file))
     return Checkpoint(path=path, **vars(from_json(Seal, manifest, str(manifest_file), written_by="a training")))
 
 

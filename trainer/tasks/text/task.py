@@ -23,8 +23,8 @@ from trainer.artifacts.encoder import load_encoder, subject_table
 from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_encoder
 from trainer.artifacts.initial_text import InitialText
-from trainer.artifacts.text import TextParts, TextSettings, write_text_export
-from trainer.artifacts.text_export import ExportStage
+from trainer.artifacts.text import TextParts, write_text_export
+from trainer.artifacts.text_export import ExportStage, TextTraining
 from trainer.data import random
 from trainer.data.augment import augment
 from trainer.data.batch import Batch, HostBatch
@@ -293,7 +293,8 @@ class TextTask(BaseTask):
             encoder=self.encoder_path,
             tuned=config.tune_encoder,
             concepts=self.words.concepts,
-            settings=TextSettings(
+            training=TextTraining(
+                **vars(self.lineage(step)),
                 base=self.base,
                 base_config=to_plain(config.base),
                 adapter=to_plain(config.adapter),
@@ -304,6 +305,5 @@ class TextTask(BaseTask):
                 planned_steps=self.num_steps,
                 planned_items=self.num_steps * config.train.global_batch_size,
             ),
-            lineage=self.lineage(step),
             facts={name: value for name, value in self.facts().items() if name != "base"} | {"precision": config.train.precision},
         )
