@@ -110,7 +110,8 @@ def begin_process() -> None:
 def leave(status: int) -> NoReturn:
     """What such a process does last: threads are waited for, exit functions run and open files are written out as ever.
 
-    But memory is given back whole: Python would take it apart object by object, which takes a second or two with torch.
+    But memory is given back whole: Python would take it apart object by object, which takes a second or two with torch, and ends with
+    SIGABRT when a thread of gloo, which outlives its group while a deepspeed engine stands, lets go of a tensor meanwhile.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

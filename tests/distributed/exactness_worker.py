@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data_prep.contract.cli import leave
 from trainer import losses
 from trainer.distributed import collectives
 from trainer.distributed.deepspeed_config import ZeroConfig, build_deepspeed_config, check_parameters
@@ -253,3 +254,4 @@ def main(output: str) -> None:
 
 if __name__ == "__main__":
     main(next(argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")))
+    leave(0)

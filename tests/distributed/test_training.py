@@ -147,10 +147,10 @@ def test_a_seed_that_the_config_takes_trains(home: Path, seed: int) -> None:
 
 NO_ROOM = """
 import resource, sys
-from data_prep.contract.cli import main
+from data_prep.contract.cli import leave, main
 from trainer.__main__ import COMMANDS
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-sys.exit(main("trainer", "", COMMANDS, sys.argv[2:]))
+leave(main("trainer", "", COMMANDS, sys.argv[2:]))
 """
 
 

@@ -8,6 +8,7 @@ import sys
 
 SINGLE = """
 import os, torch
+from data_prep.contract.cli import leave
 from trainer.distributed import collectives
 from trainer.distributed.deepspeed_config import ZeroConfig, build_deepspeed_config
 from trainer.distributed.world import choose_device, read_world, start_distributed, set_group_timeouts, stop_distributed
@@ -24,6 +25,7 @@ for _ in range(2):
     assert len(groups) > 1 and all(g._get_backend(torch.device("cpu")).options._timeout.total_seconds() == 30 for g in groups)
 stop_distributed(); stop_distributed()
 print("trained on", collectives.num_ranks())
+leave(0)
 """
 
 

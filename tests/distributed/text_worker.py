@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from data_prep.contract.cli import from_plain
+from data_prep.contract.cli import from_plain, leave
 from trainer.distributed import collectives
 from trainer.distributed.deepspeed_config import build_deepspeed_config
 from trainer.distributed.world import World, read_world, set_group_timeouts, start_distributed, stop_distributed
@@ -329,3 +329,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     phase, folder = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     {"begin": begin, "finish": finish}[phase](Path(folder))
+    leave(0)
