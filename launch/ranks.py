@@ -18,11 +18,13 @@ from data_prep.contract.errors import CommandError
 from launch.plan import LaunchConfig, Plan, plan
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.generations import FACTS
+from trainer.artifacts.text_export import find_text_export, read_text_export
 from trainer.data.index import StudyIndex
 from trainer.distributed.lean_deepspeed import import_deepspeed
 from trainer.distributed.library_log import collected
 from trainer.distributed.rendezvous import free_port, hold_meeting_place
 from trainer.distributed.world import World, check_world_size
+from trainer.generate.config import GenerateConfig
 from trainer.training.checkpoint import find
 from trainer.training.config import RunConfig
 from trainer.training.run_folder import RunFolder
@@ -63,6 +65,12 @@ def parse_trainers(config: LaunchConfig) -> Any:
 
 def check(command: Any, *, ranks: int | None) -> None:
     """Refuse what every rank would refuse for itself, half a minute later; ``ranks`` is None where only the hostfile knows."""
+    if isinstance(command, GenerateConfig):
+        export = find_text_export(command.export)
+        changes = {name: value for name, value in (("study", command.study), ("split", command.split)) if value}
+        asked = read_text_export(export).data_config(**changes)
+        StudyIndex.open(asked.study).split(asked.split)
+        return
     if not isinstance(command, RunConfig):
         return
     if ranks is not None:

@@ -1,13 +1,11 @@
-"""A study's manifest and splits as values: read once and checked, no string keys beyond this file.
+"""A study's manifest as a value: read once and checked, no string keys beyond this file.
 
-``manifest.json`` and ``splits/NAME.json`` keep their fields on disk; :meth:`Manifest.plain` and :meth:`Split.plain` write what
-:func:`read_manifest` and :func:`read_split` read.
+``manifest.json`` keeps its fields on disk: :meth:`Manifest.plain` writes what :func:`read_manifest` reads.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +16,8 @@ import numpy as np
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, sha256_json, write_atomically, write_json
-from data_prep.contract.records import FLAT
-from data_prep.contract.schema import PARTS, SCHEMA_VERSION, TRIALS_DTYPE, check_split_name, index_dtype
-from data_prep.contract.words import listed
-
-SPLIT_FORMAT_VERSION = 1
-Clause = Mapping[str, Sequence[int]]
-"""Fields of :data:`CLAUSE_FIELDS` with the ids that match; a repetition matches a clause if it matches all its fields."""
-
-
-# -------------------------------------------------------------------------------------------------------- manifest
+from data_prep.contract.records import FLAT, known_fields
+from data_prep.contract.schema import SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,19 +227,14 @@ class Manifest:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Manifest:
         """Inverse of :meth:`plain`; fields of newer versions are ignored."""
-        own = _known(cls, plain)
-        own["signal"] = Signal(**_known(Signal, plain["signal"]))
-        tables = _known(Tables, plain["tables"])
-        own["tables"] = Tables(**tables | {"stimuli": [Stimulus(**_known(Stimulus, row)) for row in tables["stimuli"]]})
-        own["shards"] = [Shard(**_known(Shard, row)) for row in plain["shards"]]
+        own = known_fields(cls, plain)
+        own["signal"] = Signal(**known_fields(Signal, plain["signal"]))
+        tables = known_fields(Tables, plain["tables"])
+        own["tables"] = Tables(**tables | {"stimuli": [Stimulus(**known_fields(Stimulus, row)) for row in tables["stimuli"]]})
+        own["shards"] = [Shard(**known_fields(Shard, row)) for row in plain["shards"]]
         own["embeddings"] = {name: Embedding.from_plain(facts) for name, facts in plain["embeddings"].items()}
-        own["quality"] = Quality(**_known(Quality, plain.get("quality", {})))
+        own["quality"] = Quality(**known_fields(Quality, plain.get("quality", {})))
         return cls(**own)
-
-
-def _known(kind: type[Any], plain: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(kind)}
-    return {name: value for name, value in plain.items() if name in names}
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
@@ -289,175 +274,3 @@ def read_manifest(root: Path) -> Manifest:
     if manifest.fingerprint != plain["fingerprint"]:
         raise StudyError(f"{path}: its fingerprint does not follow from its content")
     return manifest
-
-
-def read_shard_tables(root: Path, manifest: Manifest, shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-    """Index and trials rows of one shard, checked against the manifest: tar size, table sizes and hashes, dtypes, offsets.
-
-    Returns
-    -------
-    (index, trials)
-        Structured arrays of :func:`index_dtype` (rows,) and :data:`TRIALS_DTYPE` (repetitions,).
-    """
-    name = shard.name
-    if not re.fullmatch(r"\d{6}", name):
-        raise StudyError(f"{root / 'manifest.json'}: shard name {name!r}, expected six digits")
-    tar = root / f"{name}.tar"
-    size = tar.stat().st_size if tar.is_file() else None
-    if size is None or size != shard.tar_bytes:
-        found = "no such file" if size is None else f"{size} bytes"
-        raise StudyError(f"{tar}: {found}, expected {shard.tar_bytes} bytes: truncated or of another study")
-    index = _read_table(root / f"{name}.index.npy", shard.index_sha256, index_dtype(manifest.tar_embeddings, captions=manifest.captions))
-    trials = _read_table(root / f"{name}.trials.npy", shard.trials_sha256, TRIALS_DTYPE)
-    if len(index) != shard.rows or len(trials) != index["n_reps"].sum():
-        raise StudyError(
-            f"{root / name}: {len(index)} samples and {len(trials)} repetitions, expected {shard.rows} and {index['n_reps'].sum()}"
-        )
-    for member in {n.rsplit("_", 1)[0] for n in index.dtype.names or () if n.endswith("_offset")}:
-        if len(index) and int((index[f"{member}_offset"] + index[f"{member}_bytes"]).max()) > size:
-            raise StudyError(f"{root / name}.index.npy: an offset of {member!r} lies beyond the tar's {size} bytes")
-    return index, trials
-
-
-def _read_table(path: Path, sha256: str, dtype: np.dtype[Any]) -> np.ndarray:
-    if not path.is_file():
-        raise StudyError(f"{path}: no such file")
-    found = sha256_file(path)
-    if found != sha256:
-        raise StudyError(f"{path}: SHA-256 {found[:12]}…, expected {sha256[:12]}…: it belongs to another tar")
-    table: np.ndarray = np.load(path, allow_pickle=False)
-    if table.dtype != dtype:
-        raise StudyError(f"{path}: columns {table.dtype.names}, expected {dtype.names}")
-    return table
-
-
-# ----------------------------------------------------------------------------------------------------------- splits
-
-CLAUSE_FIELDS = ("subject", "stimulus", "concept", "session", "recording", "repetition", "row")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepetitionTable:
-    """Every repetition of a study, in shard order; each array is int32 (n_repetitions,).
-
-    ``sample`` counts samples through the whole study, ``repetition`` counts inside its sample, and the rest are rows of
-    the manifest's tables.
-    """
-
-    sample: np.ndarray
-    repetition: np.ndarray
-    subject: np.ndarray
-    stimulus: np.ndarray
-    concept: np.ndarray
-    session: np.ndarray
-    recording: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.sample)
-
-    def column(self, field: str) -> np.ndarray:
-        """One column by clause field; ``row`` is the repetition's own number in the study."""
-        return np.arange(len(self), dtype=np.int32) if field == "row" else getattr(self, field)
-
-
-def repetition_table(indexes: Iterable[np.ndarray], trials: Iterable[np.ndarray]) -> RepetitionTable:
-    """Join per-shard index and trials tables into one table of repetitions."""
-    columns: dict[str, list[np.ndarray]] = {f: [] for f in RepetitionTable.__dataclass_fields__}
-    first_sample = 0
-    for index, trial in zip(indexes, trials, strict=True):
-        sample = trial["sample"]
-        if not np.array_equal(sample, np.repeat(np.arange(len(index)), index["n_reps"])):
-            raise StudyError("a trials table does not list the repetitions of its index in order")
-        columns["sample"].append(sample + first_sample)
-        starts = np.cumsum(index["n_reps"]) - index["n_reps"]
-        columns["repetition"].append(np.arange(len(sample)) - np.repeat(starts, index["n_reps"]))
-        for name in ("subject", "stimulus", "concept"):
-            columns[name].append(index[name][sample])
-        columns["session"].append(trial["session"])
-        columns["recording"].append(trial["recording"])
-        first_sample += len(index)
-    joined = {f: np.concatenate(parts).astype(np.int32) if parts else np.empty(0, np.int32) for f, parts in columns.items()}
-    return RepetitionTable(**joined)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """``splits/NAME.json``: which repetitions are in which part."""
-
-    name: str
-    policy: str
-    """How it was made: ``zero-shot``, ``recording``, ``subject``, ``closed-set``."""
-    rows_hash: str
-    """The rows it speaks of, see :attr:`Manifest.rows_hash`."""
-    fingerprint: str = ""
-    """Of the study when the split was made."""
-    parts: Mapping[str, Sequence[Clause]]
-    """Clauses by part; an empty list means that the split has no such part."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Config it was made with, as plain values."""
-
-    @cached_property
-    def hash(self) -> str:
-        """Identity: the rows it speaks of and which of them are in which part."""
-        return sha256_json({"rows_hash": self.rows_hash, "parts": {part: self.parts[part] for part in PARTS}})
-
-    def has(self, part: str) -> bool:
-        """Whether the split has such a part."""
-        return bool(self.parts[part])
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON-able values, with the hash."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"format_version": SPLIT_FORMAT_VERSION, **own, "hash": self.hash}
-
-
-def split_names(root: Path) -> list[str]:
-    """Splits of a study, in order of their names."""
-    return sorted(path.stem for path in (root / "splits").glob("*.json") if not path.name.endswith(".audit.json"))
-
-
-def read_split(root: Path, manifest: Manifest, name: str) -> Split:
-    """Read ``splits/NAME.json`` and check that it speaks of this study's rows and that its hash follows from its content."""
-    path = root / "splits" / f"{check_split_name(name)}.json"
-    if not path.is_file():
-        have = split_names(root)
-        raise StudyError(f"{path}: no such split; this study has {listed(have)}")
-    plain = read_json(path)
-    if not isinstance(plain, dict) or plain.get("rows_hash") != manifest.rows_hash:
-        raise StudyError(f"{path}: made for other shards than the ones beside it: make the split again")
-    try:
-        split = Split(**{"policy": "", "name": name} | _known(Split, plain))
-        unchanged = split.hash == plain.get("hash")
-    except (KeyError, TypeError) as error:
-        raise StudyError(f"{path}: not a split ({error}): make it again") from error
-    if not unchanged:
-        raise StudyError(f"{path}: its hash does not follow from its parts: altered")
-    return split
-
-
-def assign_parts(split: Split, table: RepetitionTable) -> np.ndarray:
-    """Part of every repetition: uint8 (n_repetitions,), 0 in none, 1 train, 2 validation, 3 test.
-
-    A repetition is in a part if it matches any of its clauses. A repetition in two parts, or a part without repetitions, is a
-    :class:`StudyError`; an empty list of clauses means the split has no such part.
-    """
-    parts = np.zeros(len(table), np.uint8)
-    for number, part in enumerate(PARTS, start=1):
-        member = np.zeros(len(table), bool)
-        for clause in split.parts[part]:
-            unknown = clause.keys() - set(CLAUSE_FIELDS)
-            if unknown or not clause:
-                raise StudyError(
-                    f"split {split.name!r}: a clause of {part!r} has fields {sorted(clause)}, expected some of {CLAUSE_FIELDS}"
-                )
-            matches = np.ones(len(table), bool)
-            for column, ids in clause.items():
-                matches &= np.isin(table.column(column), np.asarray(ids, dtype=np.int64))
-            member |= matches
-        if split.parts[part] and not member.any():
-            raise StudyError(f"split {split.name!r}: part {part!r} has no trials")
-        if (parts[member] != 0).any():
-            other = PARTS[int(parts[member].max()) - 1]
-            raise StudyError(f"split {split.name!r}: {int((parts[member] != 0).sum())} trials are in both {other!r} and {part!r}")
-        parts[member] = number
-    return parts

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contract.errors import StudyError
-from data_prep.contract.manifest import Manifest, RepetitionTable, Shard, read_manifest, read_shard_tables, repetition_table
+from data_prep.contract.manifest import Manifest, Shard, read_manifest
+from data_prep.contract.repetitions import RepetitionTable, read_shard_tables, repetition_table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

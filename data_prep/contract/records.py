@@ -147,3 +147,9 @@ def _plain(value: Any, where: str, not_finite: list[str] | None) -> Any:
         not_finite.append(f"{where.removesuffix('.value')} ({value})")
         return None
     return value
+
+
+def known_fields(kind: type[Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``plain`` has of the fields of a dataclass; those of newer versions are left out."""
+    names = {f.name for f in dataclasses.fields(kind)}
+    return {name: value for name, value in plain.items() if name in names}

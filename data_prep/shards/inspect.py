@@ -12,7 +12,7 @@ from rich.table import Table
 from data_prep.contract import schema
 from data_prep.contract.audit import read_audit
 from data_prep.contract.errors import StudyError
-from data_prep.contract.manifest import assign_parts, read_split, split_names
+from data_prep.contract.split import assign_parts, read_split, split_names
 from data_prep.contract.words import short
 from data_prep.shards.open import StudyFolder, open_study
 

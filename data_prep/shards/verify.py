@@ -18,17 +18,10 @@ from data_prep.contract.arrays import read_archive
 from data_prep.contract.audit import audit_path, read_audit
 from data_prep.contract.errors import StudyError, UserError
 from data_prep.contract.files import read_json, sha256_file
-from data_prep.contract.manifest import (
-    Manifest,
-    Shard,
-    assign_parts,
-    read_manifest,
-    read_shard_tables,
-    read_split,
-    repetition_table,
-    split_names,
-)
+from data_prep.contract.manifest import Manifest, Shard, read_manifest
 from data_prep.contract.progress import tracked
+from data_prep.contract.repetitions import read_shard_tables, repetition_table
+from data_prep.contract.split import assign_parts, read_split, split_names
 from data_prep.shards import reindex
 from data_prep.shards.shard import KINDS, read_done
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from data_prep.contract import schema
 from data_prep.contract.audit import Audit, Finding, write_audit_file
 from data_prep.contract.errors import StudyError
-from data_prep.contract.manifest import Split, assign_parts, read_split
 from data_prep.contract.progress import progress
+from data_prep.contract.split import Split, assign_parts, read_split
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 

@@ -31,7 +31,7 @@ from data_prep.shards.open import StudyFolder
 from data_prep.splits.config import SplitConfig
 
 Parts = dict[str, list[dict[str, list[int]]]]
-"""Part -> clauses; see :func:`data_prep.contract.manifest.assign_parts`."""
+"""Part -> clauses; see :func:`data_prep.contract.split.assign_parts`."""
 
 
 class View:

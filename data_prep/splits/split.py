@@ -14,7 +14,7 @@ from data_prep.contract import cli, schema
 from data_prep.contract.audit import Audit
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, write_json
-from data_prep.contract.manifest import Split, assign_parts
+from data_prep.contract.split import Split, assign_parts
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import audit, transforms
 from data_prep.splits.config import SplitConfig

@@ -19,8 +19,8 @@ import numpy as np
 from data_prep.contract import schema, signals
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import write_atomically
-from data_prep.contract.manifest import Split, assign_parts
 from data_prep.contract.progress import Advance, progress
+from data_prep.contract.split import Split, assign_parts
 from data_prep.shards.open import StudyFolder
 
 KINDS = ("none", "zscore", "mvnn")

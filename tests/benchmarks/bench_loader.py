@@ -20,7 +20,7 @@ import webdataset
 
 from data_prep.contract import schema
 from data_prep.contract.files import write_json
-from data_prep.contract.manifest import Split
+from data_prep.contract.split import Split
 from data_prep.embed.base import EmbeddingConfig
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts

@@ -14,7 +14,8 @@ from typing import Any
 
 from data_prep.contract import schema
 from data_prep.contract.files import write_json
-from data_prep.contract.manifest import Split, read_manifest
+from data_prep.contract.manifest import read_manifest
+from data_prep.contract.split import Split
 from tests.distributed.launcher import ROOT, free_port
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.training.run_folder import RunFolder, read_lines

@@ -11,7 +11,8 @@ import torch
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_json
-from data_prep.contract.manifest import read_manifest, read_split
+from data_prep.contract.manifest import read_manifest
+from data_prep.contract.split import read_split
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.artifacts.encoder import ExportConfig, load_encoder, run, write_export

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, write_json
-from data_prep.contract.manifest import Split, read_manifest
+from data_prep.contract.manifest import read_manifest
+from data_prep.contract.split import Split
 from data_prep.splits import split as splits
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.data.batch import normalise_trials

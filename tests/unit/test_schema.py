@@ -12,16 +12,9 @@ import pytest
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import canonical_json, write_json
-from data_prep.contract.manifest import (
-    Embedding,
-    Quality,
-    RepetitionTable,
-    Split,
-    assign_parts,
-    read_manifest,
-    read_shard_tables,
-    repetition_table,
-)
+from data_prep.contract.manifest import Embedding, Quality, read_manifest
+from data_prep.contract.repetitions import RepetitionTable, read_shard_tables, repetition_table
+from data_prep.contract.split import Split, assign_parts
 from tests.helpers.tiny_study import write_tiny_study
 
 

@@ -18,7 +18,8 @@ import yaml
 
 from data_prep.contract import cli
 from data_prep.contract.errors import StudyError, UserError
-from data_prep.contract.manifest import read_manifest, read_shard_tables
+from data_prep.contract.manifest import read_manifest
+from data_prep.contract.repetitions import read_shard_tables
 from data_prep.shards import write as shards
 from data_prep.shards.verify import verify
 from data_prep.shards.write import ShardConfig, write_study

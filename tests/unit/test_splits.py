@@ -12,8 +12,8 @@ import pytest
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json
-from data_prep.contract.manifest import assign_parts, read_split
 from data_prep.contract.records import to_json
+from data_prep.contract.split import assign_parts, read_split
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 from data_prep.splits.audit import audit

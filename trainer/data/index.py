@@ -15,8 +15,8 @@ import numpy as np
 from data_prep.contract import schema
 from data_prep.contract.errors import CommandError, StudyError
 from data_prep.contract.files import sha256_file
-from data_prep.contract.manifest import Split, assign_parts, read_split
 from data_prep.contract.open_study import OpenStudy, read_study
+from data_prep.contract.split import Split, assign_parts, read_split
 
 _SPARE_FILES = 256
 """Files that the process needs beside the mapped tars (sockets, logs, libraries)."""

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.manifest import RepetitionTable, Signal, Tables
+from data_prep.contract.manifest import Signal, Tables
+from data_prep.contract.repetitions import RepetitionTable
 from data_prep.contract.words import listed
 from trainer.data import random
 

@@ -18,32 +18,35 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
+from data_prep.contract.progress import tracked
 from trainer.distributed import collectives
 from trainer.distributed import world as worlds
+from trainer.distributed.library_log import LibraryLog, collected
 from trainer.distributed.world import World
 from trainer.generate.arms import ArmError
 from trainer.generate.captions import Generation
 from trainer.generate.config import GenerateConfig
 from trainer.generate.folder import GenerationFolder, print_summary
+from trainer.training.task import say
 
 
 def run(config: GenerateConfig) -> None:
     """``python -m trainer generate``, or on several ranks ``deepspeed --module trainer generate``."""
     world = worlds.read_world()
     device = worlds.choose_device(config.device, world)
-    if world.size > 1:
-        worlds.start_distributed(world, device, config.timeout_seconds)
-    try:
-        generate(config, world, device)
-    finally:
+    say(world, f"captioning into {config.output} on {world.size} rank{'s' if world.size > 1 else ''} ({device.type})")
+    with collected() as said:
         if world.size > 1:
-            worlds.stop_distributed()
+            worlds.start_distributed(world, device, config.timeout_seconds)
+        try:
+            generate(config, world, device, said)
+        finally:
+            if world.size > 1:
+                worlds.stop_distributed()
 
 
-def generate(config: GenerateConfig, world: World, device: torch.device) -> None:
+def generate(config: GenerateConfig, world: World, device: torch.device, said: LibraryLog | None = None) -> None:
     """Caption this rank's share of what is not captioned yet; rank 0 writes the whole when all are done."""
     started, folder = time.monotonic(), GenerationFolder(config.output)
     generation = Generation(config, device)
@@ -51,34 +54,33 @@ def generate(config: GenerateConfig, world: World, device: torch.device) -> None
         folder.begin(generation.request)
     _wait_for_all(device)
     folder.check(generation.request)
+    if said is not None:
+        said.open(folder.log(world.rank))
     done = {(record["arm"], record["item"]) for record in folder.records()}
     _wait_for_all(device)  # nobody writes before all have read
     if world.is_main:
         folder.reopen()
     left_out: dict[str, str] = {}
     writer = f"{world.rank}-of-{world.size}"
-    with Progress(console=Console(stderr=True), transient=True, disable=not world.is_main) as progress:
-        for arm in config.arms:
-            todo = batches(generation.items, config.batch_size, done, arm, world)
-            bar = progress.add_task(arm, total=len(todo))
-            if all((arm, item) in done for item in generation.items.tolist()):
-                continue
-            try:
-                speaker = generation.speaker(arm)
-            except ArmError as error:
-                left_out[arm] = str(error)
-                continue
-            for rows in todo:
-                texts = speaker.say(rows, generation.items[rows], config)
-                folder.append(arm, writer, generation.records(arm, speaker, rows, texts))
-                progress.advance(bar)
-            if world.is_main:
-                folder.publish()  # what other ranks still write of this arm comes with the next one
+    for arm in config.arms:
+        todo = batches(generation.items, config.batch_size, done, arm, world)
+        if all((arm, item) in done for item in generation.items.tolist()):
+            continue
+        try:
+            speaker = generation.speaker(arm)
+        except ArmError as error:
+            left_out[arm] = str(error)
+            continue
+        for rows in tracked(todo, f"{arm}: batches") if world.is_main else todo:
+            texts = speaker.say(rows, generation.items[rows], config)
+            folder.append(arm, writer, generation.records(arm, speaker, rows, texts))
+        if world.is_main:
+            folder.publish()  # what other ranks still write of this arm comes with the next one
     _wait_for_all(device)  # all parts are on disk
     if world.is_main:
         records = folder.finish(replace(generation.facts, left_out=left_out, seconds=round(time.monotonic() - started, 1)))
-        said = [*generation.notes, *(f"arm {arm} is left out: {why}" for arm, why in left_out.items())]
-        print_summary(records, folder.path, said)
+        notes = [*generation.notes, *(f"arm {arm} is left out: {why}" for arm, why in left_out.items())]
+        print_summary(records, folder.path, notes)
 
 
 def batches(items: np.ndarray, batch_size: int, done: set[tuple[str, int]], arm: str, world: World) -> list[np.ndarray]:

@@ -5,6 +5,7 @@
     OUTPUT/  request.json        what the captions depend on; a continued generation must agree with it
              parts/*.jsonl       one file an arm and rank, appended while it runs
              generations.jsonl   all captions by arm and item, rewritten after each arm    generations.csv  the same as a table
+             logs/rank-N.log     what libraries said
              generate.json       config, counts, what was left out: written last, the sign of success
 """
 
@@ -45,6 +46,10 @@ class GenerationFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    def log(self, rank: int) -> Path:
+        """File for what libraries say on a rank."""
+        return self.path / "logs" / f"rank-{rank}.log"
 
     def begin(self, request: Mapping[str, Any]) -> None:
         """Write down what the captions depend on, where a generation was begun here what is new in it; by one rank."""
