@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: quickstart quickstart-text bench-text test checks unit distributed integration bench bench-gpu clean
+.PHONY: quickstart quickstart-text bench-text test checks unit launched bench bench-gpu clean
 
 $(VENV)/installed: requirements.txt requirements.lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor} found, 3.11 or newer expected")'
@@ -36,7 +36,7 @@ quickstart: $(VENV)/installed
 quickstart-text: $(VENV)/installed
 	@$(BIN)/python -m launch quickstart-text
 
-test: checks unit distributed integration
+test: checks unit launched
 
 checks: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -47,11 +47,8 @@ checks: $(VENV)/installed-dev
 unit: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n 2 --dist loadfile --durations=5   # tiny tensors: processes, not threads
 
-distributed: $(VENV)/installed-dev
-	$(BIN)/python -m pytest tests/distributed --durations=5
-
-integration: $(VENV)/installed-dev
-	$(BIN)/python -m pytest tests/integration --durations=5
+launched: $(VENV)/installed-dev   # much of a launch is waiting: two at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed tests/integration -n 2 --dist loadfile --durations=5
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks

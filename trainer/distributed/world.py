@@ -20,14 +20,12 @@ from typing import Literal
 import torch
 import torch.distributed
 
-from data_prep.contract.errors import UserError, port_is_taken
+from data_prep.contract.errors import UserError
 from trainer.distributed.lean_deepspeed import import_deepspeed
-from trainer.distributed.rendezvous import free_port
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
-_PORT_TRIES = 3
 _LATER_SECONDS = 3.0
 
 
@@ -124,7 +122,7 @@ def choose_device(name: DeviceName, world: World) -> torch.device:
 
 
 def start_distributed(world: World, device: torch.device, timeout_seconds: float) -> None:
-    """Connect the ranks (also a single one, through a free loopback port) for DeepSpeed on ``device``.
+    """Connect the ranks for DeepSpeed on ``device``; a single one meets nobody and takes no port.
 
     Call it before anything imports deepspeed: the accelerator is chosen at import. A second call changes nothing.
     Call :func:`set_group_timeouts` again after ``deepspeed.initialize``, which makes further groups.
@@ -137,10 +135,8 @@ def start_distributed(world: World, device: torch.device, timeout_seconds: float
     if timeout_seconds <= 0:
         raise UserError(f"train.timeout_seconds: {timeout_seconds}, expected a positive number of seconds")
     os.environ["DS_ACCELERATOR"] = device.type
-    own_port = world.size == 1 and "MASTER_ADDR" not in os.environ
-    if own_port:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    if world.size == 1:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")  # deepspeed asks for them
     if world.one_host and "GLOO_SOCKET_IFNAME" not in os.environ:
         # gloo would resolve the host's own name, which fails on machines whose name no server knows.
         loopback = sorted({name for _, name in socket.if_nameindex()} & {"lo", "lo0"})
@@ -160,14 +156,9 @@ def start_distributed(world: World, device: torch.device, timeout_seconds: float
         getattr(deepspeed.ops, "__compatible_ops__", {}).update(deepspeed_shm_comm=False)
     timeout = timedelta(seconds=timeout_seconds)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    for tries_left in reversed(range(_PORT_TRIES if own_port else 1)):
-        try:
-            deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
-            break
-        except RuntimeError as error:  # another program was quicker to take the port that was free
-            if not tries_left or not port_is_taken(error):
-                raise
-            os.environ["MASTER_PORT"] = str(free_port())
+    if world.size == 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1, timeout=timeout)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
     set_group_timeouts(timeout_seconds)
 
 
