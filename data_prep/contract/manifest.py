@@ -188,16 +188,31 @@ class Manifest:
 
         Not the code version, times, paths or audit: the same trials sharded elsewhere have the same fingerprint.
         """
+        return sha256_json(self._content | {"embeddings": {name: embedding.sha256 for name, embedding in self.embeddings.items()}})
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
         content = {"schema_version": self.schema_version, "stimulus_level": self.stimulus_level}
         content |= {"signal": asdict(self.signal), "tables": asdict(self.tables)}
-        content |= {"shards": [[s.tar_sha256, s.index_sha256, s.trials_sha256, s.rows] for s in self.shards]}
-        content |= {"embeddings": {name: embedding.sha256 for name, embedding in self.embeddings.items()}}
-        return sha256_json(content)
+        return content | {"shards": [[s.tar_sha256, s.index_sha256, s.trials_sha256, s.rows] for s in self.shards]}
 
     @cached_property
     def rows_hash(self) -> str:
         """Identity of which trial is which row. Splits and transforms refer to it; adding an embedding leaves it alone."""
         return sha256_json([[s.index_sha256, s.trials_sha256, s.rows] for s in self.shards])
+
+    @cached_property
+    def names_hash(self) -> str:
+        """Identity of what the ids in rows stand for: the tables, and of simulated EEG which simulation.
+
+        Two studies with this and :attr:`rows_hash` in common have the same trials in the same rows, however the signal was prepared.
+        """
+        return sha256_json({"tables": asdict(self.tables), "simulated": self.preprocessing.get("simulated")})
+
+    @cached_property
+    def trials_hash(self) -> str:
+        """Identity of the trials with their EEG: the :attr:`fingerprint` without the embeddings, of which a study may get more."""
+        return sha256_json(self._content)
 
     def embedding(self, name: str) -> Embedding:
         """Facts of an embedding.

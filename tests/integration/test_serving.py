@@ -278,7 +278,9 @@ def test_registering_again_adds_a_version_and_moves_the_alias(tmp_path: Path) ->
     client = mlflow.MlflowClient(tracking_uri=store, registry_uri=store)
     version = client.get_model_version_by_alias("classes", "candidate")
     assert version.version in (2, "2")
-    assert version.tags["part"] == "test"
+    told = {"study": "study", "split": "tiny", "part": "test", "unit": "microvolts", "simulated": "False", "trained_trials": "0 of 12"}
+    assert {name: version.tags[name] for name in told} == told
+    assert version.tags["trained_on"] == "study study, split tiny"
     model = mlflow.pyfunc.load_model(second["model_uri"])
     loader = open_part(load_encoder(folder / "export"), None, None, "test")
     trial_BCT, params = example(loader)

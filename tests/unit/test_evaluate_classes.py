@@ -257,7 +257,11 @@ def test_init_from_takes_the_encoder_and_what_heads_fit(home: Path) -> None:
     assert torch.equal(model.model.encoder.linear.weight, before["encoder.linear.weight"])
     assert torch.equal(model.model.concept_head.weight, before["concept_head.weight"])
     assert float(model.model.logit_bias.detach()) == -10
-    assert new.started_from == (Origin(fingerprint=new.study["fingerprint"], split="closed-set", split_hash=new.study["split_hash"]),)
+    (origin,) = new.started_from
+    told = {"fingerprint": new.study["fingerprint"], "split_hash": new.study["split_hash"], "simulated": False, "study": "study"}
+    assert replace(origin, trained=None) == Origin(split="closed-set", **told)
+    assert origin.trained is not None
+    assert origin.trained.rows_in(new.index).tolist() == new.index.rows("closed-set", "train").tolist()
     new.export(model.model.state_dict(), home / "begun", 0)
     assert load_encoder(home / "begun").export.started_from == new.started_from
 

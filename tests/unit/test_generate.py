@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError, UserError
+from data_prep.embed.command import EmbedConfig
+from data_prep.embed.command import run as embed
 from tests.distributed.training import write_split
 from tests.helpers.tiny_llm import write_tiny_llm
-from tests.helpers.tiny_study import write_tiny_study
+from tests.helpers.tiny_study import TinyEmbedding, write_tiny_study
 from tests.helpers.tiny_text import DATA, tiny_config, write_tiny_encoder, write_tiny_text
 from trainer.__main__ import COMMANDS, main
-from trainer.artifacts.generations import ARMS, GenerationFacts, read_generations
+from trainer.artifacts.generations import ARMS, SOURCE, GenerationFacts, read_generations
 from trainer.artifacts.text import load_text
 from trainer.distributed.world import World
 from trainer.generate.command import generate
@@ -333,6 +335,44 @@ def test_models_and_studies_that_do_not_fit_are_refused_in_a_sentence(home: Path
     other = write_tiny_study(tmp_path / "study", n_subjects=1, n_stimuli=8, n_test=2, n_chans=5)
     write_split(other, "pairs", train={"stimulus": [0, 1]}, test={"stimulus": [6, 7]})
     assert "n_chans is 5, the encoder was trained with 4" in refused(study=str(other))
+
+
+@pytest.mark.parametrize("change", ["split remade under its name", "split deleted", "embedding added"])
+def test_trained_trials_are_not_captioned_whatever_became_of_the_study(home: Path, tmp_path: Path, change: str) -> None:
+    study = Path(shutil.copytree(home / "study", tmp_path / "elsewhere"))
+    clauses = {"train": {"stimulus": [20, 21]}, "test": {"stimulus": [3, 4, 22]}}
+    write_split(study, "tiny" if "remade" in change else "turned", **clauses)
+    if "deleted" in change:
+        (study / "splits" / "tiny.json").unlink()
+    if "added" in change:
+        embed(EmbedConfig(study=str(study), name="more", embedding=TinyEmbedding(seed=4)))
+    fields = {"study": str(study), "split": "tiny" if "remade" in change else "turned", "arms": ["eeg"]}
+    with pytest.raises(
+        CommandError, match=r"was trained on 8 of the trials that split '\w+' calls test \(they are training trials of 'tiny'"
+    ):
+        generate(config(home, tmp_path / "never", **fields), World(), CPU)
+    assert not (tmp_path / "never").exists()
+
+
+def test_captions_go_on_after_embed_and_say_what_is_not_known(home: Path, tmp_path: Path) -> None:
+    study = Path(shutil.copytree(home / "study", tmp_path / "study"))
+    few = {"study": str(study), "label_only": "", "limit": 3}
+    generate(config(home, tmp_path / "captions", arms=["noise"], **few), World(), CPU)
+    embed(EmbedConfig(study=str(study), name="more", embedding=TinyEmbedding(seed=4)))
+    generate(config(home, tmp_path / "captions", arms=["noise", "caption-prior"], **few), World(), CPU)
+    found = read_generations([tmp_path / "captions"])
+    assert found.arms == ["noise", "caption-prior"]
+    assert (found.shared.trained_trials, found.shared.trained_not_known) == (0, ())
+    with (tmp_path / "captions" / "generations.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {tuple(row[name] for name in SOURCE) for row in rows} == {("study", "pairs", "test", "microvolts", "False")}
+
+    other = write_tiny_study(tmp_path / "other", n_subjects=2, n_stimuli=24, n_test=4, samples_per_shard=7, n_reps=2)
+    write_split(other, "pairs", train={"stimulus": list(range(14))}, test={"stimulus": list(range(14, 20))})
+    generate(config(home, tmp_path / "others", arms=["noise"], **few | {"study": str(other)}), World(), CPU)
+    facts = read_generations([tmp_path / "others"]).shared
+    assert facts.trained_trials is None
+    assert "these recordings sharded otherwise" in facts.trained_not_known[0]
 
 
 def test_a_label_only_model_of_another_base_is_refused(home: Path, tmp_path: Path) -> None:

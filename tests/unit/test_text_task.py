@@ -24,6 +24,7 @@ from tests.helpers.tiny_text import tiny_config, write_tiny_encoder, write_tiny_
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.text import load_text
+from trainer.data.index import StudyIndex
 from trainer.distributed.world import World
 from trainer.models.language.adapter import part_of
 from trainer.models.language.decoding import DecodingConfig
@@ -465,6 +466,11 @@ def test_a_tuned_encoder_is_exported_and_has_seen_the_runs_trials(home: Path) ->
     assert any(name.startswith("encoder.") for name in changed)
     assert not {name for name in changed if "image_head" in name or "running" in name}
     assert after.export.started_from[-1].split == "tiny"
+    decoder, index = load_text(run).export, StudyIndex.open(home / "study")
+    for origin in (*after.export.origins, *decoder.origins):
+        assert origin.trained is not None
+        assert origin.trained.rows_in(index).tolist() == index.rows("tiny", "train").tolist()
+    assert (decoder.study, decoder.unit, decoder.simulated, decoder.learnt_from_simulated) == ("study", "microvolts", False, False)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -65,7 +65,7 @@ def write_export(
     loader
         The training part: gives signal, selection, transform, embedding and the subjects that were seen.
     lineage
-        The training, and those before it.
+        The training, and those before it; what it does not say of its data is taken from ``loader``.
     facts
         What else is to be kept of it, such as hashes of what it read.
     """
@@ -73,7 +73,7 @@ def write_export(
     signal, transformed = loader.index.signal, loader.transform is not None
     embedding = manifest.embedding(loader.config.embedding)
     export = Export(
-        **vars(lineage),
+        **vars(lineage.completed_by(loader)),
         model=to_plain(model),
         loss=to_plain(loss),
         build=ModelSizes(

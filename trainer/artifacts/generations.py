@@ -29,6 +29,8 @@ ARMS = (
 """In the order of tables; what each shows: :mod:`trainer.generate.arms`."""
 MUST_AGREE = ("fingerprint", "split", "split_hash", "part", "decoding", "candidates", "num_words", "style", "limit", "base", "stage")
 """What seeds of one experiment share."""
+SOURCE = ("study", "split", "part", "unit", "simulated")
+"""What every caption says of the trials behind it; in a table ``unknown`` where it is not told."""
 _ASKED = ("decoding", "num_words", "style", "limit")
 """Those of them that the command's config says."""
 
@@ -44,6 +46,14 @@ class GenerationFacts:
     split_hash: str | None = None
     part: str | None = None
     simulated: bool | None = None
+    unit: str | None = None
+    """Of the EEG."""
+    trials_hash: str | None = None
+    """Of the study, see :attr:`data_prep.contract.manifest.Manifest.trials_hash`."""
+    trained_trials: int | None = None
+    """On how many of the part's trials (repetitions) the model was trained, encoder and ancestors included; None: not known."""
+    trained_not_known: tuple[str, ...] = ()
+    """Why it is not known, a clause for each training that cannot be compared."""
     candidates: str | None = None
     """Where predicted words come from: ``train`` or ``part``."""
     num_items: int | None = None
@@ -73,6 +83,20 @@ class GenerationFacts:
     def told(self, name: str) -> Any:
         """One of :data:`MUST_AGREE`."""
         return self.config.get(name) if name in _ASKED else getattr(self, name)
+
+    def agrees(self, other: GenerationFacts, name: str) -> bool:
+        """Whether both tell the same of one of :data:`MUST_AGREE`; a study that got another embedding in between is the same."""
+        if name == "fingerprint" and self.trials_hash and other.trials_hash:
+            return self.trials_hash == other.trials_hash
+        told: bool = self.told(name) == other.told(name)
+        return told
+
+    def is_simulated(self) -> bool | None:
+        """Whether the EEG is simulated, by ``generate.json`` or else by the study itself; None: not known."""
+        study = Path(self.study or "")
+        if self.simulated is None and (study / "manifest.json").is_file():
+            return read_manifest(study).simulated
+        return self.simulated
 
     @property
     def export(self) -> str | None:
@@ -146,12 +170,16 @@ class Generations:
         return self.facts[0]
 
     @property
-    def simulated(self) -> bool:
-        """Whether the EEG is simulated, by ``generate.json`` or else by the study itself."""
-        known, study = self.shared.simulated, Path(self.shared.study or "")
-        if known is None and (study / "manifest.json").is_file():
-            return read_manifest(study).simulated
-        return bool(known)
+    def simulated(self) -> bool | None:
+        """Whether the EEG of any training seed's captions is simulated; None: not known of all."""
+        told = {facts.is_simulated() for facts in self.facts}
+        return True if True in told else None if None in told else False
+
+    @property
+    def trained_trials(self) -> int | None:
+        """On how many of the part's trials any seed's model was trained; None: not known of all."""
+        told = [facts.trained_trials for facts in self.facts]
+        return None if None in told else max(count for count in told if count is not None)
 
 
 def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) -> Generations:
@@ -173,7 +201,7 @@ def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) ->
         models[str(own.model)] = folder
     for name in (name for name in MUST_AGREE if name not in may_differ):
         for folder, other in zip(folders, facts, strict=True):
-            if other.told(name) != facts[0].told(name):
+            if not other.agrees(facts[0], name):
                 raise CommandError(f"generations: {folder} and {folders[0]} differ in {name}: not seeds of one experiment")
     by_seed = [_read_records(folder) for folder in folders]
     items = sorted({item for found in by_seed for _, item in found})

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.contract.errors import CommandError, StudyError
+from data_prep.contract.errors import CommandError
 from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.seen import Seen
 from trainer.data.index import StudyIndex
-from trainer.data.loader import Loader
-from trainer.training.lineage import Lineage
+from trainer.data.loader import DataConfig, Loader
+from trainer.data.select import select_rows
+from trainer.training.lineage import Lineage, Origin
 
 
 def check_signal(encoder: Encoder, loader: Loader) -> None:
@@ -30,51 +32,83 @@ def check_signal(encoder: Encoder, loader: Loader) -> None:
         raise CommandError(f"{root}: channels {', '.join(names)}, the encoder was trained on {', '.join(expected.ch_names)}")
 
 
-def check_unseen(export: Lineage, loader: Loader, who: str = "the encoder") -> None:
-    """Refuse to call trials held out that an export was trained on under another split of the study."""
-    if loader.part == "train":
-        return
-    for split, seen in seen_trials(export, loader.index, loader.config.split, (loader.part,)).items():
+def seen_trials(origins: Sequence[Origin], index: StudyIndex, rows: np.ndarray) -> Seen:
+    """How many of the repetitions ``rows`` of a study the trainings ``origins`` have learnt from: those of an export, ancestors included.
+
+    They are compared row by row (:mod:`trainer.data.trials`), whatever splits are called now. What an older export does not say is taken
+    from the split that it names, where one of that content is there still: at most those trials were trained on.
+    """
+    count, splits, not_known = np.zeros(len(index.table), bool), [], []
+    for origin in origins:
+        trained, reason = _trained_rows(origin, index)
+        if len(np.intersect1d(trained, rows)):
+            splits.append(str(origin.split))
+        count[trained] = True
+        if reason:
+            not_known.append(reason)
+    once = [tuple(dict.fromkeys(names)) for names in (splits, not_known)]
+    return Seen(asked=len(rows), count=int(count[rows].sum()), splits=once[0], not_known=once[1])
+
+
+def _trained_rows(origin: Origin, index: StudyIndex) -> tuple[np.ndarray, str]:
+    """Rows of a study that a training has learnt from, and why they are not known, if so."""
+    nothing = np.empty(0, np.int64)
+    called = f"of split {origin.split!r}" + (f" of study {origin.study!r}" if origin.study else "") if origin.split else "of a training"
+    if origin.trained is not None:
+        rows = origin.trained.rows_in(index)
+        if rows is not None:
+            return rows, ""
+        return nothing, f"the training trials {called} are of another study, or of these recordings sharded otherwise"
+    same = index.split_of(origin.split_hash) if origin.split_hash else None
+    if same is not None:
+        return index.rows(
+            same, "train"
+        ), f"which training trials {called} were used is not written in the export, which is of an older version"
+    return nothing, f"the training trials {called} are not written in the export, which is of an older version"
+
+
+def check_unseen(export: Lineage, loader: Loader, who: str = "the encoder") -> Seen:
+    """Refuse to call trials held out that an export has learnt from; what is known of them otherwise."""
+    seen = seen_trials(export.origins, loader.index, loader.rows)
+    if loader.part != "train" and seen.count:
+        asked = loader.config.split
         raise CommandError(
-            f"{loader.index.root}: {who} was trained on {seen} of the trials that split {loader.config.split!r} calls {loader.part} "
-            f"(they are training trials of {split!r}): expected a split whose {loader.part} trials it has not seen"
+            f"{loader.index.root}: {who} was trained on {seen.count} of the trials that split {asked!r} calls {loader.part} (they are "
+            f"training trials of {_listed(seen.splits, asked)}): expected a split whose {loader.part} trials it has not seen"
         )
+    return seen
 
 
-def check_held_out(export: Lineage, index: StudyIndex, split: str, where: str, expected: str) -> None:
-    """Refuse to train on ``split`` with an export that has learnt from what the split holds out.
+def check_held_out(export: Lineage, index: StudyIndex, data: DataConfig, where: str, expected: str) -> list[str]:
+    """Refuse to train with an export that has learnt from what the new run's split holds out; else why that is not known, a sentence each.
 
     ``where`` names the field and the export, ``expected`` what would do: ``weights that have``, ``an encoder that has``.
     """
-    for other, seen in seen_trials(export, index, split, ("validation", "test")).items():
+    parts = np.concatenate([index.rows(data.split, part) for part in ("validation", "test")])
+    rows = select_rows(data.select, index.table, index.manifest.tables, np.sort(parts), thin=False)
+    seen = seen_trials(export.origins, index, rows)
+    if seen.count:
         raise CommandError(
-            f"{where} was trained on {seen} validation or test trials of split {split!r} (training trials of {other!r}): expected "
-            f"{expected} not seen them"
+            f"{where} was trained on {seen.count} validation or test trials of split {data.split!r} (training trials of "
+            f"{_listed(seen.splits, data.split)}): expected {expected} not seen them"
         )
+    return [
+        f"{where}: whether it was trained on validation or test trials of split {data.split!r} is not known: {why}"
+        for why in seen.not_known
+    ]
 
 
-def seen_trials(export: Lineage, index: StudyIndex, split: str, parts: Sequence[str]) -> dict[str, int]:
-    """How many trials of ``parts`` of a split an export has learnt from, by the split that it or an ancestor was trained on.
-
-    Its ancestors are the runs whose weights it began with. What was trained on another study, or on a split that is not here any
-    more, is not counted.
-    """
-    held_out = np.concatenate([index.rows(split, part) for part in parts])
-    counts: dict[str, int] = {}
-    for origin in export.origins:
-        if origin.fingerprint != index.manifest.fingerprint or origin.split_hash == index.split(split).hash or origin.split is None:
-            continue
-        try:
-            seen = np.intersect1d(index.rows(origin.split, "train"), held_out)
-        except StudyError:
-            continue
-        if len(seen):
-            counts[origin.split] = len(seen)
-    return counts
+def _listed(splits: Sequence[str], asked: str) -> str:
+    return " and ".join(f"{split!r}" + (" as it was then" if split == asked else "") for split in splits)
 
 
-def check_encoder(encoder: Encoder, path: Path, loader: Loader) -> None:
+def check_encoder(encoder: Encoder, path: Path, loader: Loader) -> list[str]:
     """Refuse an encoder that was trained on other signals or images than a loader brings, or on trials that the split holds out.
+
+    Returns
+    -------
+    list of str
+        Why the latter is not known, if so.
 
     Raises
     ------
@@ -82,7 +116,7 @@ def check_encoder(encoder: Encoder, path: Path, loader: Loader) -> None:
         One sentence with both sides.
     """
     check_inputs(encoder, path, loader)
-    check_held_out(encoder.export, loader.index, loader.config.split, f"encoder: {path}", "an encoder that has")
+    return check_held_out(encoder.export, loader.index, loader.config, f"encoder: {path}", "an encoder that has")
 
 
 def check_inputs(encoder: Encoder, path: Path, loader: Loader) -> None:

@@ -31,6 +31,8 @@ class InitialText:
     """What begins anew, since the earlier run has none."""
     other_encoder: str | None = None
     """SHA-256 of the encoder that the projector read, where this run's is another."""
+    not_known: tuple[str, ...] = ()
+    """Why it is not known whether it has learnt from trials which the run's split holds out; empty: it has not."""
 
     @property
     def origins(self) -> tuple[Origin, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,14 +82,7 @@ class TextExport(TextTraining):
     @property
     def own(self) -> Origin:
         """The export's own training."""
-        return Origin(
-            fingerprint=self.fingerprint,
-            split=self.split,
-            split_hash=self.split_hash,
-            stage=self.stage.name,
-            planned_steps=self.planned_steps,
-            planned_items=self.planned_items,
-        )
+        return replace(super().own, stage=self.stage.name, planned_steps=self.planned_steps, planned_items=self.planned_items)
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ read-only when it is first touched, and its pages come and go with the operating
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import resource
 from pathlib import Path
@@ -13,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contract import schema
-from data_prep.contract.errors import CommandError, StudyError
+from data_prep.contract.errors import CommandError, StudyError, UserError
 from data_prep.contract.files import sha256_file
 from data_prep.contract.open_study import OpenStudy, read_study
-from data_prep.contract.split import Split, assign_parts, read_split
+from data_prep.contract.split import Split, assign_parts, read_split, split_names
 
 _SPARE_FILES = 256
 """Files that the process needs beside the mapped tars (sockets, logs, libraries)."""
@@ -102,6 +103,14 @@ class StudyIndex:
     def split(self, name: str) -> Split:
         """``splits/NAME.json``, checked against this study."""
         return self._split(name)[0]
+
+    def split_of(self, content: str) -> str | None:
+        """Name of a split whose hash is ``content``, whatever it is called; None: there is none, or it cannot be read."""
+        for name in split_names(self.root):
+            with contextlib.suppress(UserError):
+                if self.split(name).hash == content:
+                    return name
+        return None
 
     def rows(self, split: str, part: str) -> np.ndarray:
         """Row numbers (in :attr:`table`, ascending) of the repetitions in a part of a split: int64.

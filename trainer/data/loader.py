@@ -153,6 +153,11 @@ class Loader:
         stimuli: np.ndarray = self._stimulus[self._items.sample_N]
         return stimuli
 
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows of the study's table of repetitions behind the items, ascending: int64 (num_repetitions,)."""
+        return self._rows
+
     def narrowed(self, keep: np.ndarray, why: str) -> Loader:
         """The same part without some of its items; ``keep`` is a bool an item, ``why`` begins the error where none is left."""
         narrow = copy.copy(self)

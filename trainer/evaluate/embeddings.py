@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.records import from_json
+from data_prep.contract.words import short
+from trainer.evaluate.study_facts import StudyFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +25,12 @@ class Pairs:
     """Stimulus of each query; any dtype that compares."""
     subjects_Q: np.ndarray
     concepts_Q: np.ndarray
+    facts: StudyFacts | None = None
+    """Where they come from, with the config of the command that wrote them; None: the file does not tell."""
 
 
 def read_embeddings(path: Path) -> Pairs:
-    """Read a file of arrays ``eeg`` and ``image`` (or ``img``), with optional ``ids``, ``subjects`` and ``concepts``.
+    """Read a file of arrays ``eeg`` and ``image`` (or ``img``), with optional ``ids``, ``subjects``, ``concepts`` and ``facts``.
 
     Without ids every distinct image row is a stimulus of its own; without concepts each stimulus is its own concept.
 
@@ -57,4 +63,15 @@ def read_embeddings(path: Path) -> Pairs:
     for name, array in found.items():
         if array.shape != (len(eeg),):
             raise CommandError(f"{path}: {name} has shape {array.shape}, expected ({len(eeg)},), one for each row of eeg")
-    return Pairs(eeg_QP=eeg, image_QP=image, ids_Q=found["ids"], subjects_Q=found["subjects"], concepts_Q=found["concepts"])
+    rest = {"ids_Q": found["ids"], "subjects_Q": found["subjects"], "concepts_Q": found["concepts"]}
+    return Pairs(eeg_QP=eeg, image_QP=image, **rest, facts=_facts(arrays.get("facts"), f"{path}: facts"))
+
+
+def _facts(array: Any, where: str) -> StudyFacts | None:
+    if array is None:
+        return None
+    try:
+        plain = json.loads(str(array))
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{where}: not JSON ({short(error)}), expected what export-embeddings writes") from error
+    return from_json(StudyFacts, plain, where, written_by="export-embeddings")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,10 +12,14 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from data_prep.contract.cli import to_plain
 from data_prep.contract.files import write_atomically
+from data_prep.contract.records import to_json
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import embed, open_part
+from trainer.evaluate.provenance import study_facts
 from trainer.evaluate.results import check_output
+from trainer.evaluate.study_facts import context_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +29,8 @@ class ExportEmbeddingsConfig:
     export: str
     """Folder of an exported encoder, such as ``runs/ID/export``."""
     output: str
-    """The ``.npz`` to write: arrays ``eeg, image, ids, subjects, concepts, split``."""
+    """The ``.npz`` to write: arrays ``eeg, image, ids, subjects, concepts``, ``split`` (the part's name) and ``facts`` (JSON: study, split,
+    part, unit, whether simulated, the audit's verdict, on how many of the trials the encoder was trained)."""
     study: str | None = None
     """Study folder; null: the one the encoder was trained on."""
     split: str | None = None
@@ -45,6 +51,7 @@ def run(config: ExportEmbeddingsConfig) -> None:
     encoder = load_encoder(config.export, config.device)
     loader = open_part(encoder, config.study, config.split, config.part)
     tables = loader.index.manifest.tables
+    facts = study_facts(encoder, loader, export=Path(config.export), config=to_plain(config))
     sample = loader.index.samples[[s for host in loader.sequential(4096) for s in host.sample_B.tolist()]]
     arrays = {
         "eeg": embed(loader, encoder.embed_batch, torch.device(config.device)),
@@ -53,8 +60,15 @@ def run(config: ExportEmbeddingsConfig) -> None:
         "subjects": np.array([tables.subjects[i] for i in sample["subject"]]),
         "concepts": np.array([tables.concepts[i] for i in sample["concept"]]),
         "split": np.array(config.part),
+        "facts": np.array(json.dumps(to_json(facts), sort_keys=True)),
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(Path(config.output), buffer.getvalue())
-    Console(soft_wrap=True).print(f"{config.output}: {len(arrays['eeg'])} rows of {config.part}, {arrays['eeg'].shape[1]} dimensions")
+    sizes = (
+        f"{len(arrays['eeg'])} rows of {facts.study}, split {facts.split} ({config.part}, {facts.eeg}), {arrays['eeg'].shape[1]} dimensions"
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{config.output}: {sizes}", markup=False)
+    for note in context_notes(facts, trained_elsewhere="concepts or recordings"):
+        console.print(f"- {note}", markup=False)

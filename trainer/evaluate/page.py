@@ -20,6 +20,7 @@ from trainer.evaluate.results import Score
 NO_VALUE = "–"
 """What stands where a score is no finite number."""
 SIMULATED = "The EEG is simulated: these numbers say what the method can learn, not what brains tell."
+SIMULATED_NOT_KNOWN = "Whether the EEG is real or simulated is not known: nothing tells of it."
 
 
 class Cell(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 from data_prep.contract.audit import read_audit
 from data_prep.contract.errors import StudyError
 from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.guards import seen_trials
 from trainer.data.loader import Loader
 from trainer.evaluate.study_facts import StudyFacts, Validation
 from trainer.training.completed import read_completed
@@ -16,6 +17,7 @@ from trainer.training.completed import read_completed
 def study_facts(encoder: Encoder, loader: Loader, *, export: Path, config: dict[str, Any]) -> StudyFacts:
     """Facts of the part that ``loader`` reads, for the encoder of the folder ``export``."""
     manifest, audit = loader.index.manifest, read_audit(loader.index.root, loader.config.split)
+    seen = seen_trials(encoder.export.origins, loader.index, loader.rows)
     return StudyFacts(
         study=loader.index.root.name,
         simulated=manifest.simulated,
@@ -32,19 +34,25 @@ def study_facts(encoder: Encoder, loader: Loader, *, export: Path, config: dict[
         audit_reasons=() if audit is None else tuple(finding.message for finding in audit.warnings),
         validation=_validation(encoder, loader, export),
         config=config,
+        unit=manifest.signal.unit,
+        rows_hash=manifest.rows_hash,
+        trained_trials=seen.known_count,
+        trained_not_known=seen.not_known,
+        trained_on_simulated=encoder.export.learnt_from_simulated,
     )
 
 
-def embeddings_facts(path: Path, *, part: str, config: dict[str, Any]) -> StudyFacts:
-    """Facts of a file of embeddings, which tells nothing of where they come from."""
+def unknown_facts(path: Path, *, part: str, config: dict[str, Any]) -> StudyFacts:
+    """Facts of a file of embeddings that tells nothing of where they come from."""
     unknown = ("split", "split_hash", "fingerprint", "trained_on_split", "embedding", "step", "git_revision", "audit", "audit_claim")
     return StudyFacts(
         study=str(path),
-        simulated=False,
+        simulated=None,
         part=part,
         audit_reasons=(),
         validation=None,
         config=config,
+        trained_not_known=("the file does not tell which model made its embeddings, and of which trials",),
         **dict.fromkeys(unknown),
     )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.evaluate.page import SIMULATED
+from trainer.artifacts.seen import trained_not_known
+from trainer.evaluate.page import SIMULATED, SIMULATED_NOT_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +24,14 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFacts:
-    """Where the trials come from; all but ``study``, ``simulated`` and ``part`` are unknown for a file of embeddings."""
+    """Where the trials come from; all but ``study`` and ``part`` are unknown for a file of embeddings that does not tell.
+
+    ``export-embeddings`` writes it into its file.
+    """
 
     study: str
-    simulated: bool
+    simulated: bool | None
+    """None: not known."""
     part: str
     split: str | None
     split_hash: str | None
@@ -45,25 +50,40 @@ class StudyFacts:
     validation: Validation | None
     config: dict[str, Any]
     """The command's resolved config."""
+    unit: str | None = field(default_factory=lambda: None)
+    """Of the EEG."""
+    rows_hash: str | None = None
+    """Of the study, see :attr:`data_prep.contract.manifest.Manifest.rows_hash`."""
+    trained_trials: int | None = field(default_factory=lambda: None)
+    """On how many of the part's trials (repetitions) the encoder was trained, in any of its trainings; None: not known."""
+    trained_not_known: tuple[str, ...] = ()
+    """Why it is not known, a clause for each training that cannot be compared."""
+    trained_on_simulated: bool | None = None
+    """Whether any of its trainings was on simulated EEG; None: not known of all."""
 
     @property
     def eeg(self) -> str:
-        """``EEG`` or ``simulated EEG``."""
-        return "simulated EEG" if self.simulated else "EEG"
+        """``EEG``, ``simulated EEG``, or that this is not known."""
+        return eeg_called(self.simulated)
 
     def provenance(self) -> dict[str, Any]:
         """For the foot of a page."""
-        return {name: getattr(self, name) for name in ("fingerprint", "split_hash", "embedding", "step", "git_revision")}
+        names = ("fingerprint", "rows_hash", "split_hash", "unit", "embedding", "step", "git_revision")
+        trained = "not known" if self.trained_trials is None else self.trained_trials
+        return {name: getattr(self, name) for name in names} | {"trials of this part trained on": trained}
 
 
 def context_notes(facts: StudyFacts, *, trained_elsewhere: str) -> list[str]:
     """What to be warned of; ``trained_elsewhere`` says what an encoder of another split may know."""
     found = []
-    if facts.part == "train":
+    elsewhere = facts.trained_on_split is False
+    if facts.part == "train" and elsewhere:
+        found.append("These are training trials of another split than the encoder's; the baselines were fitted on them.")
+    elif facts.part == "train":
         found.append(
             "These are training trials: the scores say how well they were learnt by heart, the baselines were fitted on them, too."
         )
-    elif facts.part == "validation":
+    elif facts.part == "validation" and not elsewhere:
         found.append("These are validation trials: the encoder's best step was chosen by them.")
     if facts.validation is not None:
         found.append(validation_note(facts.validation, facts.part))
@@ -71,8 +91,13 @@ def context_notes(facts: StudyFacts, *, trained_elsewhere: str) -> list[str]:
         claim = f" {facts.audit_claim}" if facts.audit_claim else ""
         found.append(f"Audit of the split: {facts.audit}.{claim}")
         found += [f"Audit: {reason.rstrip('.')}." for reason in facts.audit_reasons]
-    if facts.trained_on_split is False:
-        found.append(f"The encoder was trained on another split: on none of these trials, but perhaps on their {trained_elsewhere}.")
+    if facts.trained_trials is None:
+        found.append(trained_not_known("the encoder", facts.trained_not_known))
+    elif elsewhere:
+        count = facts.trained_trials or "none"
+        found.append(f"The encoder was trained on another split: on {count} of these trials, but perhaps on their {trained_elsewhere}.")
+    if facts.trained_on_simulated and not facts.simulated:
+        found.append("The encoder was trained on simulated EEG, too.")
     return found
 
 
@@ -89,6 +114,11 @@ def validation_note(validation: Validation, part: str) -> str:
     )
 
 
-def with_simulated(facts_simulated: bool, notes: Sequence[str]) -> list[str]:
-    """Notes, led by the sentence that simulated EEG is simulated."""
-    return [*([SIMULATED] if facts_simulated else []), *notes]
+def eeg_called(simulated: bool | None) -> str:
+    """``EEG``, ``simulated EEG``, or that this is not known."""
+    return {True: "simulated EEG", False: "EEG", None: "EEG, not known whether simulated"}[simulated]
+
+
+def with_simulated(simulated: bool | None, notes: Sequence[str]) -> list[str]:
+    """Notes, led by the sentence that simulated EEG is simulated, or that this is not known."""
+    return [*{True: [SIMULATED], False: [], None: [SIMULATED_NOT_KNOWN]}[simulated], *notes]

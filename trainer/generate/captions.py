@@ -22,9 +22,10 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_file, sha256_json
 from trainer.artifacts.concepts import build_concept_table
 from trainer.artifacts.encoder import Encoder, check_finite, subject_table
-from trainer.artifacts.generations import GenerationFacts
-from trainer.artifacts.guards import check_inputs, check_unseen
+from trainer.artifacts.generations import SOURCE, GenerationFacts
+from trainer.artifacts.guards import check_inputs, check_unseen, seen_trials
 from trainer.artifacts.part import collect
+from trainer.artifacts.seen import trained_not_known
 from trainer.artifacts.text import TextDecoder, load_text
 from trainer.artifacts.text_export import find_text_export
 from trainer.data import random
@@ -105,6 +106,7 @@ class Generation:
             )
         self.loader = open_text_part(self.decoder, export, config)
         label_export = find_text_export(config.label_only) if "label-only" in config.arms else None
+        self.label_not_known: tuple[str, ...] = ()
         self.label = None if label_export is None else self._open_label_only(label_export)
         self.captions = StudyCaptions.open(self.loader.index)
         self.arrays = collect(self.loader)
@@ -119,11 +121,14 @@ class Generation:
         self._tables: dict[int, ConceptTable] = {}
         self._note_training()
         manifest = self.loader.index.manifest
+        seen = seen_trials((*self.decoder.encoder.export.origins, *self.decoder.export.origins), self.loader.index, self.loader.rows)
         data = to_plain(self.loader.config)
         self.request: dict[str, Any] = {
             **{name: to_plain(getattr(config, name)) for name in ("part", "candidates", "num_words", "style", "decoding", "seed", "limit")},
             **{name: getattr(config, name) for name in ("batch_size", "precision")},
             "fingerprint": manifest.fingerprint,
+            "trials_hash": manifest.trials_hash,
+            "embedding_sha256": manifest.embedding(self.loader.config.embedding).sha256,
             "split_hash": self.loader.split_hash,
             "data": {name: data[name] for name in ("split", "embedding", "select", "transform", "normalise")},
             "num_items": len(self.items),
@@ -138,6 +143,10 @@ class Generation:
             split_hash=self.loader.split_hash,
             part=config.part,
             simulated=manifest.simulated,
+            unit=manifest.signal.unit,
+            trials_hash=manifest.trials_hash,
+            trained_trials=seen.known_count,
+            trained_not_known=seen.not_known,
             candidates=config.candidates,
             num_items=len(self.items),
             num_uncaptioned=self.num_uncaptioned,
@@ -183,6 +192,8 @@ class Generation:
     def records(self, arm: str, speaker: Speaker, rows: np.ndarray, texts: list[str]) -> list[dict[str, Any]]:
         """What is written down of some rows."""
         tables, arrays, found = self.loader.index.manifest.tables, self.arrays, []
+        told = {name: getattr(self.facts, name) for name in SOURCE}
+        source = told | {"study": Path(self.facts.study or "").name}
         for row, text in zip(rows.tolist(), texts, strict=True):
             item = int(self.items[row])
             stimulus = int(arrays.stimulus_N[item])
@@ -200,6 +211,7 @@ class Generation:
                     "concept_predicted": as_words(speaker.concepts[row]),
                     "prompt": "" if speaker.prompts is None else speaker.prompts[row].text,
                     "seed": self.config.seed,
+                    **source,
                 }
             )
         return found
@@ -327,12 +339,14 @@ class Generation:
         if ours.fingerprint != theirs.fingerprint or ours.name != theirs.name:
             raise CommandError(f"label_only: {export} has the base {theirs.name}, the model {ours.name}: expected the same base")
         check_inputs(label.encoder, export / "encoder", self.loader)
-        check_unseen(label.encoder.export, self.loader)
-        check_unseen(label.export, self.loader, "the text model")
+        check_unseen(label.encoder.export, self.loader, "the label-only model's encoder")
+        self.label_not_known = check_unseen(label.export, self.loader, "the label-only model").not_known
         return label
 
     def _note_training(self) -> None:
         arms = set(self.config.arms)
+        if self.label_not_known:
+            self.notes.append(trained_not_known("the label-only model", self.label_not_known))
         if {"eeg+concept", "noise+word"} & arms and not self.decoder.num_words:
             self.notes.append("The model never saw words in training: arms with words (eeg+concept, noise+word) are foreign to it.")
         if self.always_words:

@@ -29,16 +29,18 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
 from data_prep.contract.records import read_record, to_json
 from data_prep.contract.words import short
-from trainer.artifacts.generations import ARMS, FACTS, GENERATIONS, GenerationFacts
+from trainer.artifacts.generations import ARMS, FACTS, GENERATIONS, SOURCE, GenerationFacts
 from trainer.training.run_folder import read_lines
 
 TABLE, REQUEST, PARTS = "generations.csv", "request.json", "parts"
+_STUDY = {"trials_hash", "embedding_sha256"}
+"""What identifies the data whatever other embeddings the study has; folders of an older version have its fingerprint alone."""
 LABEL_ONLY = "label_only"
 """What only the arm of this name depends on: it may come later."""
 COLUMNS = (
     "arm", "item", "stimulus", "subject", "image", "expected", "generated", "concept_true", "concept_predicted", "prompt", "seed",
 )  # fmt: skip
-"""Fields of a record; ``expected`` is a list of captions, in the table as JSON."""
+"""Fields of a record, which also has those of :data:`SOURCE`; ``expected`` is a list of captions, in the table as JSON."""
 
 
 class GenerationFolder:
@@ -67,7 +69,7 @@ class GenerationFolder:
             Naming the first thing that differs, with both sides.
         """
         before, now = _flat(read_json(self.path / REQUEST)), _flat(to_json(request, []))
-        for name in sorted(before.keys() | now.keys()):
+        for name in sorted((before.keys() | now.keys()) - ({"fingerprint"} if before.keys() >= _STUDY else _STUDY)):
             if name == LABEL_ONLY and name not in now:
                 continue  # another model, of an arm that is not asked for now
             if before.get(name) != now.get(name):
@@ -128,10 +130,11 @@ class GenerationFolder:
 def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
     """Records as a table by Python's ``csv``, which reads any text back: write and open it with ``newline=""``."""
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore")
+    writer = csv.DictWriter(buffer, (*COLUMNS, *SOURCE), extrasaction="ignore")
     writer.writeheader()
     for record in records:
-        writer.writerow({**record, "expected": json.dumps(record["expected"], ensure_ascii=False)})
+        source = {name: "unknown" if record.get(name) is None else record[name] for name in SOURCE}
+        writer.writerow({**record, **source, "expected": json.dumps(record["expected"], ensure_ascii=False)})
     return buffer.getvalue()
 
 

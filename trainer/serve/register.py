@@ -25,9 +25,11 @@ from data_prep.contract.records import to_json
 from data_prep.contract.words import short
 from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.artifacts.export import CONFIG
+from trainer.artifacts.guards import check_unseen
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text_export import is_text_export
 from trainer.data.loader import Loader
+from trainer.serve.about import about
 from trainer.serve.config import RegisterConfig
 from trainer.serve.gallery import Gallery
 from trainer.serve.package import Package, example, register_package, requirements
@@ -58,7 +60,7 @@ def run(config: RegisterConfig) -> None:
         gallery = make_gallery(encoder, loader)
         trained = encoder.export
         facts = {"step": trained.step, "git_revision": trained.git_revision, "fingerprint": trained.fingerprint}
-        facts |= {"split": loader.config.split, "split_hash": loader.split_hash, "part": config.part}
+        facts |= about(trained, loader, check_unseen(trained, loader))
         gallery.write(Path(temporary) / "gallery", facts | {"embedding": to_json(trained.embedding), "top_k": config.top_k})
         Gallery.read(Path(temporary) / "gallery", encoder.embedding_dim)  # a damaged encoder is refused here, not by its first client
         advance()
@@ -86,15 +88,19 @@ def run(config: RegisterConfig) -> None:
 def check_study(encoder: Encoder, loader: Loader, export: Path) -> None:
     """Refuse a study that is not the encoder's: its stimuli are not what the image head was trained on.
 
+    Embeddings that it has got since do not matter, but for an export that is older than the hash without them.
+
     Raises
     ------
     CommandError
-        Another fingerprint, or another image embedding under the same name.
+        Other trials, or another image embedding under the same name.
     """
     manifest, root, embedding = loader.index.manifest, loader.index.root, encoder.export.embedding
-    trained_on = encoder.export.fingerprint
-    if trained_on != manifest.fingerprint:
-        raise CommandError(f"{root}: fingerprint {manifest.fingerprint[:12]}, expected {str(trained_on)[:12]}, the study of {export}")
+    trained_on, found = encoder.export.trials_hash, manifest.trials_hash
+    if trained_on is None:
+        trained_on, found = encoder.export.fingerprint, manifest.fingerprint
+    if trained_on != found:
+        raise CommandError(f"{root}: fingerprint of its trials {found[:12]}, expected {str(trained_on)[:12]}, the study of {export}")
     found = manifest.embedding(loader.config.embedding).sha256
     if found != embedding.sha256:
         raise CommandError(

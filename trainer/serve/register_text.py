@@ -12,10 +12,12 @@ from rich.console import Console
 from data_prep.contract.errors import CommandError
 from data_prep.contract.progress import progress
 from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.guards import check_unseen
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text import ENCODER, load_text
 from trainer.artifacts.text_export import read_text_export
 from trainer.models.language.base import resolve_base
+from trainer.serve.about import about
 from trainer.serve.config import RegisterConfig
 from trainer.serve.package import Package, example, register_package, requirements
 from trainer.serve.params import TEXT
@@ -39,6 +41,7 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
         load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
         encoder = load_encoder(export / ENCODER)
         loader = open_part(encoder, config.study or facts.data_config().study, config.split or facts.split, config.part)
+        seen = check_unseen(facts, loader, "the text model")
         trial, labels = example(loader)
         artifacts = {"export": export}
         if config.bundle_base:
@@ -54,8 +57,9 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
             outputs=_outputs,
             input_example=(trial, {**TEXT, **labels}),
             requirements=requirements() + requirements(_MORE_REQUIREMENTS),
-            tags={name: getattr(facts, name) for name in ("step", "git_revision", "fingerprint", "split", "split_hash")}
-            | {"base": facts.base.name, "stage": facts.stage.name, "signal": str(encoder.signal)},
+            tags={name: getattr(facts, name) for name in ("step", "git_revision", "fingerprint")}
+            | {"base": facts.base.name, "stage": facts.stage.name, "signal": str(encoder.signal)}
+            | about(facts, loader, seen),
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
         advance()

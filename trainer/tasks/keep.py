@@ -33,7 +33,8 @@ def training_loader(
     Returns
     -------
     (loader, facts)
-        ``facts``: ``kept, of, encoder, by`` for the events, ``sha256`` of the choice for the run's identity; None for ``all``.
+        ``facts``: ``kept, of, encoder, by`` for the events; ``not_known``, why the encoder may have learnt from held-out trials;
+        ``sha256`` of the choice for the run's identity. None for ``all``.
 
     Raises
     ------
@@ -49,7 +50,7 @@ def training_loader(
     select = replace(config.unfiltered().select, **signal)
     judged = Loader(index, replace(own, repetitions=config.repetitions, select=select), "train", seed)
     check_signal(encoder, judged)
-    check_held_out(encoder.export, index, config.split, f"data.select.keep_encoder: {path}", "an encoder that has")
+    not_known = check_held_out(encoder.export, index, config, f"data.select.keep_encoder: {path}", "an encoder that has")
     single = config.repetitions == "each"
     concepts_K = trained_concepts(encoder, judged)
     true_N = np.concatenate([host.concept_B.numpy() for host in judged.sequential(4096, single_trials=single)])
@@ -61,6 +62,7 @@ def training_loader(
         "of": len(kept_N),
         "encoder": str(path),
         "by": how,
+        "not_known": not_known,
         "sha256": hashlib.sha256(np.packbits(kept_N).tobytes()).hexdigest(),
     }
     return Loader(index, config, "train", seed, kept=kept_N), facts

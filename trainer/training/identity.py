@@ -17,6 +17,7 @@ IDENTITY_FIELDS = ("data", "augment", "model", "loss", "optimizer")
 World size, micro-batch, precision, number of steps, ZeRO, logging, tracking and paths may change between resumes.
 """
 TRAIN_FIELDS = ("global_batch_size", "seed")
+_FINGERPRINT, _TRIALS = "data.fingerprint", "data.trials_hash"
 
 
 def make_identity(config: Any, study: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +28,9 @@ def make_identity(config: Any, study: Mapping[str, Any]) -> dict[str, Any]:
     config
         A task's config with the fields of :data:`IDENTITY_FIELDS` and ``train``.
     study
-        Facts of the opened study: ``fingerprint``, ``split_hash``, ``embedding_sha256``. The study's path is not part of it.
+        Facts of the opened study: ``fingerprint``, ``trials_hash``, ``split_hash``, ``embedding_sha256``. The study's path is not part of
+        it, and neither are embeddings that the run does not use: :func:`check_identity` goes by the fingerprint only where one side knows
+        no more.
     """
     plain = to_plain(config)
     identity = {name: plain[name] for name in getattr(config, "identity_fields", IDENTITY_FIELDS)}
@@ -49,6 +52,9 @@ def check_identity(path: Path, found: Mapping[str, Any]) -> None:
         One sentence naming the first field that differs and both values.
     """
     saved, current = flat(read_json(path)), flat(found)
+    passed_over = _FINGERPRINT if _TRIALS in saved.keys() & current.keys() else _TRIALS
+    for side in (saved, current):
+        side.pop(passed_over, None)
     for field in sorted(saved.keys() | current.keys()):
         before, after = saved.get(field, "nothing"), current.get(field, "nothing")
         if before != after:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from trainer.data.loader import Loader
+from trainer.data.trials import TrialSet, trained_trials
+
+L = TypeVar("L", bound="Lineage")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +25,12 @@ class Origin:
     planned_steps: int | None = None
     planned_items: int | None = None
     """Length as it was planned; the weights that are kept may be of an earlier step."""
+    study: str | None = None
+    """Name of the study's folder."""
+    simulated: bool | None = None
+    """Whether its EEG is simulated."""
+    trained: TrialSet | None = None
+    """The trials that it learnt from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +46,39 @@ class Lineage:
     """Of the code that trained them."""
     started_from: tuple[Origin, ...] = ()
     """Trainings that it began with, oldest first."""
+    study: str | None = None
+    """Name of the study's folder."""
+    simulated: bool | None = None
+    """Whether its EEG is simulated."""
+    unit: str | None = None
+    """Of the study's EEG."""
+    trials_hash: str | None = None
+    """Of the study, see :attr:`data_prep.contract.manifest.Manifest.trials_hash`."""
+    trained: TrialSet | None = None
+    """The trials that its own training learnt from."""
 
     @property
     def own(self) -> Origin:
         """The export's own training."""
-        return Origin(fingerprint=self.fingerprint, split=self.split, split_hash=self.split_hash)
+        shared = ("fingerprint", "split", "split_hash", "study", "simulated", "trained")
+        return Origin(**{name: getattr(self, name) for name in shared})
 
     @property
     def origins(self) -> tuple[Origin, ...]:
         """All trainings that its weights went through, oldest first."""
         return (*self.started_from, self.own)
+
+    def completed_by(self: L, loader: Loader) -> L:
+        """The same, with what it does not say of its own training taken from the training part that this had."""
+        manifest = loader.index.manifest
+        found = {"fingerprint": manifest.fingerprint, "split": loader.config.split, "split_hash": loader.split_hash}
+        found |= {"study": loader.index.root.absolute().name, "unit": manifest.signal.unit, "trials_hash": manifest.trials_hash}
+        told: dict[str, Any] = {name: getattr(self, name) or value for name, value in found.items()}
+        simulated = manifest.simulated if self.simulated is None else self.simulated
+        return replace(self, **told, simulated=simulated, trained=self.trained or trained_trials(loader))
+
+    @property
+    def learnt_from_simulated(self) -> bool | None:
+        """Whether any of them was on simulated EEG; None: not known of all."""
+        told = [origin.simulated for origin in self.origins]
+        return True if True in told else None if None in told else False

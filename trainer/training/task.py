@@ -29,7 +29,7 @@ class Task(Protocol):
     """What a loop needs of a task; a task names its losses and scores itself."""
 
     study: dict[str, str]
-    """``fingerprint``, ``split_hash``, ...: identity of the data."""
+    """``fingerprint``, ``trials_hash``, ``split_hash``, ...: identity of the data."""
     num_items: int
     """Items of a data pass."""
     score_name: str | None
@@ -101,18 +101,17 @@ class BaseTask:
 
     def lineage(self, step: int) -> Lineage:
         """Where the weights of ``step`` come from, for an export."""
-        return Lineage(
-            fingerprint=self.study["fingerprint"],
-            split=self.config.data.split,
-            split_hash=self.study["split_hash"],
-            step=step,
-            git_revision=git_revision(),
-            started_from=self.started_from,
-        )
+        return Lineage(step=step, git_revision=git_revision(), started_from=self.started_from).completed_by(self.loader)
 
     def facts(self) -> dict[str, str]:
         """What an export says of the data beside :meth:`lineage`."""
-        return {name: value for name, value in self.study.items() if name not in ("fingerprint", "split_hash")}
+        return {name: value for name, value in self.study.items() if name not in ("fingerprint", "trials_hash", "split_hash")}
+
+    def warn(self, sentences: Sequence[str]) -> None:
+        """Say what a reader of the run must know, to people and in ``events.jsonl``."""
+        for sentence in sentences:
+            self.notes.append(("note", {"message": sentence}))
+            say(self.world, sentence)
 
     def check_start(self) -> None:
         """On rank 0, before a new run (not a resumed one) writes anything: refuse what it cannot start from."""

@@ -11,6 +11,7 @@ A class-level study knows no image of a trial: it is scored as classification an
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep.contract.cli import to_plain
@@ -18,7 +19,7 @@ from data_prep.contract.errors import CommandError
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import open_part
 from trainer.evaluate.embeddings import read_embeddings
-from trainer.evaluate.provenance import embeddings_facts, study_facts
+from trainer.evaluate.provenance import study_facts, unknown_facts
 from trainer.evaluate.results import check_output, write_report
 from trainer.evaluate.retrieval import class_level, image_level, report
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
@@ -42,8 +43,9 @@ def evaluate(config: EvaluateRetrievalConfig) -> report.Scored:
     """
     if config.embeds:
         path = Path(config.embeds)
-        facts = embeddings_facts(path, part=config.part, config=to_plain(config))
-        return image_level.evaluate_embeddings(config, read_embeddings(path), path, facts)
+        pairs, plain = read_embeddings(path), to_plain(config)
+        facts = replace(pairs.facts, config=plain) if pairs.facts else unknown_facts(path, part=config.part, config=plain)
+        return image_level.evaluate_embeddings(config, pairs, path, facts)
     export = Path(str(config.export))
     encoder = load_encoder(str(export), config.device)
     loader = open_part(encoder, config.study, config.split, config.part)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contract.files import write_atomically
-from trainer.artifacts.generations import Generations, read_generations
+from trainer.artifacts.generations import SOURCE, Generations, read_generations
 from trainer.evaluate.results import check_output, write_report
 from trainer.evaluate.text import comparison, report, scoring, summary
 from trainer.evaluate.text.config import EvaluateTextConfig
@@ -69,8 +69,11 @@ def evaluate(config: EvaluateTextConfig) -> tuple[TextResults, Generations]:
 def _sentences(generations: Generations, scored: Sequence[Scored]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["training_seed", "arm", "item", "stimulus", "subject", *(found.metric.name for found in scored)])
+    source = {name: getattr(generations.shared, name) for name in SOURCE}
+    source |= {"study": Path(generations.shared.study or "").name or None, "simulated": generations.simulated}
+    told = ["unknown" if value is None else value for value in source.values()]
+    writer.writerow(["training_seed", "arm", "item", "stimulus", "subject", *(found.metric.name for found in scored), *source])
     for n, ((s, arm, _), record) in enumerate(generations.records.items()):
         values = [f"{found.sentence_N[n]:.6g}" if np.isfinite(found.sentence_N[n]) else "" for found in scored]
-        writer.writerow([s, arm, record.item, record.stimulus, record.subject, *values])
+        writer.writerow([s, arm, record.item, record.stimulus, record.subject, *values, *told])
     return buffer.getvalue()

@@ -18,6 +18,7 @@ from rich.table import Table
 from trainer.artifacts.generations import Generations
 from trainer.evaluate.figures import COLOUR, draw_scores, legend
 from trainer.evaluate.page import Cell, FigureSection, TableSection, number, render
+from trainer.evaluate.study_facts import eeg_called
 from trainer.evaluate.text import comparison
 from trainer.evaluate.text.results import TextResults, TextScore
 
@@ -73,8 +74,7 @@ def print_results(results: TextResults) -> None:
 
 def headline(results: TextResults) -> str:
     """What was scored on what."""
-    kind = "simulated EEG" if results.simulated else "EEG"
-    where = [results.study, f"split {results.split}" if results.split else "", results.part or "", kind]
+    where = [results.study, f"split {results.split}" if results.split else "", results.part or "", eeg_called(results.simulated)]
     subjects = f", {results.num_subjects} subjects" if results.num_subjects > 1 else ""
     seeds = f"{results.num_seeds} training seed{'s' if results.num_seeds > 1 else ''}"
     return f"{', '.join(filter(None, where))}: captions of {results.num_images} images{subjects}, {seeds}"
@@ -116,7 +116,11 @@ def page(results: TextResults, shown: ShownCaptions) -> str:
         headline(results),
         sections,
         notes=[*results.notes, *(f"{facts.title}: {facts.how}." for facts in results.metrics.values())],
-        provenance={"fingerprint": results.fingerprint},
+        provenance={
+            "fingerprint": results.fingerprint,
+            "unit": results.unit,
+            "trials of this part trained on": "not known" if results.trained_trials is None else results.trained_trials,
+        },
         template="text.html",
         verdicts=[refusal] if refusal else headline_verdicts(results),
         comparisons=[v.sentence for v in results.verdicts],

@@ -81,7 +81,8 @@ class TextResults(Results):
 
     kind: str = "text"
     study: str
-    simulated: bool
+    simulated: bool | None
+    """None: not known."""
     split: str | None
     part: str | None
     fingerprint: str | None
@@ -105,6 +106,12 @@ class TextResults(Results):
     verdicts: tuple[Verdict, ...]
     config: dict[str, Any]
     """The command's resolved config."""
+    unit: str | None = field(default_factory=lambda: None)
+    """Of the EEG."""
+    trained_trials: int | None = field(default_factory=lambda: None)
+    """On how many of the part's trials the models were trained, encoders and ancestors included; None: not known."""
+    trained_not_known: tuple[str, ...] = ()
+    """Why it is not known."""
 
 
 def read_text(path: Path) -> TextResults:

@@ -9,7 +9,8 @@ import numpy as np
 
 from data_prep.contract.cli import to_plain
 from trainer.artifacts.generations import Generations
-from trainer.evaluate.page import SIMULATED
+from trainer.artifacts.seen import trained_not_known
+from trainer.evaluate.study_facts import with_simulated
 from trainer.evaluate.text import comparison
 from trainer.evaluate.text.config import EvaluateTextConfig
 from trainer.evaluate.text.metrics import Metric, distinct_share
@@ -48,9 +49,12 @@ def summarise(
         controls_minus_prior={arm: {name: e.score() for name, e in found.items()} for arm, found in compared.controls.items()},
         share_of_image={arm: {name: e.score() for name, e in found.items()} for arm, found in compared.shares.items()},
         missing_controls=tuple(missing_controls(generations.arms)),
-        verdicts=tuple(verdicts(compared, metrics, simulated=generations.simulated, images=images, with_words=shared.with_words)),
+        verdicts=tuple(verdicts(compared, metrics, simulated=bool(generations.simulated), images=images, with_words=shared.with_words)),
         notes=(*_method_notes(config, generations), *_arm_notes(generations, compared), *_generate_notes(generations), *notes),
         config=to_plain(config),
+        unit=shared.unit,
+        trained_trials=generations.trained_trials,
+        trained_not_known=_not_known(generations),
     )
 
 
@@ -71,8 +75,7 @@ def _method_notes(config: EvaluateTextConfig, generations: Generations) -> list[
     drawn = "images and subjects" if len(np.unique(generations.subject_Q)) > 1 else "images"
     several = f"Values are averaged over {seeds} training seeds, image by image; text.json has each seed's and their spread."
     one = "One training seed: nothing here says how much another training would differ; three are the least to tell."
-    return [
-        *([SIMULATED] if generations.simulated else []),
+    said = [
         f"± is the standard error over {config.resamples} bootstrap resamples of {drawn}, the same for all arms; intervals are the 95 % "
         "percentiles. They are not corrected for the number of comparisons.",
         "Corpus scores (BLEU, chrF) are recomputed in each resample from matches, totals and lengths. All metrics go from 0 to 1 "
@@ -80,7 +83,13 @@ def _method_notes(config: EvaluateTextConfig, generations: Generations) -> list[
         several if seeds > 1 else one,
         "Every captioned item counts; none is dropped for being wrong.",
         *_part_note(generations.shared.part),
+        *([trained_not_known("the text model", _not_known(generations))] if generations.trained_trials is None else []),
     ]
+    return with_simulated(generations.simulated, said)
+
+
+def _not_known(generations: Generations) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(reason for facts in generations.facts for reason in facts.trained_not_known))
 
 
 def _arm_notes(generations: Generations, compared: comparison.Comparison) -> list[str]:

@@ -35,6 +35,11 @@ class InitialWeights:
     config
         The new run's model.
 
+    Attributes
+    ----------
+    not_known : list of str
+        Why it is not known whether they have learnt from trials which the new run's split holds out; empty: they have not.
+
     Raises
     ------
     CommandError
@@ -49,7 +54,7 @@ class InitialWeights:
         self.weights = self.encoder.model.state_dict()
         self._check_signal()
         self._check_architecture()
-        check_held_out(self.encoder.export, loader.index, loader.config.split, f"init_from: {self.path}", "weights that have")
+        self.not_known = check_held_out(self.encoder.export, loader.index, loader.config, f"init_from: {self.path}", "weights that have")
 
     @property
     def origins(self) -> tuple[Origin, ...]:

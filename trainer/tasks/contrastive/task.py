@@ -60,22 +60,26 @@ class ContrastiveTask(BaseTask):
         self.trained_S[torch.from_numpy(self.loader.subjects.astype(np.int64))] = True
         self.study = {
             "fingerprint": self.index.manifest.fingerprint,
+            "trials_hash": self.index.manifest.trials_hash,
             "split_hash": self.split.hash,
             "embedding_sha256": self.index.manifest.embedding(config.data.embedding).sha256,
         }
         if kept is not None:
-            self.study["kept_sha256"] = kept.pop("sha256")
+            self.study["kept_sha256"], not_known = kept.pop("sha256"), kept.pop("not_known")
             self.notes.append(("kept", kept))
             say(world, f"data.select.keep: {kept['kept']} of {kept['of']} training items, by the {kept['by']} of {kept['encoder']}")
+            self.warn(not_known)
 
     def check_start(self) -> None:
         """What ``init_from`` would bring into this run's model, if anything."""
         if self.config.init_from:
             model = self.build_model()
             assert isinstance(model, Autocast)
-            facts = InitialWeights(self.config.init_from, self.loader, self.config.model).compare(model.model)
+            initial = InitialWeights(self.config.init_from, self.loader, self.config.model)
+            facts = initial.compare(model.model)
             self.notes.append(("init", facts))
             say(self.world, sentence(facts))
+            self.warn(initial.not_known)
 
     def start(self, model: nn.Module) -> None:
         """Bring the weights of ``init_from``."""

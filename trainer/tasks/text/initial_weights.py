@@ -33,7 +33,8 @@ def initial_weights(config: TextConfig, index: StudyIndex, *, base: BaseReferenc
     """
     path = find_text_export(config.init_from)
     initial = init_weights(path, base=base, adapter=config.adapter, prefix=config.prefix, reads=reads)
-    check_held_out(initial.export, index, config.data.split, f"init_from: {path}", "weights that have")
+    not_known = check_held_out(initial.export, index, config.data, f"init_from: {path}", "weights that have")
+    initial = replace(initial, not_known=tuple(not_known))
     theirs = initial.export.encoder.sha256
     if "projector" not in initial.taken or theirs == encoder_sha256:
         return initial

@@ -84,6 +84,7 @@ class TextTask(BaseTask):
         self.study = self._identity()
         if kept is not None:
             self.study["kept_sha256"] = kept.pop("sha256")
+            self.warn(kept.pop("not_known"))
             self.notes.append(("kept", kept))
         self.started_from = self.encoder.export.origins
         self.parts: TextParts | None = None
@@ -96,7 +97,7 @@ class TextTask(BaseTask):
         loader, kept = training_loader(self.index, config.data, config.train.seed, self.device)
         self.encoder_path = find_export(config.encoder)
         self.encoder = load_encoder(self.encoder_path, self.device)
-        check_encoder(self.encoder, self.encoder_path, loader)
+        self.warn(check_encoder(self.encoder, self.encoder_path, loader))
         self.captions = StudyCaptions.open(self.index)
         self.loader = self._captioned(loader)
         self.num_items = self.loader.num_items
@@ -126,6 +127,7 @@ class TextTask(BaseTask):
         config, manifest = self.config, self.index.manifest
         return {
             "fingerprint": manifest.fingerprint,
+            "trials_hash": manifest.trials_hash,
             "split_hash": self.loader.split_hash,
             "embedding_sha256": manifest.embedding(config.data.embedding).sha256,
             "encoder_sha256": self.encoder_sha256,
@@ -136,7 +138,9 @@ class TextTask(BaseTask):
     def check_start(self) -> None:
         """What ``init_from`` would bring, if anything, and how good the words in prompts are."""
         if self.config.init_from:
-            self.notes.append(("init", self._initial().facts()))
+            initial = self._initial()
+            self.notes.append(("init", initial.facts()))
+            self.warn(initial.not_known)
         facts: dict[str, Any] = {"text": self.longest_prompt.text}
         if self.words.own_C is not None:
             facts["own_concept"] = "left out"
