@@ -34,6 +34,7 @@ from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_
 from data_prep.contract.config_file import check_config_file
 from data_prep.contract.errors import ConfigError, UserError, sentence_of, traceback_file
 from data_prep.contract.refusals import in_our_words
+from data_prep.contract.trust import allow_classes, nothing_else_imported
 
 _SLOW_SECONDS = 3.0
 
@@ -45,7 +46,8 @@ def _forget_other_class(parser: Any, previous: Any, value: Any) -> None:
             del previous["init_args"][key]
 
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# A free field (an override, an option of a library) that looks like a class is kept as it is, never built.
+set_parsing_settings(docstring_parse_attribute_docstrings=True, instantiate_subclass_spec_in_any=False)
 if hasattr(_typehints, "discard_init_args_on_class_path_change"):
     _typehints.discard_init_args_on_class_path_change = _forget_other_class
 _bases: list[type] = []
@@ -205,13 +207,15 @@ def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") 
     """
     parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip(), exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
+    parser.add_argument("--trust", type=str, default="", help="import paths whose classes exports may name, with commas between")
     parser.add_class_arguments(config_class)
     try:
         words = _config_first(arguments)
         for name in _config_files(words):
             check_config_file(name)
         namespace = parser.parse_args(words)
-        fields = {k: v for k, v in vars(parser.instantiate_classes(namespace)).items() if k != "config"}
+        allow_classes(namespace.trust.split(","))
+        fields = {k: v for k, v in vars(parser.instantiate_classes(namespace)).items() if k not in ("config", "trust")}
         config = config_class(**fields)
     except UserError as error:
         raise ConfigError(_one_line(str(error))) from error
@@ -232,12 +236,16 @@ def _refuse_empty(config: Any, dotted: str = "") -> None:
 
 
 def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
-    """Rebuild a config from :func:`to_plain`'s output, as saved beside every result."""
+    """Rebuild a config from :func:`to_plain`'s output, as saved beside every result.
+
+    It imports no class of a stranger's, see :mod:`data_prep.contract.trust`.
+    """
     parser = _Parser(exit_on_error=False)
     parser.add_class_arguments(config_class)
     try:
-        namespace = parser.parse_object(dict(plain))
-        return config_class(**vars(parser.instantiate_classes(namespace)))
+        with nothing_else_imported(_bases):
+            namespace = parser.parse_object(dict(plain))
+            return config_class(**vars(parser.instantiate_classes(namespace)))
     except UserError as error:
         raise ConfigError(_one_line(str(error))) from error
     except (ArgumentError, ValueError, TypeError) as error:

@@ -76,6 +76,12 @@ def _value(config_class: type[Any], field: str, what: str) -> str:
         return f"{field}: {match['value']}, expected its fields: {', '.join(fields_of(kind))}"
     if match := _PATH.fullmatch(what):
         return f"{field}: there is no {match['name']!r}, expected {_classes(kind)}"
+    if (match := _NO_IMPORT.fullmatch(what)) and "is not allowed, denied by" in match["why"]:
+        room = match["name"].partition(".")[0]
+        return (
+            f"{field}: {match['name']!r} is not ours, and nothing is imported because a file names it: expected {_classes(kind)}; "
+            f"or trust it by --trust {room} (in Python: load_encoder(..., trust=({room!r},)))"
+        )
     if match := _NO_IMPORT.fullmatch(what):
         return f"{field}: {match['name']!r} cannot be imported ({match['why']}), expected {_classes(kind)}"
     if _OPTION.fullmatch(what) and "'class_path'" in what:

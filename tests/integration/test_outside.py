@@ -82,7 +82,7 @@ def test_an_encoder_from_outside_is_trained_exported_and_loaded(home: Path) -> N
         assert weights.get_slice("encoder.hidden.weight").get_shape() == [32, 80]
     results = json.loads((home / RUN / "reports/retrieval.json").read_text())
     assert results["summary"]["model"]["top5"] > 1.5 * results["summary"]["chance"]["top5"]
-    program = "from trainer import load_encoder; import numpy as np; e = load_encoder('runs/my-lab/export')"
+    program = "from trainer import load_encoder; import numpy as np; e = load_encoder('runs/my-lab/export', trust=['my_lab'])"
     shown = python(home, "-c", f"{program}; print(e.embed(5 * np.random.default_rng(0).standard_normal((3, 8, 50))).shape)")
     assert shown.strip().endswith("(3, 16)")
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from data_prep.contract.arrays import read_archive
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError, UserError
+from data_prep.contract.trust import allow_classes
 from data_prep.contract.words import short
 from trainer.artifacts.export import CONFIG, Export, ExportEmbedding, ExportSignal, ModelSizes, read_export, write_config
 from trainer.artifacts.weights import load_weights
@@ -300,8 +301,8 @@ class FittedTransform:
         return rows[0]
 
 
-def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
-    """Load an export folder.
+def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust: Sequence[str] = ()) -> Encoder:
+    """Load an export folder. Nothing in it is executed.
 
     Parameters
     ----------
@@ -309,15 +310,21 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         A folder with ``config.json`` and ``model.safetensors``, such as ``runs/ID/export``.
     device
         Where it computes.
+    trust
+        Import paths such as ``my_lab``: an encoder class of a user's own is imported where it lies below one of them, from then on.
 
     Raises
     ------
     CommandError, StudyError
         One sentence naming the file.
     """
+    allow_classes(trust)
     folder, device = Path(path), torch.device(device)
     export = read_export(folder)
-    model = export.build_model()
+    try:
+        model = export.build_model()
+    except UserError as error:
+        raise CommandError(f"{folder / CONFIG}: {error}") from error
     load_weights(model, folder / WEIGHTS, CONFIG)
     return Encoder(export, model, FittedTransform.read(folder / TRANSFORM, device) if export.transform else None, device)
 

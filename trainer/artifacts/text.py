@@ -226,9 +226,14 @@ class TextDecoder:
 
 
 def load_text(
-    path: str | Path, device: str | torch.device = "cpu", *, base: str | None = None, precision: Literal["fp32", "bf16"] = "fp32"
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    base: str | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    trust: Sequence[str] = (),
 ) -> TextDecoder:
-    """Load a text export.
+    """Load a text export. Nothing in it is executed.
 
     Parameters
     ----------
@@ -240,6 +245,8 @@ def load_text(
         Another place of the same base model; null: where it was in training.
     precision
         ``bf16`` keeps the base in bfloat16 and computes under autocast.
+    trust
+        As :func:`~trainer.artifacts.encoder.load_encoder` has it, for the encoder.
 
     Raises
     ------
@@ -256,7 +263,7 @@ def load_text(
     llm = load_base(base_config, device, training=False)
     if export.read_adapter().kind != "none":
         llm = _with_adapter(llm, folder / ADAPTER)
-    encoder = load_encoder(folder / ENCODER, device)
+    encoder = load_encoder(folder / ENCODER, device, trust=trust)
     prefix = export.read_prefix()
     model = EEGLanguageModel(
         encoder=encoder.model if export.num_prefix else None,
