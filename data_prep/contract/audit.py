@@ -31,7 +31,8 @@ class Audit:
     format_version: int = FORMAT_VERSION
     name: str
     split_hash: str
-    verdict: Literal["sound", "caution", "unsound"]
+    verdict: Literal["sound", "caution", "unsound", "out of date"]
+    """``out of date``: found to be another split's, never written."""
     claim: str
     """What a score on the test part shows, in a sentence."""
     findings: tuple[Finding, ...]

@@ -380,6 +380,7 @@ def test_validation_and_test_parts_never_take_the_choice(home: Path, capsys: pyt
     assert len(identity["data"]["kept_sha256"]) == 64
     assert "keep_encoder" not in identity["data"]["select"]
 
+    assert chosen.started_from == load_encoder(home / "export").export.origins, "the choice tells of what the encoder was trained on"
     # An encoder that was trained so is scored on all trials.
     chosen.export(chosen.build_model().model.state_dict(), home / "chosen", 0)
     assert load_encoder(home / "chosen").export.data_config().select.keep == "all"

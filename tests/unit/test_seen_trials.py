@@ -29,7 +29,7 @@ from trainer.artifacts.guards import check_held_out, seen_trials
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
 from trainer.data.select import SelectConfig
-from trainer.data.trials import TrialSet
+from trainer.data.trials import TrialSet, trials_of
 from trainer.distributed.world import World
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
@@ -55,7 +55,9 @@ def export(study: Path, split: str, output: Path, *, started_from: tuple[Origin,
         loader = loader.narrowed(np.arange(loader.num_items) % 3 != 0, "kept")
     sizes = {"n_chans": loader.n_chans, "n_times": loader.n_times, "sfreq": loader.sfreq, "embedding_dim": loader.embedding_dim}
     model = MODEL.build(**sizes, num_subjects=loader.num_subjects)
-    lineage = Lineage(step=1, started_from=started_from)
+    validated = loader.index.split(split).has("validation")
+    chosen_by = trials_of(loader_of(study, split, "validation", **data)) if validated else None
+    lineage = Lineage(step=1, started_from=started_from, chosen_by=chosen_by)
     write_export(output, weights=model.state_dict(), model=MODEL, loss=LossConfig(), loader=loader, lineage=lineage)
     return output
 
@@ -131,9 +133,11 @@ def test_the_guard_is_the_intersection_of_what_was_shown(made: Path, tmp_path: P
     num_rows = len(StudyIndex.open(study).table)
     origins: tuple[Origin, ...] = ()
     trained: set[bytes] = set()
+    chosen_by: set[bytes] = set()
     names = [f"t{n}" for n in range(rng.integers(1, 4))]
     for name in names:
-        write_split(study, name, train={"row": sorted(rng.choice(num_rows, rng.integers(20, 90), replace=False).tolist())})
+        drawn = rng.permutation(num_rows)[: rng.integers(50, 110)].tolist()
+        write_split(study, name, train={"row": drawn[20:]}, validation={"row": drawn[:20]})
         data, kept = random_data(rng), bool(rng.random() < 0.3)
         try:
             folder = export(study, name, tmp_path / name, started_from=origins, kept=kept, **data)
@@ -141,6 +145,7 @@ def test_the_guard_is_the_intersection_of_what_was_shown(made: Path, tmp_path: P
             continue
         loader = loader_of(study, name, "train", **data)
         trained |= shown(loader.narrowed(np.arange(loader.num_items) % 3 != 0, "kept") if kept else loader)
+        chosen_by |= shown(loader_of(study, name, "validation", **data))
         origins = load_encoder(folder).export.origins
     study = disturb(study, rng, names)
     for part in ("test", "validation"):
@@ -149,6 +154,7 @@ def test_the_guard_is_the_intersection_of_what_was_shown(made: Path, tmp_path: P
         found = seen_trials(origins, loader.index, loader.rows)
         assert found.not_known == ()
         assert (found.asked, found.known_count) == (len(shown(loader)), len(trained & shown(loader)))
+        assert found.chosen == len(chosen_by & shown(loader))
 
 
 # --------------------------------------------------------------------------------------------------- what users meet
@@ -227,6 +233,17 @@ def test_trials_left_out_of_training_are_unseen(study: Path, tmp_path: Path, cap
     assert run("--export", folder, "--study", study, "--split", "rest1", "--part", "train", "--output", tmp_path / "r2") == 0
     scored = loader_of(study, "rest1", "train", select=data["select"]).rows  # whole samples
     assert f"on {len(np.intersect1d(scored, used))} of these trials" in (tmp_path / "r2" / "retrieval.html").read_text()
+
+
+def test_trials_that_chose_the_step_are_said_to_have_done_so(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = export(study, "a", tmp_path / "export")
+    write_split(study, "b", train={"stimulus": STIMULI[:10]}, test={"stimulus": [17, *TEST]})
+    assert run("--export", folder, "--study", study, "--split", "b", "--output", tmp_path / "r") == 0
+    said = "4 of these trials are validation trials of a training of the encoder: its best step was chosen by them"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in (tmp_path / "r" / "retrieval.html").read_text()
+    assert run("--export", folder, "--study", study, "--output", tmp_path / "own") == 0
+    assert "its best step was chosen by them" not in capsys.readouterr().out
 
 
 def test_what_a_transform_was_fitted_on_counts_as_trained(tmp_path: Path) -> None:

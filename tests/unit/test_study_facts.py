@@ -85,6 +85,17 @@ def test_a_file_of_embeddings_gives_the_facts_of_its_export(
     assert read_retrieval(tmp_path / "embeds" / "retrieval.json").simulated is bool(simulated)
 
 
+def test_an_audit_of_another_split_of_the_name_is_out_of_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_study(tmp_path / "study", monkeypatch)
+    folder = export(study, "a", tmp_path / "export")
+    write_split(study, "a", train={"stimulus": list(range(8))}, test={"stimulus": [10, 11, 12]})
+    assert evaluate("--export", folder, "--output", tmp_path / "r") == 0
+    assert "Audit of the split: out of date. It is of another split that had this name" in " ".join(capsys.readouterr().out.split())
+    assert read_json(tmp_path / "r" / "retrieval.json")["audit"] == "out of date"
+
+
 @pytest.mark.parametrize("names", [("image",), ("img",), ("image", "ids"), ("image", "ids", "subjects", "concepts", "split")])
 def test_a_file_that_does_not_tell_is_called_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...]) -> None:
     rows = np.eye(6)

@@ -38,16 +38,19 @@ def seen_trials(origins: Sequence[Origin], index: StudyIndex, rows: np.ndarray) 
     They are compared row by row (:mod:`trainer.data.trials`), whatever splits are called now. What an older export does not say is taken
     from the split that it names, where one of that content is there still: at most those trials were trained on.
     """
-    count, splits, not_known = np.zeros(len(index.table), bool), [], []
+    count, chosen, splits, not_known = np.zeros(len(index.table), bool), np.zeros(len(index.table), bool), [], []
     for origin in origins:
         trained, reason = _trained_rows(origin, index)
         if len(np.intersect1d(trained, rows)):
             splits.append(str(origin.split))
         count[trained] = True
+        validated = origin.chosen_by.rows_in(index) if origin.chosen_by else None
+        if validated is not None:
+            chosen[validated] = True
         if reason:
             not_known.append(reason)
     once = [tuple(dict.fromkeys(names)) for names in (splits, not_known)]
-    return Seen(asked=len(rows), count=int(count[rows].sum()), splits=once[0], not_known=once[1])
+    return Seen(asked=len(rows), count=int(count[rows].sum()), splits=once[0], chosen=int(chosen[rows].sum()), not_known=once[1])
 
 
 def _trained_rows(origin: Origin, index: StudyIndex) -> tuple[np.ndarray, str]:

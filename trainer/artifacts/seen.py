@@ -16,6 +16,8 @@ class Seen:
     """Of them, how many any training that can be compared has learnt from."""
     splits: tuple[str, ...]
     """Of which splits they are training trials."""
+    chosen: int
+    """Of them, by how many the best step of any training was chosen."""
     not_known: tuple[str, ...]
     """Of trainings that cannot be compared, which and why."""
 
@@ -23,6 +25,11 @@ class Seen:
     def known_count(self) -> int | None:
         """Of them, how many it has learnt from; None: not known."""
         return None if self.not_known else self.count
+
+
+def step_chosen_by(who: str, count: int) -> str:
+    """The sentence that ``who`` was picked by trials that it is scored on."""
+    return f"{count} of these trials are validation trials of a training of {who}: its best step was chosen by them, so the scores flatter."
 
 
 def trained_not_known(who: str, reasons: Sequence[str]) -> str:

@@ -82,10 +82,15 @@ def _digest(*facts: str | int) -> str:
     return sha256_json(list(facts))
 
 
+def trials_of(loader: Loader) -> TrialSet:
+    """The repetitions of a part's items."""
+    return TrialSet.of(loader.index.manifest, len(loader.index.table), loader.rows)
+
+
 def trained_trials(loader: Loader) -> TrialSet:
     """What a training on ``loader``, a training part, learns from: the repetitions of its items, and where it has a transform all of the
     split's training part, which that was fitted on."""
-    rows = loader.rows
-    if loader.transform is not None:
-        rows = np.union1d(rows, loader.index.rows(loader.config.split, "train"))
+    if loader.transform is None:
+        return trials_of(loader)
+    rows = np.union1d(loader.rows, loader.index.rows(loader.config.split, "train"))
     return TrialSet.of(loader.index.manifest, len(loader.index.table), rows)

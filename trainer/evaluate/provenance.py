@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.contract.audit import read_audit
+from data_prep.contract.audit import Audit, read_audit
 from data_prep.contract.errors import StudyError
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.guards import seen_trials
@@ -16,7 +17,7 @@ from trainer.training.completed import read_completed
 
 def study_facts(encoder: Encoder, loader: Loader, *, export: Path, config: dict[str, Any]) -> StudyFacts:
     """Facts of the part that ``loader`` reads, for the encoder of the folder ``export``."""
-    manifest, audit = loader.index.manifest, read_audit(loader.index.root, loader.config.split)
+    manifest, audit = loader.index.manifest, _audit(loader)
     seen = seen_trials(encoder.export.origins, loader.index, loader.rows)
     return StudyFacts(
         study=loader.index.root.name,
@@ -38,13 +39,25 @@ def study_facts(encoder: Encoder, loader: Loader, *, export: Path, config: dict[
         rows_hash=manifest.rows_hash,
         trained_trials=seen.known_count,
         trained_not_known=seen.not_known,
+        chosen_by_trials=seen.chosen,
         trained_on_simulated=encoder.export.learnt_from_simulated,
+    )
+
+
+def _audit(loader: Loader) -> Audit | None:
+    """The audit beside the split, as out of date where it is of another split that had its name."""
+    found = read_audit(loader.index.root, loader.config.split)
+    if found is None or found.split_hash == loader.split_hash:
+        return found
+    return replace(
+        found, verdict="out of date", claim="It is of another split that had this name: run `python -m data_prep audit`.", findings=()
     )
 
 
 def unknown_facts(path: Path, *, part: str, config: dict[str, Any]) -> StudyFacts:
     """Facts of a file of embeddings that tells nothing of where they come from."""
-    unknown = ("split", "split_hash", "fingerprint", "trained_on_split", "embedding", "step", "git_revision", "audit", "audit_claim")
+    names = ("split", "split_hash", "fingerprint", "trained_on_split", "embedding", "step", "git_revision", "audit", "audit_claim")
+    unknown: dict[str, Any] = dict.fromkeys(names)
     return StudyFacts(
         study=str(path),
         simulated=None,
@@ -53,7 +66,7 @@ def unknown_facts(path: Path, *, part: str, config: dict[str, Any]) -> StudyFact
         validation=None,
         config=config,
         trained_not_known=("the file does not tell which model made its embeddings, and of which trials",),
-        **dict.fromkeys(unknown),
+        **unknown,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.artifacts.seen import trained_not_known
+from trainer.artifacts.seen import step_chosen_by, trained_not_known
 from trainer.evaluate.page import SIMULATED, SIMULATED_NOT_KNOWN
 
 
@@ -58,6 +58,8 @@ class StudyFacts:
     """On how many of the part's trials (repetitions) the encoder was trained, in any of its trainings; None: not known."""
     trained_not_known: tuple[str, ...] = ()
     """Why it is not known, a clause for each training that cannot be compared."""
+    chosen_by_trials: int = 0
+    """By how many of the part's trials the best step of any of its trainings was chosen, as far as that is known."""
     trained_on_simulated: bool | None = None
     """Whether any of its trainings was on simulated EEG; None: not known of all."""
 
@@ -96,6 +98,8 @@ def context_notes(facts: StudyFacts, *, trained_elsewhere: str) -> list[str]:
     elif elsewhere:
         count = facts.trained_trials or "none"
         found.append(f"The encoder was trained on another split: on {count} of these trials, but perhaps on their {trained_elsewhere}.")
+    if facts.chosen_by_trials and not (facts.part == "validation" and not elsewhere):
+        found.append(step_chosen_by("the encoder", facts.chosen_by_trials))
     if facts.trained_on_simulated and not facts.simulated:
         found.append("The encoder was trained on simulated EEG, too.")
     return found

@@ -25,7 +25,7 @@ from trainer.artifacts.encoder import Encoder, check_finite, subject_table
 from trainer.artifacts.generations import SOURCE, GenerationFacts
 from trainer.artifacts.guards import check_inputs, check_unseen, seen_trials
 from trainer.artifacts.part import collect
-from trainer.artifacts.seen import trained_not_known
+from trainer.artifacts.seen import step_chosen_by, trained_not_known
 from trainer.artifacts.text import TextDecoder, load_text
 from trainer.artifacts.text_export import find_text_export
 from trainer.data import random
@@ -122,6 +122,8 @@ class Generation:
         self._note_training()
         manifest = self.loader.index.manifest
         seen = seen_trials((*self.decoder.encoder.export.origins, *self.decoder.export.origins), self.loader.index, self.loader.rows)
+        if seen.chosen and config.part == "test":
+            self.notes.append(step_chosen_by("the text model", seen.chosen))
         data = to_plain(self.loader.config)
         self.request: dict[str, Any] = {
             **{name: to_plain(getattr(config, name)) for name in ("part", "candidates", "num_words", "style", "decoding", "seed", "limit")},

@@ -34,7 +34,7 @@ def training_loader(
     -------
     (loader, facts)
         ``facts``: ``kept, of, encoder, by`` for the events; ``not_known``, why the encoder may have learnt from held-out trials;
-        ``sha256`` of the choice for the run's identity. None for ``all``.
+        ``origins``, its trainings, of which the choice tells; ``sha256`` of the choice for the run's identity. None for ``all``.
 
     Raises
     ------
@@ -63,6 +63,7 @@ def training_loader(
         "encoder": str(path),
         "by": how,
         "not_known": not_known,
+        "origins": tuple(replace(each, stage=None, planned_steps=None, planned_items=None) for each in encoder.export.origins),
         "sha256": hashlib.sha256(np.packbits(kept_N).tobytes()).hexdigest(),
     }
     return Loader(index, config, "train", seed, kept=kept_N), facts

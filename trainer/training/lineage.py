@@ -31,6 +31,8 @@ class Origin:
     """Whether its EEG is simulated."""
     trained: TrialSet | None = None
     """The trials that it learnt from."""
+    chosen_by: TrialSet | None = None
+    """The validation trials by which its best step was chosen; None: there were none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +58,13 @@ class Lineage:
     """Of the study, see :attr:`data_prep.contract.manifest.Manifest.trials_hash`."""
     trained: TrialSet | None = None
     """The trials that its own training learnt from."""
+    chosen_by: TrialSet | None = None
+    """The validation trials by which its best step was chosen; None: there were none."""
 
     @property
     def own(self) -> Origin:
         """The export's own training."""
-        shared = ("fingerprint", "split", "split_hash", "study", "simulated", "trained")
+        shared = ("fingerprint", "split", "split_hash", "study", "simulated", "trained", "chosen_by")
         return Origin(**{name: getattr(self, name) for name in shared})
 
     @property

@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from trainer.data.loader import Loader
+from trainer.data.trials import trials_of
 from trainer.distributed.world import World
 from trainer.training.config import RunConfig
 from trainer.training.lineage import Lineage, Origin
@@ -86,6 +87,8 @@ class BaseTask:
     config: RunConfig
     loader: Loader
     """The training part."""
+    validation: Loader | None
+    """The part by which the best step is chosen."""
     study: dict[str, str]
     world: World
     device: torch.device
@@ -101,11 +104,17 @@ class BaseTask:
 
     def lineage(self, step: int) -> Lineage:
         """Where the weights of ``step`` come from, for an export."""
-        return Lineage(step=step, git_revision=git_revision(), started_from=self.started_from).completed_by(self.loader)
+        chosen_by = None if self.validation is None else trials_of(self.validation)
+        lineage = Lineage(step=step, git_revision=git_revision(), started_from=self.started_from, chosen_by=chosen_by)
+        return lineage.completed_by(self.loader)
 
     def facts(self) -> dict[str, str]:
         """What an export says of the data beside :meth:`lineage`."""
         return {name: value for name, value in self.study.items() if name not in ("fingerprint", "trials_hash", "split_hash")}
+
+    def begin_with(self, origins: Sequence[Origin]) -> None:
+        """Remember trainings that this one builds on, each once."""
+        self.started_from += tuple(origin for origin in origins if origin not in self.started_from)
 
     def warn(self, sentences: Sequence[str]) -> None:
         """Say what a reader of the run must know, to people and in ``events.jsonl``."""

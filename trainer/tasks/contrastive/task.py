@@ -65,7 +65,7 @@ class ContrastiveTask(BaseTask):
             "embedding_sha256": self.index.manifest.embedding(config.data.embedding).sha256,
         }
         if kept is not None:
-            self.study["kept_sha256"], not_known = kept.pop("sha256"), kept.pop("not_known")
+            self.study["kept_sha256"], not_known, self.started_from = (kept.pop(name) for name in ("sha256", "not_known", "origins"))
             self.notes.append(("kept", kept))
             say(world, f"data.select.keep: {kept['kept']} of {kept['of']} training items, by the {kept['by']} of {kept['encoder']}")
             self.warn(not_known)
@@ -87,7 +87,7 @@ class ContrastiveTask(BaseTask):
             assert isinstance(model, Autocast)
             initial = InitialWeights(self.config.init_from, self.loader, self.config.model)
             initial.copy_into(model.model)
-            self.started_from = initial.origins
+            self.begin_with(initial.origins)
 
     def build_model(self) -> nn.Module:
         """The contrastive model in the autocast of the run's precision."""

@@ -85,8 +85,9 @@ class TextTask(BaseTask):
         if kept is not None:
             self.study["kept_sha256"] = kept.pop("sha256")
             self.warn(kept.pop("not_known"))
+            self.begin_with(kept.pop("origins"))
             self.notes.append(("kept", kept))
-        self.started_from = self.encoder.export.origins
+        self.begin_with(self.encoder.export.origins)
         self.parts: TextParts | None = None
 
     # ---------------------------------------------------------------------------------------------------------- set-up
@@ -158,7 +159,7 @@ class TextTask(BaseTask):
             initial = self._initial()
             assert isinstance(model, EEGLanguageModel)
             initial.copy_into(model)
-            self.started_from += tuple(origin for origin in initial.origins if origin not in self.started_from)
+            self.begin_with(initial.origins)
 
     def _initial(self) -> InitialText:
         reads = self.source is not None
