@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import read_json, write_json
 from data_prep.contract.manifest import read_manifest
 from data_prep.contract.split import read_split
@@ -109,7 +109,16 @@ def test_a_subject_that_training_has_not_seen_is_unknown(study: Path, tmp_path: 
     eeg = np.random.RandomState(1).standard_normal((2, 4, 20))
     unknown = encoder.embed(eeg)
     assert np.array_equal(encoder.embed(eeg, subject="03"), unknown)
-    assert np.array_equal(encoder.embed(eeg, subject="nobody"), unknown)
+    for label in ("nobody", "1", "sub-01", "", "01 "):
+        with pytest.raises(UserError, match=rf"^subject is '{label.strip()}', expected one of 01, 02, 03, or None for a person whom"):
+            encoder.embed(eeg, subject=label)
+        with pytest.raises(UserError, match=r"^subject is "):
+            encoder.embed(eeg, subject=["01", label])
+    for odd in (1, ["01", 2], {"01": 2}, b"01"):
+        with pytest.raises(UserError, match=r"^subject is .*, expected text"):
+            encoder.embed(eeg, subject=odd)  # type: ignore[arg-type]
+    mixed = encoder.embed(eeg, subject=["01", None])
+    np.testing.assert_allclose(mixed, np.stack([encoder.embed(eeg, subject="01")[0], unknown[1]]), atol=1e-6)
     assert not np.allclose(encoder.embed(eeg, subject="01"), unknown)
 
 

@@ -62,6 +62,9 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]
     return found
 
 
+EEG = np.random.default_rng(0).standard_normal((3, 2, 20))
+
+
 def train(home: Path, *, placed: bool) -> Path:
     """Train on channels TP10 and AF7 of four for two steps; returns the export."""
     study = write_tiny_study(home / "study", n_subjects=1, n_stimuli=24, n_test=4, n_reps=2, placed=placed)
@@ -84,7 +87,7 @@ def test_positions_are_those_of_the_channels_that_are_used_in_training_and_from_
     assert all(found is not None and torch.equal(found, places) for found in seen)
     seen.clear()
     encoder = load_encoder(export)
-    encoder.embed(np.ones((3, 2, 20)))
+    encoder.embed(EEG)
     (found,) = seen
     assert found is not None
     assert found.dtype == torch.float32
@@ -92,7 +95,7 @@ def test_positions_are_those_of_the_channels_that_are_used_in_training_and_from_
 
 
 def test_a_study_without_positions_has_none_to_give(tmp_path: Path, seen: list[Tensor | None]) -> None:
-    load_encoder(train(tmp_path, placed=False)).embed(np.ones((3, 2, 20)))
+    load_encoder(train(tmp_path, placed=False)).embed(EEG)
     assert len(seen) >= 4
     assert set(seen) == {None}
 
@@ -103,7 +106,7 @@ def test_an_export_from_before_positions_were_given_goes_on_without(tmp_path: Pa
     assert config["build"].pop("positions") == [[0.03, 0.0, 0.01], [0.01, 0.0, 0.01]]
     write_json(export / "config.json", config)
     seen.clear()
-    load_encoder(export).embed(np.ones((3, 2, 20)))
+    load_encoder(export).embed(EEG)
     assert seen == [None]
 
 

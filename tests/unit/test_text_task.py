@@ -453,7 +453,7 @@ def test_a_label_only_model_reads_words_and_no_eeg(home: Path) -> None:
     assert not decoder.reads_eeg
     assert not (run / "export" / "projector.safetensors").exists()
     assert decoder.concepts is not None
-    captions = decoder.caption(np.zeros((2, 4, 20), np.float32), "01", decoding=DecodingConfig(max_new_tokens=3))
+    captions = decoder.caption(np.random.default_rng(0).standard_normal((2, 4, 20)), "01", decoding=DecodingConfig(max_new_tokens=3))
     assert len(captions) == 2
 
 

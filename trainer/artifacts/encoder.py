@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from data_prep.contract.arrays import read_archive
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.trust import allow_classes
-from data_prep.contract.words import short
+from data_prep.contract.words import listed, short
 from trainer.artifacts.export import CONFIG, Export, ExportEmbedding, ExportSignal, ModelSizes, read_export, write_config
+from trainer.artifacts.given import read_eeg
+from trainer.artifacts.level import check_trials, measure_level
 from trainer.artifacts.weights import load_weights
 from trainer.data.batch import Batch, Transform, normalise_trials
 from trainer.data.loader import Loader
@@ -105,6 +107,7 @@ def write_export(
         subjects=tuple(tables.subjects),
         trained_subjects=tuple(tables.subjects[i] for i in loader.subjects),
         trained_concepts=tuple(tables.concepts[i] for i in loader.concepts),
+        level=measure_level(loader),
         facts=facts or {},
     )
     output.mkdir(parents=True)
@@ -155,9 +158,9 @@ class Encoder:
 
     def embed(
         self,
-        eeg: np.ndarray,
-        subject: str | Sequence[str] | None = None,
-        session: str | Sequence[str] | None = None,
+        eeg: np.ndarray | Sequence[Any],
+        subject: str | Sequence[str | None] | None = None,
+        session: str | Sequence[str | None] | None = None,
         *,
         batch_size: int = 256,
     ) -> np.ndarray:
@@ -167,10 +170,11 @@ class Encoder:
         ----------
         eeg
             (B, C, T) trials, or (B, R, C, T) repeated trials, which are averaged as in training; unit, rate, window and
-            channel order of :attr:`signal`.
+            channel order of :attr:`signal`. An array of any type of numbers, or nested lists of numbers.
         subject, session
-            Labels as in the study, one for all or one for each B. Without a subject, or for one not seen in training, the
-            encoder uses what it knows of subjects on average. Needed where :attr:`transform` is fitted by subject and session.
+            Labels as in the study, one for all or one for each B. None is a person whom the study does not know: for them, and for
+            subjects of the study that were not trained on, the encoder uses what it knows of subjects on average. Needed where
+            :attr:`transform` is fitted by subject and session.
         batch_size
             Rows a forward.
 
@@ -182,7 +186,8 @@ class Encoder:
         Raises
         ------
         ValueError
-            Shape, labels or values do not fit, both sides in the message.
+            Shape, labels or values do not fit, both sides in the message: values that are constant, not finite, or of a level that
+            lies orders from that of training (``export.level``), as volts for microvolts do.
         """
         found = [np.empty((0, self.embedding_dim), np.float32)]
         for first, eeg_BCT, ids_B in self.prepared(eeg, subject, session, batch_size=batch_size):
@@ -193,20 +198,27 @@ class Encoder:
 
     @torch.no_grad()
     def prepared(
-        self, eeg: np.ndarray, subject: str | Sequence[str] | None, session: str | Sequence[str] | None, *, batch_size: int
+        self,
+        given: np.ndarray | Sequence[Any],
+        subject: str | Sequence[str | None] | None,
+        session: str | Sequence[str | None] | None,
+        *,
+        batch_size: int,
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Trials as :meth:`embed` takes them, as the model wants them: (first row, float32 (B, C, T), subject rows), in batches."""
-        eeg = self._checked(eeg)
+        eeg = read_eeg(given, (len(self.signal.ch_names), self.signal.n_times), self.expects)
         repeated = eeg if eeg.ndim == 4 else eeg[:, None]
         subjects, sessions = _labels("subject", subject, len(eeg)), _labels("session", session, len(eeg))
         numbers = {label: number for number, label in enumerate(self.export.subjects)}
+        check_known(subjects, numbers)
+        check_trials(repeated, self.export.level, self.signal.ch_names)
         for first in range(0, len(eeg), batch_size):
             rows = slice(first, first + batch_size)
             eeg_BRCT = torch.from_numpy(np.ascontiguousarray(repeated[rows], np.float32)).to(self.device)
             if self.transform is not None:
                 eeg_BRCT = self.transform(eeg_BRCT, subjects[rows], sessions[rows])
             eeg_BCT = normalise_trials(eeg_BRCT.mean(dim=1), self.export.normalise)
-            yield first, eeg_BCT, torch.tensor([numbers.get(label, -1) if label else -1 for label in subjects[rows]], device=self.device)
+            yield first, eeg_BCT, torch.tensor([-1 if label is None else numbers[label] for label in subjects[rows]], device=self.device)
 
     def known(self, subject_B: Tensor) -> Tensor:
         """Rows of the table of subjects with -1 for those that training has not seen."""
@@ -247,20 +259,6 @@ class Encoder:
         """What :meth:`embed` takes, for sentences: shape, channels, rate, begin and unit."""
         sizes = f"{len(self.signal.ch_names)}, {self.signal.n_times}"
         return f"(trials, {sizes}) or (trials, repetitions, {sizes}): {self.signal}"
-
-    def _checked(self, given: Any) -> np.ndarray:
-        try:
-            eeg = np.asarray(given)
-        except ValueError as error:
-            raise UserError(f"EEG has rows of unequal length, this encoder expects {self.expects}") from error
-        if eeg.ndim not in (3, 4) or eeg.shape[-2:] != (len(self.signal.ch_names), self.signal.n_times):
-            raise UserError(f"EEG has shape {short(str(eeg.shape))}, this encoder expects {self.expects}")
-        if eeg.dtype.kind not in "fiu":
-            raise UserError(f"EEG has values of type {eeg.dtype}, expected numbers: {self.expects}")
-        finite = np.isfinite(eeg) & (np.abs(eeg) <= np.finfo(np.float32).max)
-        if not finite.all():
-            raise UserError(f"EEG of trial {int(np.argwhere(~finite)[0][0])} has values that are not finite")
-        return eeg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +324,9 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust:
     except UserError as error:
         raise CommandError(f"{folder / CONFIG}: {error}") from error
     load_weights(model, folder / WEIGHTS, CONFIG)
+    if export.level is None:
+        note = f"{folder} does not say the level of the EEG it was trained on (an earlier version wrote it): units are not checked"
+        Console(stderr=True, soft_wrap=True).print(f"note: {note}", highlight=False, markup=False)
     return Encoder(export, model, FittedTransform.read(folder / TRANSFORM, device) if export.transform else None, device)
 
 
@@ -348,12 +349,27 @@ def check_finite(embedding_B: Tensor, first: int) -> None:
         raise UserError(f"EEG of trial {trial} has no finite embedding: its values are too large, or the encoder's weights are damaged")
 
 
-def _labels(name: str, value: str | Sequence[str] | None, count: int) -> list[str | None]:
+def check_known(subjects: Iterable[str | None], known: Collection[str]) -> None:
+    """Refuse labels that are none of a study's subjects: a typing error would be answered as for an unknown person."""
+    for label in dict.fromkeys(subjects):
+        if label is not None and label not in known:
+            raise UserError(
+                f"subject is {short(label)!r}, expected one of {listed(known)}, or None for a person whom the encoder was not trained on"
+            )
+
+
+def _labels(name: str, value: str | Sequence[str | None] | None, count: int) -> list[str | None]:
     if value is None or isinstance(value, str):
         return [value] * count
-    if len(value) != count:
-        raise UserError(f"{name}: {len(value)} labels for {count} trials, expected one for all or one for each")
-    return list(value)
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        raise UserError(f"{name} is {short(value)}, expected text, None, or one of these for each of {count} trials")
+    labels: list[str | None] = list(value)
+    if len(labels) != count:
+        raise UserError(f"{name}: {len(labels)} labels for {count} trials, expected one for all or one for each")
+    for label in labels:
+        if label is not None and not isinstance(label, str):
+            raise UserError(f"{name} is {short(label)}, expected text as in the study, or None")
+    return labels
 
 
 # ----------------------------------------------------------------------------------------------------------- command

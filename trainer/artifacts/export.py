@@ -12,6 +12,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
 from data_prep.contract.manifest import Embedding
 from data_prep.contract.records import FLAT, check_format, from_json, write_record
+from trainer.artifacts.level import Level
 from trainer.data.batch import Normalise
 from trainer.data.loader import DataConfig
 from trainer.losses import LossConfig
@@ -112,6 +113,8 @@ class Export(WithData):
     trained_subjects: tuple[str, ...]
     trained_concepts: tuple[str, ...] = ()
     """Of them, those in the training part; empty: not known."""
+    level: Level | None = None
+    """How large the EEG was that it was trained on; None: written by an earlier version, which did not say."""
     facts: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
     """What else the training says of its data, such as ``embedding_sha256``."""
 

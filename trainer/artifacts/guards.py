@@ -9,6 +9,7 @@ import numpy as np
 
 from data_prep.contract.errors import CommandError
 from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.level import check_part
 from trainer.artifacts.seen import Seen
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
@@ -30,6 +31,7 @@ def check_signal(encoder: Encoder, loader: Loader) -> None:
     names = loader.index.signal.ch_names if loader.transform is not None else loader.ch_names
     if tuple(names) != expected.ch_names:
         raise CommandError(f"{root}: channels {', '.join(names)}, the encoder was trained on {', '.join(expected.ch_names)}")
+    check_part(loader, encoder.export.level, "the encoder")
 
 
 def seen_trials(origins: Sequence[Origin], index: StudyIndex, rows: np.ndarray) -> Seen:

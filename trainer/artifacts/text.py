@@ -199,9 +199,9 @@ class TextDecoder:
 
     def caption(
         self,
-        eeg: np.ndarray,
-        subject: str | Sequence[str] | None = None,
-        session: str | Sequence[str] | None = None,
+        eeg: np.ndarray | Sequence[Any],
+        subject: str | Sequence[str | None] | None = None,
+        session: str | Sequence[str | None] | None = None,
         *,
         decoding: DecodingConfig | None = None,
         seed: int = 0,

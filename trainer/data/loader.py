@@ -246,6 +246,17 @@ class Loader:
         samples = np.asarray(samples, np.int64)
         return self._gather(self._samples, samples, np.zeros(len(samples), np.int64), None, None)
 
+    def trials_batch(self, trials: np.ndarray) -> HostBatch:
+        """Single repetitions of the part by number (0 ... ``num_repetitions`` - 1, in the study's order), each an item of its own."""
+        trials = np.asarray(trials, np.int64)
+        return self._gather(self._group_singly(), trials, np.zeros(len(trials), np.int64), None, None)
+
+    @property
+    def subject_of_repetitions(self) -> np.ndarray:
+        """Row of the manifest's subjects of each repetition of the part: (``num_repetitions``,)."""
+        found: np.ndarray = self.index.table.subject[self._rows]
+        return found
+
     def prepare(self, host: HostBatch, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """Move a batch of this loader to ``device`` and apply its transform, averaging and normalisation there."""
         transform = None

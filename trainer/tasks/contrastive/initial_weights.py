@@ -17,6 +17,7 @@ from data_prep.contract.words import short
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_held_out
+from trainer.artifacts.level import check_part
 from trainer.data.loader import Loader
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import EncoderConfig
@@ -89,6 +90,7 @@ class InitialWeights:
             if there[name] != value:
                 found = f"{self.path} was trained on {name} {short(there[name])}"
                 raise CommandError(f"init_from: {found}, this run's data have {short(value)}: expected the same")
+        check_part(loader, self.encoder.export.level, f"init_from: {self.path}")
 
     def _check_architecture(self) -> None:
         configs = (self.encoder.export.model_config(), self.model_config)
