@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
@@ -43,6 +44,16 @@ def test_a_registered_text_model_says_over_http_what_it_says_here(tmp_path: Path
     run(RegisterConfig(run=str(folder), name="tiny-text", part="validation", bundle_base=True))
     registered = read_json(folder / "registered.json")
     assert registered["model_uri"] == "models:/tiny-text@candidate"
+    tags = MlflowClient(registered["tracking_uri"], registered["tracking_uri"]).get_model_version("tiny-text", registered["version"]).tags
+    told = {
+        "study": "study",
+        "split": "tiny",
+        "part": "validation",
+        "unit": "microvolts",
+        "simulated": "False",
+        "trained_trials": "0 of 20",
+    }
+    assert {name: tags[name] for name in told} == told
 
     decoder = load_text(folder)
     loader = open_part(decoder.encoder, None, None, "validation")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from rich.console import Console
+
 from data_prep.contract.words import short
-from trainer.artifacts.seen import Seen
+from trainer.artifacts.seen import Seen, trained_not_known
 from trainer.data.loader import Loader
 from trainer.training.lineage import Lineage
 
@@ -32,3 +34,9 @@ def about(export: Lineage, loader: Loader, seen: Seen) -> dict[str, str]:
         "trained_trials": short(f"{UNKNOWN}: {'; '.join(seen.not_known)}", _LONGEST) if seen.not_known else count,
     }
     return {name: str(value) for name, value in found.items()}
+
+
+def say_not_known(who: str, seen: Seen) -> None:
+    """A line to people where it is not known whether ``who`` was trained on the part's trials."""
+    if seen.not_known:
+        Console(soft_wrap=True, highlight=False).print(trained_not_known(who, seen.not_known), markup=False)

@@ -29,7 +29,7 @@ from trainer.artifacts.guards import check_unseen
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text_export import is_text_export
 from trainer.data.loader import Loader
-from trainer.serve.about import about
+from trainer.serve.about import about, say_not_known
 from trainer.serve.config import RegisterConfig
 from trainer.serve.gallery import Gallery
 from trainer.serve.package import Package, example, register_package, requirements
@@ -60,7 +60,8 @@ def run(config: RegisterConfig) -> None:
         gallery = make_gallery(encoder, loader)
         trained = encoder.export
         facts = {"step": trained.step, "git_revision": trained.git_revision, "fingerprint": trained.fingerprint}
-        facts |= about(trained, loader, check_unseen(trained, loader))
+        seen = check_unseen(trained, loader)
+        facts |= about(trained, loader, seen)
         gallery.write(Path(temporary) / "gallery", facts | {"embedding": to_json(trained.embedding), "top_k": config.top_k})
         Gallery.read(Path(temporary) / "gallery", encoder.embedding_dim)  # a damaged encoder is refused here, not by its first client
         advance()
@@ -80,6 +81,7 @@ def run(config: RegisterConfig) -> None:
         f"{registered.model_uri}: version {registered.version}, gallery of {len(gallery.stimuli)}, in {registered.tracking_uri}",
         highlight=False,
     )
+    say_not_known("the encoder", seen)
 
 
 # ------------------------------------------------------------------------------------------------------- what goes in

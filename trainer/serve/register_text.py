@@ -17,7 +17,7 @@ from trainer.artifacts.part import open_part
 from trainer.artifacts.text import ENCODER, load_text
 from trainer.artifacts.text_export import read_text_export
 from trainer.models.language.base import resolve_base
-from trainer.serve.about import about
+from trainer.serve.about import about, say_not_known
 from trainer.serve.config import RegisterConfig
 from trainer.serve.package import Package, example, register_package, requirements
 from trainer.serve.params import TEXT
@@ -69,6 +69,7 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
         f"{' inside' if config.bundle_base else ' by reference'}, in {registered.tracking_uri}",
         highlight=False,
     )
+    say_not_known("the text model", seen)
 
 
 def _outputs() -> Any:
