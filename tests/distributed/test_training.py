@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from data_prep.contract.cli import main
-from data_prep.contract.files import read_json
+from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json, sha256_file, write_json
 from tests.distributed.launcher import ROOT
 from tests.distributed.training import by_step, events, last_step, make_study, saved_step, train, training, wait_for, write_split
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
 from trainer.distributed.child import environment_of_its_own
+from trainer.distributed.weights_only import weights_only
 from trainer.run import STOPPED_STATUS
+from trainer.training.checkpoint import convert_to_universal, read_checkpoint
+from trainer.training.run_folder import RunFolder
 
 STEPS = 60
 pytestmark = pytest.mark.timeout(400)
@@ -250,3 +256,58 @@ def test_another_study_under_the_same_path_is_refused(home: Path, tmp_path: Path
     write_split(root, "tiny", train={"stimulus": list(range(13))}, validation={"stimulus": [14, 15, 16, 17, 18]})
     assert contrastive(home, "whole", "--resume", "latest", "--data.study", str(root)) == 1
     assert "data.split_hash was" in capfd.readouterr().err
+
+
+class Payload:
+    """Unpickled, it calls something."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def payload(function: str, ran: Path) -> Payload:
+    """Leaves the file ``ran``."""
+    return {
+        "system": Payload(os.system, f"touch {ran}"),
+        "eval": Payload(eval, f"open({str(ran)!r}, 'w')"),
+        "call": Payload(subprocess.call, ["touch", str(ran)]),
+        "touch": Payload(Path.touch, ran),
+    }[function]
+
+
+def poisoned(checkpoint: Path, to: Path, number: int, payload: Payload) -> Path:
+    """A copy whose ``number``-th torch file also holds ``payload``, sealed anew as its forger would."""
+    copy = Path(shutil.copytree(checkpoint, to / checkpoint.name))
+    file = sorted(copy.glob("*.pt"))[number]
+    with weights_only():
+        values = torch.load(file)
+    torch.save({**values, "more": payload}, file)
+    seal = read_json(copy / "manifest.json")
+    seal["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    write_json(copy / "manifest.json", seal)
+    return copy
+
+
+@pytest.mark.parametrize(("number", "function"), [(0, "system"), (1, "eval"), (2, "touch")])
+def test_no_code_of_a_checkpoint_is_run_in_its_conversion(whole: Path, tmp_path: Path, number: int, function: str) -> None:
+    ran = tmp_path / "ran"
+    checkpoint = poisoned(whole / "checkpoints" / f"step-{STEPS:08d}", tmp_path, number, payload(function, ran))
+    with pytest.raises(CommandError, match="not run"):
+        convert_to_universal(read_checkpoint(checkpoint), RunFolder(tmp_path / "run"), 100)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_nor_where_it_is_resumed_from(home: Path, capfd: pytest.CaptureFixture, tmp_path: Path, number: int) -> None:
+    steps = ("--train.steps", "3", "--mlflow.enabled", "false")
+    run, ran = f"poisoned-{number}", tmp_path / "ran"
+    assert contrastive(home, run, *steps) == 0
+    (tmp_path / "theirs/checkpoints").mkdir(parents=True)
+    shutil.copy(home / run / "identity.json", tmp_path / "theirs")
+    checkpoint = poisoned(home / run / "checkpoints/step-00000003", tmp_path / "theirs/checkpoints", number, payload("call", ran))
+    assert contrastive(home, f"{run}-again", *steps, "--resume", str(checkpoint)) == 1
+    assert f"{sorted(checkpoint.glob('*.pt'))[number]}: asks for" in capfd.readouterr().err
+    assert not ran.exists()

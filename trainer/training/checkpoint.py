@@ -33,6 +33,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import fsync_folder, read_json, sha256_file
 from data_prep.contract.records import SealedFile, check_format, from_json, write_record
 from trainer.distributed.child import environment_of_its_own
+from trainer.distributed.weights_only import weights_only
 from trainer.distributed.world import World
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
 from trainer.training.state import TrainState
@@ -228,8 +229,9 @@ def convert_to_universal(checkpoint: Checkpoint, folder: RunFolder, timeout_seco
     output = folder.path / "universal" / checkpoint.path.name
     shutil.rmtree(output.parent, ignore_errors=True)
     output.parent.mkdir(parents=True)
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--num_extract_workers", "1"]
-    command += ["--num_merge_workers", "1", "--input_folder", str(checkpoint.path), "--output_folder", str(output)]
+    command = [sys.executable, "-m", "trainer.distributed.weights_only", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command += ["--num_extract_workers", "1", "--num_merge_workers", "1"]  # in that very process
+    command += ["--input_folder", str(checkpoint.path), "--output_folder", str(output)]
     # A single process of its own: it must not take itself for one of the ranks.
     result = subprocess.run(command, env=environment_of_its_own(), capture_output=True, text=True, timeout=timeout_seconds, check=False)
     if result.returncode:
@@ -248,7 +250,8 @@ def load(engine: Any, checkpoint: Checkpoint, universal: str | None, *, without_
         # Loading without strictness would leave them as they are in silence.
         raise CommandError(f"{checkpoint.path}: has no weights for {len(missing)} parameters that this run trains (first {missing[0]})")
     settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
-    loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name, load_module_strict=not without_frozen)
+    with weights_only():  # --resume PATH may name a checkpoint of a stranger's
+        loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name, load_module_strict=not without_frozen)
     if loaded is None:
         raise CommandError(f"{source}: DeepSpeed found no checkpoint in it")
     if universal:
