@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.contract.arrays import read_array
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file
 from data_prep.contract.manifest import Manifest, Shard
@@ -94,7 +95,4 @@ def _read_table(path: Path, sha256: str, dtype: np.dtype[Any]) -> np.ndarray:
     found = sha256_file(path)
     if found != sha256:
         raise StudyError(f"{path}: SHA-256 {found[:12]}…, expected {sha256[:12]}…: it belongs to another tar")
-    table: np.ndarray = np.load(path, allow_pickle=False)
-    if table.dtype != dtype:
-        raise StudyError(f"{path}: columns {table.dtype.names}, expected {dtype.names}")
-    return table
+    return read_array(path, dtype)

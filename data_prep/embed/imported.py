@@ -89,7 +89,7 @@ class ImportedConfig(EmbeddingConfig):
         if isinstance(value, dict):
             for label in ("names", "files"):
                 if label in value:
-                    names = _names_in(value[label], file)
+                    names = safe_load.texts(value[label], file, label)
             tables = {k: v for k, v in value.items() if isinstance(v, np.ndarray) and v.ndim in (2, 3) and v.dtype.kind in "fiu"}
             key = self.key if self.key is not None else next(iter(tables)) if len(tables) == 1 else None
             if key not in tables:
@@ -122,7 +122,7 @@ def _side_file(path: Path) -> Provenance | None:
 
 def _read_names(path: Path) -> list[str]:
     if path.suffix == ".npy":
-        return _names_in(safe_load.load(path), path)
+        return safe_load.texts(safe_load.load(path), path, "the list of names")
     if path.suffix == ".json":
         names = read_json(path)
         if not isinstance(names, list):
@@ -134,13 +134,6 @@ def _read_names(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise not_readable(path, "a text of names, one a line", error) from error
-
-
-def _names_in(value: object, path: Path) -> list[str]:
-    try:
-        return [str(name) for name in np.asarray(value).ravel().tolist()]
-    except ValueError as error:  # lists of different lengths
-        raise StudyError(f"{path}: its names are not a list of texts ({error})") from error
 
 
 def _find_rows(names: Sequence[str], facts: StudyFacts, where: str) -> np.ndarray:

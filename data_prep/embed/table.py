@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract import schema
+from data_prep.contract.arrays import read_array
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, write_atomically, write_json
 from data_prep.contract.manifest import Embedding
@@ -74,4 +75,4 @@ def read_table(root: Path, name: str, *, key: str) -> tuple[np.ndarray, Embeddin
     entry = recorded.get("entry") if isinstance(recorded, dict) and recorded.get("key") == key else None
     if not isinstance(entry, dict) or "dim" not in entry or not array_file.is_file() or entry.get("sha256") != sha256_file(array_file):
         return None
-    return np.load(array_file, allow_pickle=False), Embedding.from_plain(entry)
+    return read_array(array_file), Embedding.from_plain(entry)

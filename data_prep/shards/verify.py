@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from data_prep.contract import schema
-from data_prep.contract.arrays import read_archive
+from data_prep.contract.arrays import read_archive, read_array
 from data_prep.contract.audit import audit_path, read_audit
 from data_prep.contract.errors import StudyError, UserError
 from data_prep.contract.files import read_json, sha256_file
@@ -98,7 +98,7 @@ def _check_embeddings(root: Path, manifest: Manifest) -> Iterator[str]:
                 raise StudyError(f"{path}: no such file")
             if sha256_file(path) != facts.sha256:
                 raise StudyError(f"{path}: SHA-256 is not the {facts.sha256[:12]}… of the manifest: altered")
-            table = np.load(path, mmap_mode="r", allow_pickle=False)
+            table = read_array(path)
             if table.shape != (num_stimuli, facts.dim) or table.dtype != np.float32:
                 raise StudyError(f"{path}: {table.dtype} {table.shape}, expected float32 {(num_stimuli, facts.dim)}")
         except (StudyError, ValueError) as error:

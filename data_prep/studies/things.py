@@ -98,14 +98,14 @@ class _Header:
 
 
 class ThingsSource:
-    """An opened folder; the array of one subject and part is in memory at a time, as float32."""
+    """An opened folder; arrays stay in their files, trials come as float32."""
 
     def __init__(self, config: ThingsReaderConfig) -> None:
         self.config = config
         self.root = Path(config.root)
         if not self.root.is_dir():
             raise StudyError(f"{self.root}: no such folder, expected a THINGS-EEG2 preprocessed study")
-        self._loaded: tuple[tuple[int, str], np.ndarray] | None = None
+        self._loaded: tuple[Path, tuple[int, int] | None, np.ndarray] | None = None
         self._files: list[Path] = []
         side = self._side_file()
         subjects = self._subjects()
@@ -146,11 +146,14 @@ class ThingsSource:
         """EEG of ``samples[i]``: float32 (n_reps, n_chans, n_times)."""
         plan = self.samples[i]
         part = str(self._stimuli[plan.stimulus].part)
-        if self._loaded is None or self._loaded[0] != (plan.subject, part):
+        path = self._file(self.facts.subjects[plan.subject], part)
+        if self._loaded is None or self._loaded[0] != path:
             self._loaded = None  # the old array goes before the new one comes
-            path = self._file(self.facts.subjects[plan.subject], part)
-            self._loaded = (plan.subject, part), self._read(path)[0]
-        return trials.apply(self.config.trials, self._loaded[1][plan.stimulus - self._first[part]], self._trial_facts)
+            self._loaded = path, _state(path), self._read(path)[0]
+        if _state(path) != self._loaded[1]:  # the array is mapped: other content would come in the middle of a study
+            raise StudyError(f"{path}: changed while it was read, expected the file that was opened: shard the study anew")
+        eeg_RCT = np.ascontiguousarray(self._loaded[2][plan.stimulus - self._first[part]], dtype=np.float32)
+        return trials.apply(self.config.trials, eeg_RCT, self._trial_facts)
 
     # ------------------------------------------------------------------------------------------------ what there is
 
@@ -184,7 +187,8 @@ class ThingsSource:
         stimuli: list[Stimulus] = []
         concepts: dict[str, int] = {}  # test concepts come after the training ones; a name in both is one concept
         for part, prefix in PARTS.items():
-            folders, files = ([str(v) for v in np.asarray(metadata[f"{prefix}_img_{what}"]).ravel()] for what in ("concepts", "files"))
+            keys = (f"{prefix}_img_concepts", f"{prefix}_img_files")
+            folders, files = (safe_load.texts(metadata[key], path, key) for key in keys)
             if len(folders) != len(files):
                 raise StudyError(f"{path}: {len(files)} {prefix}_img_files and {len(folders)} {prefix}_img_concepts: expected as many")
             for folder, file in zip(folders, files, strict=True):
@@ -263,19 +267,32 @@ class ThingsSource:
             if lacking:
                 raise StudyError(f"{path}: lacks {', '.join(lacking)}; it has {listed(content)}")
             eeg_NRCT = content["preprocessed_eeg_data"]
-            ch_names = [str(name) for name in np.asarray(content["ch_names"]).ravel()]
+            ch_names = safe_load.texts(content["ch_names"], path, "ch_names")
             sfreq = tmin = float("nan")
         if not isinstance(eeg_NRCT, np.ndarray) or eeg_NRCT.ndim != 4 or eeg_NRCT.dtype.kind != "f":
             raise StudyError(f"{path}: EEG of shape {np.shape(eeg_NRCT)}, expected (stimuli, repetitions, channels, times) of floats")
         if eeg_NRCT.shape[2] != len(ch_names):
             raise StudyError(f"{path}: {eeg_NRCT.shape[2]} channels of EEG and {len(ch_names)} ch_names: expected as many")
         if not isinstance(value, np.ndarray):
-            sfreq, tmin = _rate(np.asarray(content["times"]), eeg_NRCT.shape[3], path)
+            times = content["times"]
+            if isinstance(times, (list, tuple)) and all(isinstance(each, (int, float, np.number)) for each in times):
+                times = np.asarray(times, np.float64)
+            if not isinstance(times, np.ndarray):
+                raise StudyError(f"{path}: times are a {type(times).__name__}, expected an array of seconds")
+            sfreq, tmin = _rate(times, eeg_NRCT.shape[3], path)
         expected = self.config.expect_sfreq
         if expected is not None and abs(sfreq - expected) > 1e-3 * expected:
             raise StudyError(f"{path}: sampled at {sfreq:g} Hz by its times, expect_sfreq is {expected:g} Hz: the rate comes from the file")
         facts = trials.TrialFacts(sfreq=sfreq, tmin=tmin, n_times=eeg_NRCT.shape[3], ch_names=tuple(ch_names))
-        return np.ascontiguousarray(eeg_NRCT, dtype=np.float32), facts
+        return eeg_NRCT, facts
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _rate(times_T: np.ndarray, n_times: int, path: Path) -> tuple[float, float]:

@@ -406,7 +406,7 @@ def test_rows_that_share_an_image_share_a_candidate(tmp_path: Path) -> None:
         ({"eeg": np.eye(2), "image": np.eye(2), "ids": np.array(["a"])}, r"ids has shape \(1,\), expected \(2,\)"),
         ({"eeg": np.eye(2), "image": np.eye(2), "ids": np.array(["a", "a"])}, "rows 0 and 1 have the id"),
         ({"eeg": np.zeros((2, 2)), "image": np.eye(2)}, "has no direction"),
-        ({"eeg": np.array([object()]), "image": np.eye(1)}, "not an .npz of plain arrays"),
+        ({"eeg": np.array([object()]), "image": np.eye(1)}, "not an archive of plain arrays"),
     ],
 )
 def test_bad_embeddings_are_refused_in_a_sentence(
@@ -423,7 +423,7 @@ def test_bad_embeddings_are_refused_in_a_sentence(
 def test_one_array_where_embeddings_are_expected_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "e.npy", np.eye(3))
     assert evaluate("--embeds", tmp_path / "e.npy", "--output", tmp_path / "reports") == 1
-    assert "not an .npz of plain arrays (one array of shape (3, 3), a .npy)" in capsys.readouterr().err
+    assert "not an archive of plain arrays (.npz): truncated, altered or of another format (one array, a .npy)" in capsys.readouterr().err
 
 
 def test_hostile_names_do_not_reach_the_page(tmp_path: Path) -> None:

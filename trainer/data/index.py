@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contract import schema
+from data_prep.contract.arrays import read_array
 from data_prep.contract.errors import CommandError, StudyError, UserError
 from data_prep.contract.files import sha256_file
 from data_prep.contract.open_study import OpenStudy, read_study
@@ -93,7 +94,7 @@ class StudyIndex:
             found = sha256_file(path) if path.is_file() else "no such file"
             if found != facts.sha256:
                 raise StudyError(f"{path}: SHA-256 {found[:12]}, the manifest says {facts.sha256[:12]}: altered or missing")
-            array = np.load(path, allow_pickle=False)
+            array = read_array(path)
             expected = (len(self.manifest.tables.stimuli), facts.dim)
             if array.shape != expected or array.dtype.kind != "f":
                 raise StudyError(f"{path}: {array.dtype} {array.shape}, expected float32 {expected}")

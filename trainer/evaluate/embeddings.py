@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.contract.arrays import read_archive
 from data_prep.contract.errors import CommandError
 from data_prep.contract.records import from_json
 from data_prep.contract.words import short
@@ -36,19 +37,10 @@ def read_embeddings(path: Path) -> Pairs:
 
     Raises
     ------
-    CommandError
+    StudyError, CommandError
         One sentence naming the file: not an npz, arrays missing, shapes that do not match, pickled objects.
     """
-    if not path.is_file():
-        raise CommandError(f"{path}: no such file")
-    try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError(f"one array of shape {file.shape}, a .npy")
-        with file:
-            arrays: dict[str, Any] = {name: file[name] for name in file.files}
-    except Exception as error:  # bad zips, checksums, headers and lengths raise a dozen kinds
-        raise CommandError(f"{path}: not an .npz of plain arrays ({error})") from error
+    arrays: dict[str, Any] = dict(read_archive(path))
     image = arrays.get("image", arrays.get("img"))
     eeg = arrays.get("eeg")
     if eeg is None or image is None:
