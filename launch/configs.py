@@ -8,9 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from data_prep.contract.errors import CommandError
+from data_prep.contract.terminal import Terminal
 
 DISTRIBUTION = "eeg-vision-stack"
 _MARK = Path("launch") / "local_2_ranks.yaml"
@@ -59,6 +58,6 @@ def init(config: InitConfig) -> None:
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    Console(soft_wrap=True, highlight=False).print(
-        f"{target}: {sum(1 for _ in target.rglob('*.yaml'))} configs; next, in {config.folder}: eegvision quickstart", markup=False
+    Terminal(soft_wrap=True).print(
+        f"{target}: {sum(1 for _ in target.rglob('*.yaml'))} configs; next, in {config.folder}: eegvision quickstart"
     )

@@ -10,8 +10,10 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from data_prep.contract.terminal import Terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,6 @@ def run(config: DoctorConfig) -> int:
     rows = checks(config)
     table = Table("check", "found", "")
     for what, found, good in rows:
-        table.add_row(what, found, "ok" if good else "[red]bad[/red]")
-    Console().print(table)
+        table.add_row(what, found, "ok" if good else Text("bad", style="red"))
+    Terminal().print(table)
     return 0 if all(good for *_, good in rows) else 1

@@ -34,6 +34,7 @@ from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_
 from data_prep.contract.config_file import check_config_file
 from data_prep.contract.errors import ConfigError, UserError, sentence_of, traceback_file
 from data_prep.contract.refusals import in_our_words
+from data_prep.contract.terminal import visible
 from data_prep.contract.trust import allow_classes, nothing_else_imported
 
 _SLOW_SECONDS = 3.0
@@ -193,7 +194,7 @@ def _fail(error: Exception, *, debug: bool) -> int:
         except OSError:  # a full disk may be what went wrong in the first place
             place = "its traceback could not be written: run again with --debug"
         said = f"internal, not your fault: {first_sentence(f'{type(error).__name__}: {error}')}; {place}"
-    print(f"error: {_one_line(said)}", file=sys.stderr, flush=True)
+    print(f"error: {visible(_one_line(said))}", file=sys.stderr, flush=True)
     return 2 if isinstance(error, ConfigError) else 1
 
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TextIO, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from data_prep.contract.terminal import Terminal
 
 EVERY_SECONDS = 10.0
 """Longest silence of a redirected command."""
@@ -97,8 +98,14 @@ def progress(
     """A job of ``total`` steps, counted by the function that the ``with`` gives; ``stream`` is stderr unless another is given."""
     stream = sys.stderr if stream is None else stream
     if stream.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(file=stream), transient=True) as bar:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Terminal(file=stream), transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda count=1: bar.advance(task, count)
         return

@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from data_prep.contract import schema
 from data_prep.contract.audit import read_audit
 from data_prep.contract.errors import StudyError
 from data_prep.contract.split import assign_parts, read_split, split_names
+from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
 from data_prep.shards.open import StudyFolder, open_study
 
@@ -29,13 +29,13 @@ class InspectConfig:
 
 def run(config: InspectConfig) -> None:
     """Print the tables."""
-    study, console = open_study(config.study), Console()
+    study, console = open_study(config.study), Terminal()
     if not 0 <= config.sample < len(study.samples):
         raise StudyError(
             f"sample is {config.sample}, expected 0 to {len(study.samples) - 1}: {study.root} has {len(study.samples)} samples"
         )
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Terminal(width=160)
     for table in (_facts(study), _subjects(study), _embeddings(study), _splits(study), _sample(study, config.sample)):
         for column in table.columns:
             column.overflow = "fold"  # labels and hashes stay whole in a narrow terminal

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, write_atomically
 from data_prep.contract.manifest import Manifest, Shard, Stimulus, read_manifest
 from data_prep.contract.progress import tracked
+from data_prep.contract.terminal import Terminal
 from data_prep.shards import ustar
 
 _HEADER_BYTES = 4096
@@ -38,7 +38,7 @@ class ReindexConfig:
 
 def run(config: ReindexConfig) -> int:
     """Print what was found; exit status 1 if a table cannot be proved equal."""
-    root, console = Path(config.study), Console(stderr=True)
+    root, console = Path(config.study), Terminal(stderr=True)
     manifest = read_manifest(root)
     faults, restored = [], []
     for shard in tracked(manifest.shards, "shards indexed"):
@@ -47,10 +47,9 @@ def run(config: ReindexConfig) -> int:
         except StudyError as error:
             faults.append(str(error))
     for line in [f"restored {path}" for path in restored] + faults:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     console.print(
         f"{root}: {len(manifest.shards) - len(faults)} of {len(manifest.shards)} shards' tables equal the tars",
-        highlight=False,
         soft_wrap=True,
     )
     if faults:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from data_prep.contract import schema
 from data_prep.contract.arrays import read_archive, read_array
@@ -22,6 +21,7 @@ from data_prep.contract.manifest import Manifest, Shard, read_manifest
 from data_prep.contract.progress import tracked
 from data_prep.contract.repetitions import read_shard_tables, repetition_table
 from data_prep.contract.split import assign_parts, read_split, split_names
+from data_prep.contract.terminal import Terminal
 from data_prep.shards import reindex
 from data_prep.shards.shard import KINDS, read_done
 
@@ -36,14 +36,14 @@ class VerifyConfig:
 
 def run(config: VerifyConfig) -> int:
     """Print every fault; raise with the first of them, or say that the study is whole."""
-    root, console = Path(config.study), Console(stderr=True)
+    root, console = Path(config.study), Terminal(stderr=True)
     faults = verify(root)
     for fault in faults:
-        console.print(f"fault: {fault}", highlight=False, soft_wrap=True)
+        console.print(f"fault: {fault}", soft_wrap=True)
     if faults:
         raise StudyError(f"{root}: {len(faults)} faults, first: {faults[0]}")
     manifest = read_manifest(root)
-    console.print(f"{root}: whole, {len(manifest.shards)} shards, fingerprint {manifest.fingerprint[:12]}", highlight=False, soft_wrap=True)
+    console.print(f"{root}: whole, {len(manifest.shards)} shards, fingerprint {manifest.fingerprint[:12]}", soft_wrap=True)
     return 0
 
 

@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from data_prep.contract import cli, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, sha256_json, write_atomically
 from data_prep.contract.manifest import Embedding, Manifest, Quality, read_manifest, write_manifest
 from data_prep.contract.progress import tracked
+from data_prep.contract.terminal import Terminal
 from data_prep.embed import table as embedding_table
 from data_prep.embed.base import EmbeddingConfig
 from data_prep.shards.plan import check_source, make_plan, refuse_other_plan, signal_of, tables_of
@@ -68,18 +68,17 @@ class ShardConfig:
 
 def run(config: ShardConfig) -> None:
     """Write ``config.output``; print where it is and its fingerprint."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     manifest = write_study(config, console)
     rows = sum(shard.rows for shard in manifest.shards)
     console.print(
         f"{config.output}: {rows} samples, {manifest.quality.trials} trials in {len(manifest.shards)} shards, "
         f"fingerprint {manifest.fingerprint[:12]}",
-        highlight=False,
         soft_wrap=True,
     )
 
 
-def write_study(config: ShardConfig, console: Console | None = None) -> Manifest:
+def write_study(config: ShardConfig, console: Terminal | None = None) -> Manifest:
     """Write or finish a study folder.
 
     Returns
@@ -92,7 +91,7 @@ def write_study(config: ShardConfig, console: Console | None = None) -> Manifest
     StudyError
         The source breaks the contract, the folder belongs to another plan or process, or the disk is full.
     """
-    console = console or Console(stderr=True, quiet=True)
+    console = console or Terminal(stderr=True, quiet=True)
     source = config.reader.open()
     check_source(source)
     root = Path(config.output)
@@ -111,7 +110,7 @@ def write_study(config: ShardConfig, console: Console | None = None) -> Manifest
         ) from error
 
 
-def _write_study(config: ShardConfig, source: Source, root: Path, console: Console) -> Manifest:
+def _write_study(config: ShardConfig, source: Source, root: Path, console: Terminal) -> Manifest:
     for leftover in (*root.glob(".*.partial"), *root.glob("embeddings/.*.partial")):
         leftover.unlink()
     facts = source.facts
@@ -138,7 +137,7 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Conso
     )
     lacking = captions.num_missing(facts.captions or []) if job.captions else 0
     if lacking:
-        console.print(f"captions: {lacking} of {len(facts.stimuli)} stimuli have none", highlight=False, soft_wrap=True)
+        console.print(f"captions: {lacking} of {len(facts.stimuli)} stimuli have none", soft_wrap=True)
     starts = range(0, len(source.samples), config.samples_per_shard)
     shards, quality = [], Counter[str]()
     for number, start in enumerate(tracked(starts, "shards")):
@@ -189,7 +188,7 @@ def _embedding_key(embedding: EmbeddingConfig, source: Source) -> str:
 
 
 def _embeddings(
-    config: ShardConfig, source: Source, root: Path, keys: Mapping[str, str], console: Console
+    config: ShardConfig, source: Source, root: Path, keys: Mapping[str, str], console: Terminal
 ) -> tuple[dict[str, np.ndarray], dict[str, Embedding]]:
     tables, entries = {}, {}
     for name, embedding in config.embeddings.items():
@@ -199,7 +198,7 @@ def _embeddings(
             array = embedding_table.check_table(array, f"embedding {name!r}", len(source.facts.stimuli))
             kept = array, embedding_table.write_table(root, name, array, provenance, key=keys[name])
         else:
-            console.print(f"embedding {name}: kept from an earlier run", highlight=False, soft_wrap=True)
+            console.print(f"embedding {name}: kept from an earlier run", soft_wrap=True)
         tables[name], entries[name] = kept
     return tables, entries
 

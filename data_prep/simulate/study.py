@@ -327,8 +327,9 @@ def _write_dict(path: Path, content: dict[str, Any], *, plain_pickle: bool) -> N
 
 
 def _print(root: Path, results: dict[str, Any], seconds: dict[str, float]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from data_prep.contract.terminal import Terminal
 
     mean = results["mean"]
     table = Table(title=f"Simulated study {root}: {results['gallery']} test images, {results['repetitions']} repetitions averaged")
@@ -339,6 +340,6 @@ def _print(root: Path, results: dict[str, Any], seconds: dict[str, float]) -> No
     rows += [(f"ceiling, {row['repetitions']} averaged", row) for row in mean["ceiling"]]
     for name, row in rows:
         table.add_row(name, f"{row['top1']:.3f}", f"{row['top5']:.3f}")
-    console = Console()
+    console = Terminal()
     console.print(table)
-    console.print("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()), highlight=False)
+    console.print("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()))

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
 
 from data_prep.contract import schema
 from data_prep.contract.audit import Audit, Finding, write_audit_file
 from data_prep.contract.errors import StudyError
 from data_prep.contract.progress import progress
 from data_prep.contract.split import Split, assign_parts, read_split
+from data_prep.contract.terminal import Terminal
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
 
@@ -56,10 +56,10 @@ def run(config: AuditConfig) -> int:
     """Write and print the audit; exit status 1 if it is unsound."""
     study = open_study(config.study)
     report = write_audit(study, read_split(study.root, study.manifest, config.split))
-    console = Console()
-    console.print(f"{config.split}: [bold]{report.verdict}[/]: {report.claim}", highlight=False, soft_wrap=True)
+    console = Terminal()
+    console.print(f"{config.split}: {report.verdict}: {report.claim}", soft_wrap=True)
     for finding in report.findings:
-        console.print(f"  {finding.level}: {finding.message}", highlight=False, soft_wrap=True)
+        console.print(f"  {finding.level}: {finding.message}", soft_wrap=True)
     return int(report.verdict == "unsound")
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rich.console import Console
-
 from data_prep.contract import cli, schema
 from data_prep.contract.audit import Audit
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, write_json
 from data_prep.contract.split import Split, assign_parts
+from data_prep.contract.terminal import Terminal
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import audit, transforms
 from data_prep.splits.config import SplitConfig
@@ -23,15 +22,15 @@ from data_prep.splits.policies import View, divide
 
 def run(config: SplitConfig) -> None:
     """Write the split (all folds), its transform and its audit; print one line each."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     study = open_study(config.study)
     for number, fold in enumerate(folds(config, study)):
         name = config.name or config.policy
         split, report = write_split(fold, f"{name}-{number:02d}" if config.folds else name, study)
         counts = ", ".join(f"{part} {facts['trials']}" for part, facts in report.parts.items())
-        console.print(f"split {split.name}: trials {counts}; audit: {report.verdict}", highlight=False, soft_wrap=True)
+        console.print(f"split {split.name}: trials {counts}; audit: {report.verdict}", soft_wrap=True)
         for finding in report.warnings:
-            console.print(f"  {finding.level}: {finding.message}", highlight=False, soft_wrap=True)
+            console.print(f"  {finding.level}: {finding.message}", soft_wrap=True)
 
 
 def folds(config: SplitConfig, study: StudyFolder) -> list[SplitConfig]:

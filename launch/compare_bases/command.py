@@ -15,11 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import trainer.callbacks  # noqa: F401 - its names may stand in the config
 from data_prep.contract.cli import parse, to_plain
 from data_prep.contract.files import write_atomically, write_json
+from data_prep.contract.terminal import Terminal
 from launch.compare_bases.plan import METRICS, CompareBasesConfig, plan
 from launch.compare_bases.report import notes, page, show
 from launch.compare_bases.stages import evaluate, generate, train
@@ -33,7 +32,7 @@ from trainer.tasks.text.config import TextConfig
 
 def run(config: CompareBasesConfig) -> None:
     """Do what is missing, then compare."""
-    output, console = Path(config.output), Console(stderr=True, highlight=False)
+    output, console = Path(config.output), Terminal(stderr=True)
     text: TextConfig = parse(TextConfig, ["--config", config.text, *config.overrides])
     generation: GenerateConfig = parse(GenerateConfig, ["--config", config.generate])
     scoring: EvaluateTextConfig = parse(EvaluateTextConfig, ["--config", config.evaluate])

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from data_prep.contract.terminal import Terminal
 from launch.compare_bases.plan import METRICS, CompareBasesConfig
 from trainer.evaluate.page import TableSection, render
 from trainer.evaluate.results import plain
@@ -53,10 +53,10 @@ def show(results: Mapping[str, Any]) -> None:
         table.add_column(column, justify="left" if number == 0 else "right")
     for line in lines:
         table.add_row(*line)
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = Terminal(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     for sentence in [*base_differences.sentences(results["differences"]), *results["notes"]]:
-        console.print(f"- {sentence}", soft_wrap=True, markup=False)
+        console.print(f"- {sentence}", soft_wrap=True)
 
 
 def page(results: Mapping[str, Any]) -> str:

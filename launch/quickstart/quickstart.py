@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_json
+from data_prep.contract.terminal import Terminal
 from launch.configs import configs
 from launch.quickstart.steps import Step, python, run_steps
 from trainer.evaluate.retrieval.results import ClassLevelResults, RetrievalResults, read_retrieval
@@ -97,18 +97,14 @@ def steps(config: QuickstartConfig) -> list[Step]:
 
 def run(config: QuickstartConfig) -> int:
     """Run what is missing, then print the table and write ``summary.json``."""
-    console = Console()
+    console = Terminal()
     started = time.monotonic()
     run_steps(steps(config), console)
     summary = summarise(config, seconds=time.monotonic() - started)
     write_json(Path(config.runs) / "summary.json", summary)
-    console.print(
-        f"{config.study} study ({'simulated' if summary['simulated'] else 'real'} EEG), {summary['seconds']:.0f} s", highlight=False
-    )
+    console.print(f"{config.study} study ({'simulated' if summary['simulated'] else 'real'} EEG), {summary['seconds']:.0f} s")
     console.print(summary_table(summary))
-    console.print(
-        f"report  {summary['report']}\nrun     {summary['run_id'] or 'not tracked'}\nmodel   {summary['model_uri']}", highlight=False
-    )
+    console.print(f"report  {summary['report']}\nrun     {summary['run_id'] or 'not tracked'}\nmodel   {summary['model_uri']}")
     return 0
 
 

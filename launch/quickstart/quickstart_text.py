@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from data_prep.contract.files import write_json
+from data_prep.contract.terminal import Terminal
 from launch.configs import configs
 from launch.quickstart.steps import Step, python, run_steps
 from trainer.evaluate.text.results import read_text
@@ -96,16 +96,16 @@ def steps(config: QuickstartTextConfig) -> list[Step]:
 
 def run(config: QuickstartTextConfig) -> int:
     """Run what is missing, then print the table and write ``summary_text.json``."""
-    console = Console()
+    console = Terminal()
     started = time.monotonic()
     run_steps(steps(config), console)
     summary = summarise(Path(config.runs) / "text", seconds=time.monotonic() - started)
     write_json(Path(config.runs) / "summary_text.json", summary)
-    console.print(f"simulated study, EEG to text, {summary['seconds']:.0f} s", highlight=False)
+    console.print(f"simulated study, EEG to text, {summary['seconds']:.0f} s")
     console.print(summary_table(summary))
     for line in summary["verdicts"]:
-        console.print(f"- {line}", highlight=False)
-    console.print(f"report  {summary['report']}\nmodel   {summary['model_uri']}", highlight=False)
+        console.print(f"- {line}")
+    console.print(f"report  {summary['report']}\nmodel   {summary['model_uri']}")
     return 0
 
 

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from data_prep.contract.errors import CommandError
+from data_prep.contract.terminal import Terminal
 from launch.configs import configs
 from launch.quickstart.relay import call
 
@@ -28,7 +27,7 @@ def python(module: str, command: str, yaml: str | None, *overrides: str) -> tupl
     return ("python", "-m", module, command, *(["--config", str(configs() / yaml)] if yaml else []), *overrides)
 
 
-def run_steps(steps: Sequence[Step], console: Console) -> None:
+def run_steps(steps: Sequence[Step], console: Terminal) -> None:
     """Run what is missing, printing every command.
 
     Raises
@@ -37,11 +36,11 @@ def run_steps(steps: Sequence[Step], console: Console) -> None:
         A command failed: its title and status.
     """
     for number, step in enumerate(steps, start=1):
-        console.rule(f"[bold]{number}/{len(steps)} {step.title}", align="left")
+        console.rule(f"{number}/{len(steps)} {step.title}", align="left")
         if step.done():
             console.print("already there")
             continue
-        console.print(f"$ {shlex.join(step.argv)}", style="dim", highlight=False, soft_wrap=True)
+        console.print(f"$ {shlex.join(step.argv)}", style="dim", soft_wrap=True)
         sys.stdout.flush()  # redirected, our line would come after what the child says
         status = call([sys.executable, *step.argv[1:]], step.title)
         if status:

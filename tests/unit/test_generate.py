@@ -401,7 +401,7 @@ def test_the_command_says_errors_in_one_line(home: Path, tmp_path: Path, capsys:
     assert main("trainer", "", COMMANDS, [*argv, "--arms", "[egg]"]) == 2
     assert main("trainer", "", COMMANDS, [*argv, "--split", "nothing", "--device", "cpu"]) == 1
     lines = capsys.readouterr().err.strip().split("\n")
-    assert [line.startswith("error: ") for line in lines] == [True, True]
+    assert [line.split(" ")[0] for line in lines] == ["error:", "captioning", "error:"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- files

@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.contract.arrays import read_archive
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError, UserError
+from data_prep.contract.terminal import Terminal
 from data_prep.contract.trust import allow_classes
 from data_prep.contract.words import listed, short
 from trainer.artifacts.export import CONFIG, Export, ExportEmbedding, ExportSignal, ModelSizes, read_export, write_config
@@ -326,7 +326,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust:
     load_weights(model, folder / WEIGHTS, CONFIG)
     if export.level is None:
         note = f"{folder} does not say the level of the EEG it was trained on (an earlier version wrote it): units are not checked"
-        Console(stderr=True, soft_wrap=True).print(f"note: {note}", highlight=False, markup=False)
+        Terminal(stderr=True, soft_wrap=True).print(f"note: {note}")
     return Encoder(export, model, FittedTransform.read(folder / TRANSFORM, device) if export.transform else None, device)
 
 
@@ -398,7 +398,7 @@ def run(config: ExportConfig) -> None:
     shutil.copytree(source, partial)
     os.replace(partial, output)
     signal = encoder.signal
-    Console(soft_wrap=True).print(
+    Terminal(soft_wrap=True).print(
         f"{output}: encoder of step {encoder.export.step}, {len(signal.ch_names)} channels x {signal.n_times} time points at "
         f"{signal.sfreq:g} Hz ({signal.unit}) -> {encoder.embedding_dim} dimensions"
     )

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.terminal import Terminal
 from trainer.training.callback import Callback, LoopView
 from trainer.training.completed import read_completed
 from trainer.training.identity import flat
@@ -138,7 +138,7 @@ class MlflowTracking(Callback):
         except Exception as error:  # whatever a server, a database or a network can do must not cost a training run
             self.client = None
             message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            Console(stderr=True, soft_wrap=True).print(f"[yellow]warning:[/yellow] tracking is off from step {loop.state.step}: {message}")
+            Terminal(stderr=True, soft_wrap=True).print(f"warning: tracking is off from step {loop.state.step}: {message}", style="yellow")
             with contextlib.suppress(OSError):  # a full disk has taken the tracker's database and the run's own files alike
                 loop.folder.event("fault", part="mlflow", step=loop.state.step, message=message)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data_prep.contract.terminal import Terminal
 from trainer.training.callback import Callback, LoopView
 
 
@@ -14,7 +14,7 @@ class ProgressLine(Callback):
     """Loss, samples/s, share of time spent waiting for data, memory and learning rate, from rank 0."""
 
     def __init__(self) -> None:
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = Terminal(file=sys.stdout, soft_wrap=True)
         self.bar: Progress | None = None
 
     def on_start(self, loop: LoopView) -> None:
@@ -22,7 +22,13 @@ class ProgressLine(Callback):
         if loop.world.rank:
             return
         if self.console.is_terminal:
-            columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[line]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("train"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[line]}", markup=False),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=self.console)
             self.bar.start()
             self.bar.add_task("train", total=loop.num_steps, completed=loop.state.step, line="")

@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from data_prep.contract.cli import to_plain
 from data_prep.contract.files import write_atomically
 from data_prep.contract.records import to_json
+from data_prep.contract.terminal import Terminal
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import embed, open_part
 from trainer.evaluate.provenance import study_facts
@@ -68,7 +68,7 @@ def run(config: ExportEmbeddingsConfig) -> None:
     sizes = (
         f"{len(arrays['eeg'])} rows of {facts.study}, split {facts.split} ({config.part}, {facts.eeg}), {arrays['eeg'].shape[1]} dimensions"
     )
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{config.output}: {sizes}", markup=False)
+    console = Terminal(soft_wrap=True)
+    console.print(f"{config.output}: {sizes}")
     for note in context_notes(facts, trained_elsewhere="concepts or recordings"):
-        console.print(f"- {note}", markup=False)
+        console.print(f"- {note}")

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
 from data_prep.contract.records import read_record, to_json
+from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
 from trainer.artifacts.generations import ARMS, FACTS, GENERATIONS, SOURCE, GenerationFacts
 from trainer.training.run_folder import read_lines
@@ -144,16 +143,16 @@ def summary_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     for arm in dict.fromkeys(record["arm"] for record in records):
         texts = [record["generated"] for record in records if record["arm"] == arm]
         words, distinct = np.mean([len(text.split()) for text in texts]), len(set(texts)) / len(texts)
-        table.add_row(arm, str(len(texts)), f"{words:.1f}", f"{distinct:.2f}", escape("\n".join(" ".join(t.split()) for t in texts[:2])))
+        table.add_row(arm, str(len(texts)), f"{words:.1f}", f"{distinct:.2f}", "\n".join(" ".join(t.split()) for t in texts[:2]))
     return table
 
 
 def print_summary(records: Sequence[Mapping[str, Any]], folder: Path, notes: Sequence[str]) -> None:
     """The table and what is to be said about it."""
-    console = Console(highlight=False)
-    console.print(summary_table(records, escape(str(folder))))
+    console = Terminal()
+    console.print(summary_table(records, str(folder)))
     for line in notes:
-        console.print(f"- {line}", soft_wrap=True, markup=False)
+        console.print(f"- {line}", soft_wrap=True)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
+from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
 from trainer.artifacts.seen import Seen, trained_not_known
 from trainer.data.loader import Loader
@@ -39,4 +38,4 @@ def about(export: Lineage, loader: Loader, seen: Seen) -> dict[str, str]:
 def say_not_known(who: str, seen: Seen) -> None:
     """A line to people where it is not known whether ``who`` was trained on the part's trials."""
     if seen.not_known:
-        Console(soft_wrap=True, highlight=False).print(trained_not_known(who, seen.not_known), markup=False)
+        Terminal(soft_wrap=True).print(trained_not_known(who, seen.not_known))

@@ -27,10 +27,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from data_prep.contract.errors import CommandError
 from data_prep.contract.progress import progress
+from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
 from trainer.distributed.child import run_in_group
 from trainer.serve.registered import read_registered
@@ -122,7 +121,7 @@ def _announced(config: ServeConfig, port: int, model_uri: str) -> Iterator[None]
             advance()
         where = f"[{config.host}]" if ":" in config.host else config.host
         line = f"serving {model_uri} at http://{where}:{port}/invocations; Ctrl-C ends it"
-        Console(stderr=True, soft_wrap=True).print(line, highlight=False, markup=False)
+        Terminal(stderr=True, soft_wrap=True).print(line)
 
     thread = threading.Thread(target=announce, name="announce", daemon=True)
     thread.start()

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.progress import progress
 from data_prep.contract.records import to_json
+from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
 from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.artifacts.export import CONFIG
@@ -77,9 +77,8 @@ def run(config: RegisterConfig) -> None:
         registered = register_package(config, folder, tracking, training_run_id, package)
         advance()
     write_registered(folder.path, registered)
-    Console(soft_wrap=True).print(
+    Terminal(soft_wrap=True).print(
         f"{registered.model_uri}: version {registered.version}, gallery of {len(gallery.stimuli)}, in {registered.tracking_uri}",
-        highlight=False,
     )
     say_not_known("the encoder", seen)
 

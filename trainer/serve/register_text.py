@@ -7,10 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from data_prep.contract.errors import CommandError
 from data_prep.contract.progress import progress
+from data_prep.contract.terminal import Terminal
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.guards import check_unseen
 from trainer.artifacts.part import open_part
@@ -64,10 +63,9 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
         registered = register_package(config, folder, tracking, training_run_id, package)
         advance()
     write_registered(folder.path, registered)
-    Console(soft_wrap=True).print(
+    Terminal(soft_wrap=True).print(
         f"{registered.model_uri}: version {registered.version}, base {facts.base.name}"
         f"{' inside' if config.bundle_base else ' by reference'}, in {registered.tracking_uri}",
-        highlight=False,
     )
     say_not_known("the text model", seen)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
+from data_prep.contract.terminal import Terminal
 from trainer.data.loader import Loader
 from trainer.data.trials import trials_of
 from trainer.distributed.world import World
@@ -146,4 +146,4 @@ class BaseTask:
 def say(world: World, message: str) -> None:
     """One line for people, from rank 0."""
     if world.is_main:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)
+        Terminal(stderr=True, soft_wrap=True).print(message)

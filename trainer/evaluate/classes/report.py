@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from data_prep.contract.terminal import Terminal
 from trainer.evaluate.classes.results import ClassesResults, ConfusionCell
 from trainer.evaluate.page import Cell, FigureSection, TableSection, number, render, score_cell, score_text
 from trainer.evaluate.study_facts import context_notes, with_simulated
@@ -21,7 +21,7 @@ NUM_CONFUSIONS = 20
 
 def print_results(results: ClassesResults) -> None:
     """The table of arms, the best and worst named concepts, and what the numbers mean."""
-    console = Console(soft_wrap=False, highlight=False)
+    console = Terminal(soft_wrap=False)
     arms = _arms(results)
     table = Table(*arms.header, title=headline(results))
     for row in arms.cells():
@@ -31,9 +31,9 @@ def print_results(results: ClassesResults) -> None:
     for title, chosen in (("named best", ranked[:3]), ("named worst", ranked[3:][-3:])):
         if chosen:
             text = ", ".join(f"{row.concept} (F1 {row.f1:.2f} of {row.support})" for row in chosen)
-            console.print(f"{title}: {text}", soft_wrap=True, markup=False)
+            console.print(f"{title}: {text}", soft_wrap=True)
     for note in notes(results):
-        console.print(f"- {note}", soft_wrap=True, markup=False)
+        console.print(f"- {note}", soft_wrap=True)
 
 
 def headline(results: ClassesResults) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from data_prep.contract.terminal import Terminal
 from trainer.evaluate.figures import COLOUR, draw_scores, legend
 from trainer.evaluate.page import (
     Cell,
@@ -36,8 +36,8 @@ SUMMARY_NAMES = {"recall@1": "top1", "recall@5": "top5"}
 
 def print_results(results: Found) -> None:
     """The table of arms, and what the numbers mean."""
-    console = Console(soft_wrap=False, highlight=False)
-    console.print(headline(results), soft_wrap=True, markup=False)
+    console = Terminal(soft_wrap=False)
+    console.print(headline(results), soft_wrap=True)
     for section in tables(results, only=TERMINAL):
         table = Table(title=section.title, caption=section.remark or None)
         for position, column in enumerate(section.header):
@@ -46,7 +46,7 @@ def print_results(results: Found) -> None:
             table.add_row(*("\n".join(filter(None, cell)) for cell in row))
         console.print(table)
     for note in notes(results):
-        console.print(f"- {note}", soft_wrap=True, markup=False)
+        console.print(f"- {note}", soft_wrap=True)
 
 
 def headline(results: Found) -> str:

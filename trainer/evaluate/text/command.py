@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contract.files import write_atomically
+from data_prep.contract.terminal import in_spreadsheet
 from trainer.artifacts.generations import SOURCE, Generations, read_generations
 from trainer.evaluate.results import check_output, write_report
 from trainer.evaluate.text import comparison, report, scoring, summary
@@ -75,5 +76,5 @@ def _sentences(generations: Generations, scored: Sequence[Scored]) -> str:
     writer.writerow(["training_seed", "arm", "item", "stimulus", "subject", *(found.metric.name for found in scored), *source])
     for n, ((s, arm, _), record) in enumerate(generations.records.items()):
         values = [f"{found.sentence_N[n]:.6g}" if np.isfinite(found.sentence_N[n]) else "" for found in scored]
-        writer.writerow([s, arm, record.item, record.stimulus, record.subject, *values, *told])
+        writer.writerow([s, arm, record.item, *map(in_spreadsheet, (record.stimulus, record.subject)), *values, *map(in_spreadsheet, told)])
     return buffer.getvalue()

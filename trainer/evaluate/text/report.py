@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from data_prep.contract.terminal import Terminal
 from trainer.artifacts.generations import Generations
 from trainer.evaluate.figures import COLOUR, draw_scores, legend
 from trainer.evaluate.page import Cell, FigureSection, TableSection, number, render
@@ -57,7 +57,7 @@ class ShownCaptions:
 
 def print_results(results: TextResults) -> None:
     """Verdicts, the table of arms, and what the numbers mean."""
-    console = Console(highlight=False)
+    console = Terminal()
     table = Table(title=headline(results))
     shown = ([name for name in TERMINAL if name in results.metrics] or list(results.metrics))[:3]
     table.add_column("", no_wrap=True)
@@ -67,9 +67,9 @@ def print_results(results: TextResults) -> None:
         table.add_row(arm, *(_with_error(row.scores.get(name)) for name in shown))
     console.print(table)
     for line in headline_verdicts(results):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     for note in results.notes:
-        console.print(f"- {note}", soft_wrap=True, markup=False)
+        console.print(f"- {note}", soft_wrap=True)
 
 
 def headline(results: TextResults) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from data_prep.contract.terminal import Terminal
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.text import TextParts
 from trainer.models.language.adapter import attach_adapter, check_trainable, trainable_table
@@ -74,4 +74,4 @@ def print_trainable(model: nn.Module) -> None:
     table = Table("part", "trained", "all", "share")
     for part, trained, total in trainable_table(model):
         table.add_row(part, f"{trained:,}", f"{total:,}", f"{100 * trained / max(total, 1):.2f} %")
-    Console(stderr=True, soft_wrap=True, highlight=False).print(table)
+    Terminal(stderr=True, soft_wrap=True).print(table)
