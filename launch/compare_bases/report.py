@@ -10,21 +10,28 @@ from rich.table import Table
 
 from data_prep.contract.terminal import Terminal
 from launch.compare_bases.plan import METRICS, CompareBasesConfig
+from trainer.artifacts.seen import trained_not_known
 from trainer.evaluate.page import TableSection, render
 from trainer.evaluate.results import plain
+from trainer.evaluate.study_facts import with_simulated
 from trainer.evaluate.text import base_differences
 
 
 def notes(config: CompareBasesConfig, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """How to read the table."""
-    return [
-        *next(iter(found.values()))["notes"][:1],
+    sources = {name: base["source"] for name, base in found.items()}
+    simulated = next(iter(sources.values()))["simulated"]
+    unknown = [
+        trained_not_known(f"the model of {n}", told["trained_not_known"]) for n, told in sources.items() if told["trained_trials"] is None
+    ]
+    method = [
         "Log-likelihood is that of a whole caption (in nats, end included; mean of the seeds), since bases cut text into other tokens.",
         "± is the standard error over images"
         + (f", values are means of {len(config.seeds)} training seeds." if len(config.seeds) > 1 else "; there is one training seed."),
         f"Seconds and tokens/s are those of one training ({config.num_processes} ranks), start and validation included in the seconds.",
         "Intervals are not corrected for the number of comparisons.",
     ]
+    return with_simulated(simulated, [*method, *unknown])
 
 
 def rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -19,7 +19,7 @@ from data_prep.contract.records import to_json
 from launch.compare_bases.plan import METRICS, CompareBasesConfig, changed
 from launch.plan import LaunchConfig
 from launch.supervise import launcher
-from trainer.artifacts.generations import FACTS, read_facts
+from trainer.artifacts.generations import FACTS, SOURCE, read_facts
 from trainer.artifacts.text import trained_parameters
 from trainer.artifacts.text_export import read_text_export
 from trainer.distributed.child import environment_of_its_own, run_in_group
@@ -99,6 +99,7 @@ def evaluate(settings: EvaluateTextConfig) -> dict[str, Any]:
         "seconds": float(np.mean([_seconds(folder) for folder in runs])),
         "tokens_per_second": float(np.mean(speeds)) if speeds else None,
         "report": str(report / "text.html"),
+        "source": {name: getattr(results, name) for name in (*SOURCE, "trained_trials", "trained_not_known")},
         "notes": list(results.notes),
     }
 

@@ -58,6 +58,8 @@ def test_two_bases_one_table(tmp_path: Path) -> None:
     assert list(found["bases"]) == ["one", "two"]
     assert {d["metric"] for d in found["differences"]} == {"bleu_1", "rouge_l"}
     assert all(base["log_likelihood"]["value"] < 0 for base in found["bases"].values())
+    source = {"study": "study", "split": "tiny", "part": "validation", "unit": "microvolts", "simulated": False}
+    assert all(base["source"] == source | {"trained_trials": 0, "trained_not_known": []} for base in found["bases"].values())
     # Table and differences are the same scores: what one base has more of is what the table says.
     bleu = {name: base["eeg"]["bleu_1"]["value"] for name, base in found["bases"].items()}
     (difference,) = [d for d in found["differences"] if d["metric"] == "bleu_1"]
