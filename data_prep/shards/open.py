@@ -1,42 +1,54 @@
-"""A finished study opened for whatever prepares or explains data: samples by number from mapped tars."""
+"""A finished study opened for whatever prepares or explains data: samples by number, from tars whose hashes are checked."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.contract.open_study import OpenStudy, read_study
+from data_prep.contract.tars import Tars
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class StudyFolder(OpenStudy):
     """Read-only view; make it with :func:`open_study`."""
 
-    _tars: dict[int, np.ndarray] = field(default_factory=dict)
+    @cached_property
+    def _tars(self) -> Tars:
+        return Tars(self)
 
-    def _bytes(self, sample: int, member: str) -> np.ndarray:
+    @cached_property
+    def _checked(self) -> set[int]:
+        return set()
+
+    def _bytes(self, sample: int, member: str) -> bytearray:
         row = self.samples[sample]
         shard = int(row["shard"])
-        if shard not in self._tars:
-            # One mapping at a time: samples are read in order, and a study may have more shards than a process may open files.
-            self._tars.clear()
-            self._tars[shard] = np.memmap(self.tar_path(shard), np.uint8, "r")
-        start = int(row[f"{member}_offset"])
-        return self._tars[shard][start : start + int(row[f"{member}_bytes"])]
+        if shard not in self._checked:
+            # One tar open at a time: samples are read in order, and a study may have more shards than a process may open files.
+            self._tars.close()
+            self._tars.check(shard)
+            self._checked.add(shard)
+        return self._tars.read(shard, int(row[f"{member}_offset"]), int(row[f"{member}_bytes"]))
 
     def eeg(self, sample: int) -> np.ndarray:
-        """EEG of one sample in its stored dtype: (n_reps, n_chans, n_times)."""
+        """EEG of one sample in its stored dtype: (n_reps, n_chans, n_times).
+
+        Raises
+        ------
+        StudyError
+            The tar it lies in, which is hashed when it is first read, is not the one that was written.
+        """
         signal = self.manifest.signal
-        data = self._bytes(sample, "eeg").view(signal.eeg_dtype)
+        data = np.frombuffer(self._bytes(sample, "eeg"), signal.eeg_dtype)
         return data.reshape(int(self.samples["n_reps"][sample]), signal.n_chans, signal.n_times)
 
     def description(self, sample: int) -> dict[str, Any]:
-        """What ``KEY.json`` says of one sample."""
-        said: dict[str, Any] = json.loads(self._bytes(sample, "json").tobytes())
+        """What ``KEY.json`` says of one sample; raises as :meth:`eeg` does."""
+        said: dict[str, Any] = json.loads(self._bytes(sample, "json"))
         return said
 
     def first_repetition(self) -> np.ndarray:

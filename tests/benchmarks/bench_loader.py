@@ -23,7 +23,7 @@ from data_prep.contract.files import write_json
 from data_prep.contract.split import Split
 from data_prep.embed.base import EmbeddingConfig
 from data_prep.shards.write import ShardConfig, write_study
-from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts
+from data_prep.studies.base import ReaderConfig, SamplePlan, Stimulus, StudyFacts
 from tests.benchmarks.report import main, row
 from trainer.data.index import StudyIndex
 from trainer.data.loader import DataConfig, Loader
@@ -61,7 +61,7 @@ class RandomSource:
             n_times=N_TIMES,
             ch_names=[f"E{c}" for c in range(N_CHANS)],
             subjects=["01"],
-            stimuli=[{"id": f"image{s}", "concept": s // 10} for s in range(num_samples)],
+            stimuli=[Stimulus(id=f"image{s}", concept=s // 10, image=None, part=None) for s in range(num_samples)],
             concepts=[f"concept{c}" for c in range((num_samples + 9) // 10)],
             sessions=["01"],
             recordings=["sub-01_ses-01_run-01"],

@@ -24,8 +24,8 @@ class StudyCaptions:
 
         Raises
         ------
-        CommandError
-            The study was sharded without captions.
+        CommandError, StudyError
+            The study was sharded without captions; a tar that cannot be read.
         """
         if "txt_offset" not in (index.samples.dtype.names or ()):
             raise CommandError(f"{index.root}: this study has no captions: shard it with captions (captions.json beside the images)")
@@ -33,11 +33,7 @@ class StudyCaptions:
         stimuli, rows = np.unique(index.samples["stimulus"], return_index=True)
         for stimulus, row in zip(stimuli.tolist(), rows.tolist(), strict=True):
             sample = index.samples[row]
-            offset, size = int(sample["txt_offset"]), int(sample["txt_bytes"])
-            tar = index.tar(int(sample["shard"]))
-            text = bytes(tar[offset : offset + size])
-            if len(text) != size:
-                raise CommandError(f"{index.tar_path(int(sample['shard']))}: captions lie beyond its end: truncated or altered")
+            text = index.read(*(np.array([int(sample[name])]) for name in ("shard", "txt_offset", "txt_bytes"))).tobytes()
             captions[stimulus] = [line for line in text.decode("utf-8", errors="replace").split("\n") if line.strip()]
         return cls(captions)
 

@@ -1,13 +1,12 @@
-"""A study as training sees it: tables in memory, tars mapped, nothing parsed.
+"""A study as training sees it: tables in memory, tars open, nothing parsed.
 
-``StudyIndex.open(root)`` reads a study as everybody does (:func:`data_prep.contract.open_study.read_study`). A tar is mapped
-read-only when it is first touched, and its pages come and go with the operating system's cache.
+``StudyIndex.open(root)`` reads a study as everybody does (:func:`data_prep.contract.open_study.read_study`). A tar is opened
+when it is first touched, and then its hash is checked, too (:mod:`trainer.data.hashes`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import resource
 from pathlib import Path
 
@@ -18,10 +17,14 @@ from data_prep.contract.arrays import read_array
 from data_prep.contract.errors import CommandError, StudyError, UserError
 from data_prep.contract.files import sha256_file
 from data_prep.contract.open_study import OpenStudy, read_study
+from data_prep.contract.progress import tracked
 from data_prep.contract.split import Split, assign_parts, read_split, split_names
+from data_prep.contract.tars import Tars
+from trainer.data.hashes import ShardHashes, Verify
+from trainer.data.reader import read_pieces
 
 _SPARE_FILES = 256
-"""Files that the process needs beside the mapped tars (sockets, logs, libraries)."""
+"""Files that the process needs beside the tars (sockets, logs, libraries)."""
 
 
 class StudyIndex:
@@ -40,20 +43,28 @@ class StudyIndex:
         Every repetition of the study, in shard order.
     """
 
-    def __init__(self, study: OpenStudy) -> None:
+    def __init__(self, study: OpenStudy, verify: Verify) -> None:
         self._study = study
         self.root = study.root
         self.manifest = study.manifest
         self.signal = study.manifest.signal
         self.samples = study.samples
         self.table = study.table
-        self._tars: list[memoryview | None] = [None] * len(study.manifest.shards)
+        self._tars = Tars(study)
+        self._hashes = ShardHashes(self._tars) if verify == "first_touch" else None
         self._splits: dict[str, tuple[Split, np.ndarray]] = {}
         self._embeddings: dict[str, np.ndarray] = {}
 
     @classmethod
-    def open(cls, root: str | Path) -> StudyIndex:
+    def open(cls, root: str | Path, *, verify: Verify = "first_touch") -> StudyIndex:
         """Open the study in the folder ``root``.
+
+        Parameters
+        ----------
+        root
+            The study's folder.
+        verify
+            See :attr:`trainer.data.loader.DataConfig.verify`.
 
         Raises
         ------
@@ -62,26 +73,43 @@ class StudyIndex:
         """
         study = read_study(root)
         _allow_open_files(len(study.manifest.shards) + _SPARE_FILES, study.root)
-        return cls(study)
+        index = cls(study, verify)
+        if verify == "all":
+            for shard in tracked(range(len(study.manifest.shards)), "shards verified"):
+                index._tars.check(shard)
+        return index
 
     def tar_path(self, shard: int) -> Path:
         """File of shard number ``shard``."""
         return self._study.tar_path(shard)
 
-    def tar(self, shard: int) -> memoryview:
-        """Bytes of a shard's tar, mapped at the first call."""
-        view = self._tars[shard]
-        if view is None:
-            path, expected = self.tar_path(shard), self.manifest.shards[shard].tar_bytes
-            try:
-                with path.open("rb") as file:
-                    view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            except (OSError, ValueError) as error:
-                raise StudyError(f"{path}: cannot be mapped into memory ({error})") from error
-            if len(view) != expected:
-                raise StudyError(f"{path}: {len(view)} bytes, expected {expected}: it changed since the study was opened")
-            self._tars[shard] = view
-        return view
+    def read(self, shards: np.ndarray, offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Pieces of tars, one after the other: uint8 (sum of ``lengths``,).
+
+        Parameters
+        ----------
+        shards, offsets, lengths
+            Shard number, first byte and bytes of each piece: int (n,).
+
+        Raises
+        ------
+        StudyError
+            A tar that ends before a piece does or cannot be read, or one read earlier whose hash is not the manifest's.
+        """
+        if self._hashes is not None:
+            self._hashes.touch(np.unique(shards).tolist())
+        return read_pieces(self._tars, shards, offsets, lengths)
+
+    def settle(self) -> None:
+        """Wait until the hash of every shard read so far is known: before anything computed from them is kept or told.
+
+        Raises
+        ------
+        StudyError
+            A shard is not the one that was written; the message names it.
+        """
+        if self._hashes is not None:
+            self._hashes.settle()
 
     def embedding(self, name: str) -> np.ndarray:
         """The gallery ``embeddings/NAME.npy``: float32 (n_stimuli, dim), its hash checked."""
@@ -130,7 +158,7 @@ class StudyIndex:
 
 
 def _allow_open_files(wanted: int, root: Path) -> None:
-    # A mapping keeps its file open; the usual limit of 1,024 is a soft one that a process may raise itself.
+    # Every tar that was touched stays open; the usual limit of 1,024 is a soft one that a process may raise itself.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or wanted <= soft:
         return

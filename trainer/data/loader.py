@@ -3,7 +3,7 @@
 A batch of the training stream, walked through::
 
     positions [start, stop)  --Order-->  items  --grouping-->  repetitions  --index-->  (tar, byte offset) of each
-      --copy from the mapped tars-->  (R, C, T) float16  --selected channels, times-->  HostBatch
+      --read from the tars-->  (R, C, T) float16  --selected channels, times-->  HostBatch
       --Loader.prepare, on the device-->  Batch: float32, transformed, repetitions averaged, normalised
 
 An *item* is what the order permutes: a sample (its repetitions are averaged), or with ``repetitions: each`` a single
@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -27,8 +27,11 @@ from data_prep.contract import schema
 from data_prep.contract.errors import CommandError, StudyError
 from trainer.data import random
 from trainer.data.batch import Batch, HostBatch, Normalise, Transform, prepare
+from trainer.data.grouping import Grouping
+from trainer.data.hashes import Verify
 from trainer.data.index import StudyIndex
 from trainer.data.order import Order, rank_slices
+from trainer.data.place import Places, transform_groups
 from trainer.data.prefetch import Prefetched
 from trainer.data.select import SelectConfig, select_channels, select_fraction, select_rows, select_times
 
@@ -60,6 +63,10 @@ class DataConfig:
     normalise: Normalise = "none"
     """Scaling of each averaged item by itself: ``none``; ``channel_demean`` (each channel's mean over time to 0);
     ``channel_zscore`` (and its deviation to 1); ``trial_zscore`` (one mean and deviation for all channels)."""
+    verify: Verify = "first_touch"
+    """Which shards' SHA-256 is checked, by every rank for itself: ``first_touch`` those that it reads, once, beside training, and
+    nothing is saved, exported or scored before they are right; ``all`` every one before the first step; ``sizes`` none, only sizes,
+    as at every opening."""
 
     def __post_init__(self) -> None:
         schema.check_split_name(self.split)
@@ -74,23 +81,12 @@ class DataConfig:
             raise ValueError(f"data.transform is {self.transform!r}, expected letters, digits, '_' and '-' only")
         if self.normalise not in ("none", "channel_demean", "channel_zscore", "trial_zscore"):
             raise ValueError(f"data.normalise is {self.normalise!r}, expected none, channel_demean, channel_zscore or trial_zscore")
+        if self.verify not in get_args(Verify):
+            raise ValueError(f"data.verify is {self.verify!r}, expected one of {', '.join(get_args(Verify))}")
 
     def unfiltered(self) -> DataConfig:
         """The same without the choice of correctly classified trials, for parts that are scored and for whatever judges trials."""
         return replace(self, select=replace(self.select, keep="all", keep_encoder=""))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Grouping:
-    # Items of a part: item i averages the repetitions first_N[i] ... + count_N[i] of the loader's rows.
-    first_N: np.ndarray
-    count_N: np.ndarray
-    sample_N: np.ndarray
-    contiguous: bool
-    """Whether every item's repetitions are neighbours in its tar."""
-
-    def __len__(self) -> int:
-        return len(self.first_N)
 
 
 class Loader:
@@ -137,10 +133,8 @@ class Loader:
         self.gallery = index.embedding(config.embedding)
         self.embedding_dim = self.gallery.shape[1]
         self._select_signal()
-        self._rows = self._select_rows()
-        self._place_rows()
-        self._samples = self._group_by_sample()
-        self._items = self._group_singly() if config.repetitions == "each" else self._samples
+        self._places = self._place(self._select_rows())
+        self._group()
         self._keep_fraction()
         if kept is not None:
             self._thin(kept, "data.select.keep")
@@ -156,7 +150,7 @@ class Loader:
     @property
     def rows(self) -> np.ndarray:
         """Rows of the study's table of repetitions behind the items, ascending: int64 (num_repetitions,)."""
-        return self._rows
+        return self._places.row
 
     def narrowed(self, keep: np.ndarray, why: str) -> Loader:
         """The same part without some of its items; ``keep`` is a bool an item, ``why`` begins the error where none is left."""
@@ -235,11 +229,12 @@ class Loader:
             raise CommandError(f"batch_size is {batch_size}, expected at least 1")
         if repetitions is not None and repetitions < 1:
             raise CommandError(f"repetitions is {repetitions}, expected at least 1 or None")
-        grouping = self._group_singly() if single_trials else self._samples
+        grouping = Grouping.singly(self._sample_R) if single_trials else self._samples
         for start in range(0, len(grouping), batch_size):
             items = np.arange(start, min(start + batch_size, len(grouping)), dtype=np.int64)
             words = None if draw is None else (self.seed, _EVALUATION_DRAW, draw)
             yield self._gather(grouping, items, np.zeros(len(items), np.int64), repetitions, words)
+        self.index.settle()
 
     def samples_batch(self, samples: np.ndarray) -> HostBatch:
         """Samples of the part by number (0 ... ``num_samples`` - 1, in the study's order), all repetitions averaged, for evaluation."""
@@ -249,12 +244,12 @@ class Loader:
     def trials_batch(self, trials: np.ndarray) -> HostBatch:
         """Single repetitions of the part by number (0 ... ``num_repetitions`` - 1, in the study's order), each an item of its own."""
         trials = np.asarray(trials, np.int64)
-        return self._gather(self._group_singly(), trials, np.zeros(len(trials), np.int64), None, None)
+        return self._gather(Grouping.singly(self._sample_R), trials, np.zeros(len(trials), np.int64), None, None)
 
     @property
     def subject_of_repetitions(self) -> np.ndarray:
         """Row of the manifest's subjects of each repetition of the part: (``num_repetitions``,)."""
-        found: np.ndarray = self.index.table.subject[self._rows]
+        found: np.ndarray = self.index.table.subject[self._places.row]
         return found
 
     def prepare(self, host: HostBatch, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
@@ -294,58 +289,27 @@ class Loader:
             raise CommandError(f"data.select leaves no trials in part {self.part!r} of split {config.split!r}")
         return rows
 
-    def _place_rows(self) -> None:
-        # Where each repetition lies: the arithmetic is done once, so that a batch is look-ups and copies.
-        table, samples = self.index.table, self.index.samples
-        sample = table.sample[self._rows]
-        self._shard = samples["shard"][sample]
-        self._offset = (
-            samples["eeg_offset"][sample].astype(np.int64) + table.repetition[self._rows].astype(np.int64) * self._repetition_bytes
-        )
-        self._group = np.full(len(self._rows), -1, np.int64)
-        if self.transform is None:
-            return
-        tables = self.index.manifest.tables
-        for name, ids, table_of in (
-            ("subject", self.transform.subject_K, tables.subjects),
-            ("session", self.transform.session_K, tables.sessions),
-        ):
-            if len(ids) and not 0 <= ids.min() <= ids.max() < len(table_of):
-                raise StudyError(f"transform {self.config.transform!r} has a {name} outside 0..{len(table_of) - 1}: fit it again")
-        lookup = np.full((len(tables.subjects), len(tables.sessions)), -1, np.int64)
-        lookup[self.transform.subject_K, self.transform.session_K] = np.arange(len(self.transform.subject_K))
-        subject, session = table.subject[self._rows], table.session[self._rows]
-        self._group = lookup[subject, session]
-        missing = np.flatnonzero(self._group < 0)
-        if len(missing):
-            raise StudyError(
-                f"transform {self.config.transform!r} has nothing for subject {tables.subjects[subject[missing[0]]]} in session "
-                f"{tables.sessions[session[missing[0]]]}, which part {self.part!r} of split {self.config.split!r} holds: "
-                "it is fitted on training rows only"
-            )
+    def _place(self, rows: np.ndarray) -> Places:
+        part = f"part {self.part!r} of split {self.config.split!r}"
+        group = transform_groups(self.index, self.transform, rows, name=self.config.transform or "", part=part)
+        return Places.of(self.index, rows, group)
 
-    def _group_by_sample(self) -> _Grouping:
-        sample, first, count = np.unique(self.index.table.sample[self._rows], return_index=True, return_counts=True)
-        # Inside a sample, repetitions are stored in order: first to last are neighbours if none between is missing.
-        spread = self._offset[first + count - 1] - self._offset[first]
-        contiguous = bool((spread == (count - 1) * self._repetition_bytes).all())
-        return _Grouping(first_N=first, count_N=count, sample_N=sample, contiguous=contiguous)
-
-    def _group_singly(self) -> _Grouping:
-        number = np.arange(len(self._rows))
-        return _Grouping(first_N=number, count_N=np.ones_like(number), sample_N=self.index.table.sample[self._rows], contiguous=True)
+    def _group(self) -> None:
+        self._sample_R = self.index.table.sample[self._places.row]
+        self._samples = Grouping.by_sample(self._sample_R)
+        self._items = Grouping.singly(self._sample_R) if self.config.repetitions == "each" else self._samples
 
     def _keep_fraction(self) -> None:
         fraction = self.config.select.fraction
         if fraction == 1 or self.part != "train":
             return
         each = self.config.repetitions == "each"
-        keep = select_fraction(self.config.select, self._rows if each else self._items.sample_N)
+        keep = select_fraction(self.config.select, self._places.row if each else self._items.sample_N)
         self._thin(keep, f"data.select.fraction {fraction}")
 
     def _count(self) -> None:
         index = self.index
-        self.num_items, self.num_samples, self.num_repetitions = len(self._items), len(self._samples), len(self._rows)
+        self.num_items, self.num_samples, self.num_repetitions = len(self._items), len(self._samples), len(self._places)
         self.num_subjects = len(index.manifest.tables.subjects)
         self.stimuli = np.unique(index.samples["stimulus"][self._samples.sample_N])
         self.subjects = np.unique(index.samples["subject"][self._samples.sample_N])
@@ -360,41 +324,26 @@ class Loader:
             raise CommandError(f"{why}: a choice of shape {keep.shape} among {len(self._items)} items, expected one for each")
         if not keep.any():
             raise CommandError(f"{why} leaves none of {len(keep)} items")
-        number = _ranges(self._items.first_N[keep], self._items.count_N[keep])
-        self._rows, self._shard, self._offset, self._group = (a[number] for a in (self._rows, self._shard, self._offset, self._group))
-        self._samples = self._group_by_sample()
-        self._items = self._group_singly() if self.config.repetitions == "each" else self._samples
+        self._places = self._places.take(self._items.rows(np.flatnonzero(keep)))
+        self._group()
 
     # ---------------------------------------------------------------------------------------------------------- gather
 
     def _gather(
-        self, grouping: _Grouping, items: np.ndarray, data_pass: np.ndarray, most: int | None, words: tuple[int, ...] | None
+        self, grouping: Grouping, items: np.ndarray, data_pass: np.ndarray, most: int | None, words: tuple[int, ...] | None
     ) -> HostBatch:
         # ``most`` repetitions of each item: the first, or with hash words a random choice.
-        first, count = grouping.first_N[items], grouping.count_N[items]
+        count = grouping.count_N[items]
         if most is not None and (count > most).any():
-            if words is None:
-                rank = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-            else:
-                rank = _random_ranks(words, data_pass, items, count)
-            rows, count = _ranges(first, count)[rank < most], np.minimum(count, most)
-            eeg = self._read(*self._runs(rows))
-        elif grouping.contiguous:
-            rows = None
-            eeg = self._read(self._shard[first], self._offset[first], count)
+            rows, count = grouping.choose(items, data_pass, most, words)
         else:
-            rows = _ranges(first, count)
-            eeg = self._read(*self._runs(rows))
-        if self.transform is None:
-            group = torch.full((len(eeg),), -1)
-        else:
-            group = torch.from_numpy(self._group[_ranges(first, count) if rows is None else rows])
+            rows = grouping.rows(items)
         sample = grouping.sample_N[items]
         stimulus = self._stimulus[sample]
         return HostBatch(
-            repetitions_RCT=eeg,
+            repetitions_RCT=self._read(rows),
             counts_B=_ids(count),
-            group_R=group,
+            group_R=_ids(self._places.group[rows]),
             item_B=_ids(items),
             data_pass_B=_ids(data_pass),
             sample_B=_ids(sample),
@@ -405,48 +354,12 @@ class Loader:
             equal_count=int(count[0]) if len(count) and (count == count[0]).all() else 0,
         )
 
-    def _runs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # Neighbours in the tar are copied as one: shard, byte offset and repetitions of each run.
-        shards, offsets = self._shard[rows], self._offset[rows]
-        begins = np.ones(len(rows), bool)
-        begins[1:] = (offsets[1:] - offsets[:-1] != self._repetition_bytes) | (shards[1:] != shards[:-1])
-        starts = np.flatnonzero(begins)
-        return shards[starts], offsets[starts], np.diff(starts, append=len(rows))
-
-    def _read(self, shards: np.ndarray, offsets: np.ndarray, repetitions: np.ndarray) -> torch.Tensor:
-        # A loop over memory views reaches 70 to 80 % of the fastest vectorised gather we measured, but takes samples of any
-        # length from any tar and keeps their order.
-        lengths = repetitions * self._repetition_bytes
-        target = np.empty(int(lengths.sum()), np.uint8)
-        tars = {shard: self.index.tar(shard) for shard in np.unique(shards).tolist()}
-        view, position, shard = memoryview(target.data), 0, -1
-        try:
-            for shard, offset, length in zip(shards.tolist(), offsets.tolist(), lengths.tolist(), strict=True):
-                view[position : position + length] = tars[shard][offset : offset + length]
-                position += length
-        except ValueError as error:
-            raise StudyError(f"{self.index.tar_path(shard)}: a sample lies beyond its end: truncated or altered") from error
-        eeg = target.view(self._dtype).reshape(int(repetitions.sum()), *self._shape)
+    def _read(self, rows: np.ndarray) -> torch.Tensor:
+        shards, offsets, repetitions = self._places.runs(rows, self._repetition_bytes)
+        eeg = self.index.read(shards, offsets, repetitions * self._repetition_bytes).view(self._dtype).reshape(len(rows), *self._shape)
         selected = eeg[:, :, self._times] if self._channels is None else eeg[:, self._channels, self._times]
         return torch.from_numpy(np.ascontiguousarray(selected))
 
 
 def _ids(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.int64))
-
-
-def _ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
-    # first[0], first[0] + 1, ... (count[0] of them), first[1], ...
-    before = np.cumsum(count) - count
-    return np.repeat(first - before, count) + np.arange(int(count.sum()))
-
-
-def _random_ranks(words: tuple[int, ...], data_pass: np.ndarray, items: np.ndarray, count: np.ndarray) -> np.ndarray:
-    # Rank of each repetition of an item by a hash: those below k are k drawn without replacement.
-    item = np.repeat(np.arange(len(items)), count)
-    starts = np.repeat(np.cumsum(count) - count, count)
-    number = np.arange(len(item))
-    keys = random.hash_numpy(*words, data_pass[item], items[item], number - starts)
-    rank = np.empty(len(item), np.int64)
-    rank[np.lexsort((number, keys, item))] = number - starts
-    return rank

@@ -32,6 +32,7 @@ _REQUIREMENTS = ("mlflow", "numpy", "torch", "safetensors", "jsonargparse[signat
 def example(loader: Loader) -> tuple[np.ndarray, dict[str, str]]:
     """The part's first repetition as a client would send it: float32 (1, C, T), and the ``params`` that go with it."""
     host = next(loader.sequential(1, single_trials=True))
+    loader.index.settle()
     tables = loader.index.manifest.tables
     params = {"subject": tables.subjects[int(host.subject_B[0])], "session": ""}
     if loader.transform is not None:

@@ -34,7 +34,8 @@ def make_identity(config: Any, study: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = to_plain(config)
     identity = {name: plain[name] for name in getattr(config, "identity_fields", IDENTITY_FIELDS)}
-    identity["data"] = {k: v for k, v in identity["data"].items() if k != "study"} | dict(study)
+    # When hashes are checked changes no result.
+    identity["data"] = {k: v for k, v in identity["data"].items() if k not in ("study", "verify")} | dict(study)
     # Which trials an encoder kept is among the study's facts; where its folder lies is no part of the experiment.
     if select := plain["data"].get("select"):
         unnamed = {"keep", "keep_encoder"} if select["keep"] == "all" else {"keep_encoder"}

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.seed import SEED_LIMIT
 from trainer.distributed.precision import LossScale
 from trainer.distributed.world import World
@@ -111,9 +111,11 @@ class Loop:
 
         Raises
         ------
-        CommandError
-            The step's loss or the weights it led to are not finite: earlier checkpoints stay.
+        CommandError, StudyError
+            The step's loss or the weights it led to are not finite, or a shard that was read is not what was written: earlier checkpoints
+            stay.
         """
+        self._settle()
         if self.saved_step != self.state.step:
             self._check_finite()
         if best:
@@ -141,12 +143,27 @@ class Loop:
         if float(sums[1]):
             raise CommandError(f"the weights after step {self.state.step} are not finite: {_ADVICE}")
 
+    def _settle(self) -> None:
+        """Nothing is kept or told of what was computed from a shard that is not what was written, whichever rank read it."""
+        fault: UserError | None = None
+        try:
+            self.task.settle()
+        except UserError as error:
+            fault = error
+        faults = torch.tensor(float(fault is not None), device=self.device)
+        dist.all_reduce(faults)
+        if fault is not None:
+            raise fault
+        if faults:
+            raise CommandError(f"{int(faults)} other ranks read a shard that is not what was written: see their errors")
+
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise CommandError(f"the loss is {loss} at step {self.state.step}: {_ADVICE}")
 
     def export(self) -> None:
         """Replace ``export/`` by the present weights."""
+        self._settle()
         weights = checkpoint.full_weights(self.engine, trainable_only=self.task.frozen_elsewhere)
         if weights is not None:
             new, old = self.folder.path / ".export.new", self.folder.path / ".export.old"
@@ -196,6 +213,7 @@ class Loop:
         self.engine.eval()
         scores = self.task.validate(self.engine)
         self.engine.train()
+        self._settle()
         score = scores[str(self.task.score_name)]
         improved = self.state.best_score is None or score > self.state.best_score
         if improved:

@@ -64,6 +64,10 @@ class Task(Protocol):
         """This rank's host batches of the stream, from item ``start`` on."""
         ...
 
+    def settle(self) -> None:
+        """Wait until what this rank has read is known to be what was written; refuse it otherwise."""
+        ...
+
     def prepare(self, host: Any, step: int) -> Sequence[Any]:
         """Host batch of optimizer step ``step`` (from 0) to ``train.accumulation`` device batches, augmented; equally many on all ranks."""
         ...
@@ -137,6 +141,10 @@ class BaseTask:
             world_size=self.world.size,
             pin=self.device.type == "cuda",
         )
+
+    def settle(self) -> None:
+        """Wait until the hash of every shard that this rank has read is known; see :meth:`StudyIndex.settle`."""
+        self.loader.index.settle()
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """As the config's ``optimizer`` says, one learning rate for all."""

@@ -42,7 +42,7 @@ class ContrastiveTask(BaseTask):
     def __init__(self, config: ContrastiveConfig, world: World, device: torch.device) -> None:
         super().__init__()
         self.config, self.world, self.device = config, world, device
-        self.index = StudyIndex.open(Path(config.data.study))
+        self.index = StudyIndex.open(Path(config.data.study), verify=config.data.verify)
         self.split = self.index.split(config.data.split)
         self.loader, kept = training_loader(self.index, config.data, config.train.seed, device)
         self.num_items = self.loader.num_items

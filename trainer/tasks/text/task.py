@@ -66,7 +66,7 @@ class TextTask(BaseTask):
         super().__init__()
         self.config, self.world, self.device = config, world, device
         self.source = _SOURCES[config.stage.name]
-        self.index = StudyIndex.open(Path(config.data.study))
+        self.index = StudyIndex.open(Path(config.data.study), verify=config.data.verify)
         kept = self._open_parts()
         settings = read_settings(config.base)
         num_prefix = config.prefix.num_tokens if self.source else 0
