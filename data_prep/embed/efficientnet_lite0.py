@@ -16,6 +16,9 @@ from data_prep.embed.base import EmbeddingConfig, Provenance
 from data_prep.embed.rows import check_positive, embed_stimuli
 from data_prep.studies.base import StudyFacts
 
+_LONGEST = 4
+"""Longer side that is scaled, in multiples of the shorter one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetLite0Config(EmbeddingConfig):
@@ -57,11 +60,20 @@ def lite0_transform(image: Any) -> Any:
     import torch
     from PIL import Image
 
+    image = _middle(image.convert("RGB"))
     scale = 256 / min(image.size)
     size = tuple(max(256, round(side * scale)) for side in image.size)
     left, top = ((side - 224) // 2 for side in size)
-    crop = image.convert("RGB").resize(size, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
+    crop = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
     return torch.from_numpy((np.asarray(crop, np.float32) - 127.0) / 128.0).permute(2, 0, 1)
+
+
+def _middle(image: Any) -> Any:
+    """A long image's middle: the rest is cropped away in the end, and would be scaled up before."""
+    width, height = image.size
+    width, height = min(width, _LONGEST * height), min(height, _LONGEST * width)
+    left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
+    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
 
 
 def _efficientnet_lite0(weights: Path) -> Any:

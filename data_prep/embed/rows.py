@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract.errors import StudyError
+from data_prep.contract.images import open_image
 from data_prep.contract.progress import tracked
 from data_prep.embed.table import check_table
 from data_prep.studies.base import StudyFacts
@@ -66,18 +67,13 @@ def _encode_files(
 ) -> np.ndarray:
     """float32 (len(files), dim); decoding runs in threads ahead of the network."""
     import torch
-    from PIL import Image, UnidentifiedImageError
 
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise StudyError(f"{missing[0]}: no such image ({len(missing)} of {len(files)} are missing)")
 
     def read(file: Path) -> Any:
-        try:
-            with Image.open(file) as image:
-                return transform(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise StudyError(f"{file}: not a readable image ({' '.join(str(error).split())[:120]})") from error
+        return transform(open_image(file))
 
     starts = range(0, len(files), batch_size)
 

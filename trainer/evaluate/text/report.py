@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from data_prep.contract.errors import StudyError
+from data_prep.contract.images import open_image
 from data_prep.contract.terminal import Terminal
 from trainer.artifacts.generations import Generations
 from trainer.evaluate.figures import COLOUR, draw_scores, legend
@@ -154,8 +156,6 @@ def captions(generations: Generations, *, seed: int, num_items: int, images: Pat
 
 def thumbnail(folder: Path, name: str) -> str | None:
     """A small JPEG as a data URI; None where ``name`` leads out of ``folder``, is not there, or is no image."""
-    from PIL import Image
-
     if not name or "\0" in name:
         return None
     root = folder.resolve()
@@ -163,14 +163,12 @@ def thumbnail(folder: Path, name: str) -> str | None:
     if not path.is_relative_to(root) or not path.is_file():
         return None
     try:
-        with Image.open(path, formats=("JPEG", "PNG", "WEBP", "BMP", "GIF")) as image:
-            image.draft("RGB", (2 * THUMBNAIL_PIXELS, 2 * THUMBNAIL_PIXELS))
-            small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        buffer = io.BytesIO()
-        small.save(buffer, format="JPEG", quality=80)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        small = open_image(path, smaller=2 * THUMBNAIL_PIXELS)
+    except StudyError:
         return None
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
