@@ -34,6 +34,7 @@ from trainer.artifacts.export import CONFIG, read_export, write_config
 from trainer.artifacts.text_export import ExportEncoder, TextExport, TextTraining, find_text_export, read_text_export, write_text_config
 from trainer.artifacts.weights import read_weights
 from trainer.models.concepts import ConceptTable
+from trainer.models.language.adapter import check_adapter_config
 from trainer.models.language.base import for_use, load_base, load_tokenizer, read_settings
 from trainer.models.language.decoding import DecodingConfig
 from trainer.models.language.eeg_language_model import EEGLanguageModel
@@ -291,6 +292,7 @@ def _with_adapter(llm: Any, folder: Path) -> Any:
     file = folder / ADAPTER_WEIGHTS
     # Read here first: peft would look for a missing file on its hub, and leaves what a file lacks at its random start.
     saved = read_weights(file)
+    check_adapter_config(folder / "adapter_config.json")
     try:
         with quiet():
             from peft import PeftModel, get_peft_model_state_dict

@@ -44,6 +44,10 @@ def score_bertscore(captions: Sequence[Caption], *, model: str, layers: int, dev
         if full:
             with _one_sentence(folder, "bertscore_model"), progress("BERTScore: batches of captions"):
                 from bert_score import BERTScorer
+                from transformers import AutoConfig, AutoTokenizer
+
+                for kind in (AutoConfig, AutoTokenizer):  # BERTScorer would ask on stdin whether to run the folder's own code
+                    kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
                 scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
                 f1 = scorer.score([unique[n].generated for n in full], [list(unique[n].expected) for n in full])[2]
@@ -81,8 +85,8 @@ def sentence_embeddings(texts: Sequence[str], *, model: str, device: str = "cpu"
     with _one_sentence(folder, "embedding_model"), progress("sentence embeddings", len(texts)) as advance:
         from transformers import AutoModel, AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        network = AutoModel.from_pretrained(str(folder), local_files_only=True).to(device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        network = AutoModel.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).to(device).eval()
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # short with short: less padding
         rows: dict[int, np.ndarray] = {}
         for start in range(0, len(order), batch_size):

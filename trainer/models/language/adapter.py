@@ -6,14 +6,23 @@ peft is imported where it is used: what trains without a language model runs wit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from data_prep.contract.cli import first_sentence
 from data_prep.contract.errors import CommandError
+from data_prep.contract.files import read_json
+from data_prep.contract.words import short
 from trainer.models.language import kernels
 from trainer.models.language.quiet import quiet
+
+_OURS = {
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "task_type"),
+    *("peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+}
+"""Fields of an adapter's config that our trainings set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,27 @@ def attach_adapter(llm: Any, config: AdapterConfig) -> Any:
     if config.kind == "lora":
         kernels.fuse_lora(model)
     return model
+
+
+def check_adapter_config(file: Path) -> None:
+    """Refuse an ``adapter_config.json`` that says more than :func:`add_adapter` does: some of PEFT's fields name modules that it imports,
+    or further adapters that it loads.
+
+    Raises
+    ------
+    CommandError
+        The file, the field and its value.
+    """
+    from peft import LoraConfig
+
+    plain = read_json(file)
+    if not isinstance(plain, dict) or plain.get("peft_type") != "LORA":
+        raise CommandError(f"{file}: {short(plain)}, expected the config of a LoRA adapter")
+    usual = LoraConfig().to_dict()
+    for name in sorted(plain.keys() - _OURS):
+        if plain[name] != usual.get(name) and plain[name] is not None:
+            found, expected = short(plain[name]), short(usual.get(name))
+            raise CommandError(f"{file}: {short(name)} is {found}, expected {expected}: nothing of ours writes it")
 
 
 def part_of(name: str) -> str:

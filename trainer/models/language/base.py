@@ -102,7 +102,7 @@ def load_tokenizer(config: BaseConfig) -> Any:
     from transformers import AutoTokenizer
 
     with quiet(), said_once(config.name):
-        tokenizer = AutoTokenizer.from_pretrained(resolve_base(config), revision=config.revision)
+        tokenizer = AutoTokenizer.from_pretrained(resolve_base(config), revision=config.revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise CommandError(f"base.name: the tokenizer of {config.name} has no end token: nothing would tell it where a caption ends")
     if tokenizer.pad_token_id is None:
@@ -115,7 +115,7 @@ def read_settings(config: BaseConfig) -> Any:
     from transformers import AutoConfig
 
     with quiet(), said_once(config.name):
-        return AutoConfig.from_pretrained(resolve_base(config), revision=config.revision)
+        return AutoConfig.from_pretrained(resolve_base(config), revision=config.revision, trust_remote_code=False)
 
 
 def load_base(config: BaseConfig, device: torch.device | str, *, training: bool) -> Any:
@@ -145,7 +145,7 @@ def load_base(config: BaseConfig, device: torch.device | str, *, training: bool)
     if config.quantisation != "none":
         options |= {"quantization_config": _quantisation(config, device), "device_map": {"": str(device)}}
     with quiet(), said_once(config.name):
-        llm = AutoModelForCausalLM.from_pretrained(where, **options)
+        llm = AutoModelForCausalLM.from_pretrained(where, trust_remote_code=False, **options)
     if config.quantisation == "none" and not any(hasattr(parameter, "ds_id") for parameter in llm.parameters()):
         llm.to(device)  # quantised weights and ZeRO 3's parts are where they belong
     return prepare_base(llm, config, device, training=training)

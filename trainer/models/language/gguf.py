@@ -88,8 +88,8 @@ def write_converted(file: str, folder: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = Path(file)
-    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    loaded = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
+    loaded = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32, trust_remote_code=False)
     settings = loaded.config
     # A model loaded from GGUF counts as quantised and refuses to be saved: its weights go into a fresh one.
     if hasattr(settings, "quantization_config"):
