@@ -66,7 +66,7 @@ def test_real_recordings_become_a_registered_model(home: Path) -> None:
     summary = read_json(home / "runs/quickstart/summary.json")
     assert summary["study"] == "muse"
     assert summary["simulated"] is False
-    assert summary["model_uri"] == "models:/eeg-retrieval@candidate"
+    assert summary["model_uri"] == "models:/eeg-retrieval-muse/1"
     assert summary["run_id"]
     assert summary["top1"] is None, "a class-level study has no image retrieval"
     assert summary["auc"] > 0.6

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import read_json
+from data_prep.contract.files import read_json, write_json
 from tests.distributed.launcher import ROOT, free_port
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
@@ -37,6 +37,7 @@ from trainer.serve.command import run as serve
 from trainer.serve.config import RegisterConfig
 from trainer.serve.package import example, requirements, without_credentials
 from trainer.serve.register import make_gallery, run
+from trainer.serve.whole import TAG, write_files
 from trainer.training.completed import Completed, write_completed
 from trainer.training.lineage import Lineage
 
@@ -190,7 +191,7 @@ def test_a_real_trial_over_http_gives_the_ranking_computed_here(tmp_path: Path, 
     folder = make_run(tmp_path)
     run(RegisterConfig(run=str(folder), name="tiny-retrieval", top_k=TOP_K))
     registered = read_json(folder / "registered.json")
-    assert registered["model_uri"] == "models:/tiny-retrieval@candidate"
+    assert registered["model_uri"] == "models:/tiny-retrieval/1"
     assert registered["version"] == "1"
     assert registered["tracking_uri"] == f"sqlite:///{folder.parent / 'mlflow.db'}"
     assert not (tmp_path / "mlruns").exists(), "nothing lies where the command happened to be run"
@@ -223,7 +224,7 @@ def test_a_real_trial_over_http_gives_the_ranking_computed_here(tmp_path: Path, 
         assert process.wait(30) == 0
         assert not _alive(port)
     lines = (folder / "serve.log").read_text().splitlines()
-    assert lines[0] == "servers of models:/tiny-retrieval@candidate that answer 0/1"
+    assert lines[0] == "servers of models:/tiny-retrieval/1 that answer 0/1"
     assert all(line.startswith(("servers of", "serving ")) for line in lines), "MLflow and uvicorn keep to themselves"
 
 
@@ -235,6 +236,17 @@ def alter_registered_code(registered: dict[str, Any]) -> None:
     local = Path(mlflow.artifacts.download_artifacts(registered["model_uri"]))
     (path,) = (local / "code").rglob("serve/params.py")
     path.write_text(path.read_text().replace("was not trained on", "was not trained on (registered code)"))
+    seal_again(registered, local)
+
+
+def seal_again(registered: dict[str, Any], model: Path) -> None:
+    """What someone does who may change a version, its tag and the run folder: the list of files and its hash anew."""
+    import mlflow
+
+    (path,) = Path(registered["tracking_uri"].removeprefix("sqlite:///")).parent.glob("*/registered.json")
+    sha256 = write_files(model)
+    mlflow.MlflowClient(registered["tracking_uri"]).set_model_version_tag(registered["name"], registered["version"], TAG, sha256)
+    write_json(path, registered | {"files_sha256": sha256})
 
 
 def damaged_in_registry(registered: dict[str, Any], name: str) -> Path:
@@ -256,7 +268,7 @@ def test_a_damaged_registered_model_ends_serve_in_one_sentence(tmp_path: Path, n
     result = subprocess.run(argv, cwd=ROOT, check=False, timeout=START_SECONDS, capture_output=True, text=True)
     assert result.returncode == 1
     (said,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert re.match(rf"error: model_uri: models:/tiny@candidate cannot be loaded: /.*{name}: not .*truncated", said), said
+    assert re.match(rf"error: model_uri: models:/tiny/1 cannot be loaded: /.*{name}: not .*truncated", said), said
     assert "Traceback" not in result.stderr
 
 

@@ -43,7 +43,7 @@ def test_a_registered_text_model_says_over_http_what_it_says_here(tmp_path: Path
     folder = train(tmp_path)
     run(RegisterConfig(run=str(folder), name="tiny-text", part="validation", bundle_base=True))
     registered = read_json(folder / "registered.json")
-    assert registered["model_uri"] == "models:/tiny-text@candidate"
+    assert registered["model_uri"] == "models:/tiny-text/1"
     tags = MlflowClient(registered["tracking_uri"], registered["tracking_uri"]).get_model_version("tiny-text", registered["version"]).tags
     told = {
         "study": "study",
@@ -98,6 +98,11 @@ def test_a_registered_text_model_says_over_http_what_it_says_here(tmp_path: Path
         assert message in said
     with pytest.raises(CommandError, match="an adapter of another base model"):
         load_text(folder, base=str(other))
+    for path in sorted((tmp_path / "mlartifacts").rglob("projector.safetensors")):
+        path.write_bytes(path.read_bytes()[:-1] + b"\x77")
+    status, said = in_a_fresh_process(tmp_path, trials_BCT, subject, base=tmp_path / "elsewhere")
+    assert status == 3, said
+    assert "projector.safetensors: not the file that was registered" in said
 
 
 def moved_back(home: Path) -> Path:

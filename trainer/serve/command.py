@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import logging
 import os
 import signal
 import socket
@@ -27,13 +26,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.progress import progress
 from data_prep.contract.terminal import Terminal
-from data_prep.contract.words import short
 from trainer.distributed.child import run_in_group
+from trainer.serve.loading import FILES_SHA256
 from trainer.serve.registered import read_registered
+from trainer.serve.versions import Version, fetch, named_version, pinned, registered_version
 from trainer.serve.web import FAILURE, MODEL
+from trainer.serve.whole import FILES, check_files, forget_compiled
 from trainer.training.tracking import check_tracking_uri
 
 _GRACE_SECONDS = 10.0
@@ -47,9 +48,10 @@ class ServeConfig:
     """Serve a registered model over HTTP. There is no authentication: put a proxy in front of anything but loopback."""
 
     run: str = ""
-    """Run folder that was registered: model and tracking URI come from its ``registered.json``. Give this or ``model_uri``."""
+    """Run folder that was registered: the version that it registered itself is served, wherever aliases point now; it and the tracking
+    URI come from its ``registered.json``. Give this or ``model_uri``."""
     model_uri: str = ""
-    """MLflow model URI, such as ``models:/NAME@candidate``."""
+    """MLflow model URI, such as ``models:/NAME@candidate``: an alias is followed once, when the server starts."""
     tracking_uri: str = ""
     """MLflow tracking URI, without a password; empty: that of ``run``, else of the environment (``MLFLOW_TRACKING_URI``)."""
     host: str = "127.0.0.1"
@@ -71,30 +73,54 @@ class ServeConfig:
 
 def run(config: ServeConfig) -> int:
     """Serve until SIGINT or SIGTERM; the server's processes are gone afterwards. Returns an exit status."""
-    model_uri, tracking_uri = _model(config)
+    named = _named(config)
     # Bound here and handed on: nobody can take the port while the model is loaded, and clients are refused until it answers.
     with _bound(config) as listener, tempfile.TemporaryDirectory() as temporary:
         failure = Path(temporary) / "failure.txt"
         port: int = listener.getsockname()[1]
-        environment = dict(os.environ) | {MODEL: model_uri, FAILURE: str(failure)}
-        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true"} | ({"MLFLOW_TRACKING_URI": tracking_uri} if tracking_uri else {})
         argv = [sys.executable, "-m", "uvicorn", "trainer.serve.web:create_app", "--factory", "--app-dir", str(Path(__file__).parents[2])]
         argv += ["--fd", str(listener.fileno()), "--workers", str(config.workers), "--log-level", "error", "--no-access-log"]
-        with _announced(config, port, model_uri):
-            _check_model(model_uri, tracking_uri)
+        with _announced(config, port, named) as served:
+            version, folder = version_to_serve(config, Path(temporary))
+            served.append(version.model_uri)
+            environment = dict(os.environ) | {MODEL: str(folder), FAILURE: str(failure), FILES_SHA256: version.files_sha256 or ""}
+            environment |= {"MLFLOW_DISABLE_TELEMETRY": "true"} | ({"MLFLOW_TRACKING_URI": _tracking(config)} if _tracking(config) else {})
             status, asked = run_in_group(argv, environment, grace_seconds=_GRACE_SECONDS, pass_fds=[listener.fileno()])
         if failure.is_file():
-            raise CommandError(f"model_uri: {model_uri} cannot be loaded: {failure.read_text(encoding='utf-8')}")
+            raise CommandError(f"model_uri: {version.model_uri} cannot be loaded: {failure.read_text(encoding='utf-8')}")
     if asked:
         return 0 if asked == signal.SIGTERM else 130
     raise CommandError(f"the server ended by itself with status {status}; its messages are above")
 
 
-def _model(config: ServeConfig) -> tuple[str, str]:
+def _named(config: ServeConfig) -> str:
+    """The model as far as it is known without asking the registry: a run's own version, or what was given."""
+    return config.model_uri or pinned(read_registered(Path(config.run)))
+
+
+def _tracking(config: ServeConfig) -> str:
+    return config.tracking_uri or ("" if config.model_uri else read_registered(Path(config.run)).tracking_uri)
+
+
+def version_to_serve(config: ServeConfig, temporary: Path) -> tuple[Version, Path]:
+    """The version that is meant, now and for all workers, and the folder of its files, which are those that were registered."""
+    # Asked here, because the server would be a process of its own before it knew.
+    tracking_uri = _tracking(config)
     if config.model_uri:
-        return config.model_uri, config.tracking_uri
-    registered = read_registered(Path(config.run))
-    return registered.model_uri, config.tracking_uri or registered.tracking_uri
+        version = named_version(config.model_uri, tracking_uri)
+    else:
+        version = registered_version(read_registered(Path(config.run)), config.run, tracking_uri)
+    folder = fetch(version, temporary)
+    if not (folder / FILES).is_file() and version.files_sha256 is None:
+        note = f"note: {version.model_uri} was registered by an earlier version, without hashes of its files: they are not checked"
+        Terminal(stderr=True, soft_wrap=True).print(note)
+        return version, folder
+    forget_compiled(folder)
+    try:
+        check_files(folder, version.files_sha256)
+    except UserError as error:
+        raise CommandError(f"model_uri: {version.model_uri} cannot be loaded: {error}") from error
+    return version, folder
 
 
 def _bound(config: ServeConfig) -> socket.socket:
@@ -109,24 +135,24 @@ def _bound(config: ServeConfig) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _announced(config: ServeConfig, port: int, model_uri: str) -> Iterator[None]:
-    """Says that the model is being loaded, for as long as it is, and then where it answers."""
-    over = threading.Event()
+def _announced(config: ServeConfig, port: int, named: str) -> Iterator[list[str]]:
+    """Says that the model is being loaded, for as long as it is, and then where it answers, and under the URI that the list is given."""
+    over, served = threading.Event(), [named]
 
     def announce() -> None:
-        with progress(f"servers of {model_uri} that answer", 1) as advance:
+        with progress(f"servers of {named} that answer", 1) as advance:
             while not _answers(config.host, port):
                 if over.wait(0.3):
                     return
             advance()
         where = f"[{config.host}]" if ":" in config.host else config.host
-        line = f"serving {model_uri} at http://{where}:{port}/invocations; Ctrl-C ends it"
+        line = f"serving {served[-1]} at http://{where}:{port}/invocations; Ctrl-C ends it"
         Terminal(stderr=True, soft_wrap=True).print(line)
 
     thread = threading.Thread(target=announce, name="announce", daemon=True)
     thread.start()
     try:
-        yield
+        yield served
     finally:
         over.set()
         thread.join()
@@ -140,21 +166,3 @@ def _answers(host: str, port: int) -> bool:
             return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
-
-
-def _check_model(model_uri: str, tracking_uri: str) -> None:
-    # Asked here, because the server would be a process of its own before it knew.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if tracking_uri:
-        mlflow.set_tracking_uri(tracking_uri)
-        mlflow.set_registry_uri(tracking_uri)
-    try:
-        mlflow.models.get_model_info(model_uri)
-    except (MlflowException, OSError) as error:
-        raise CommandError(f"model_uri: {model_uri} cannot be read: {short(error, 300)}") from error

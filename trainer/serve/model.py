@@ -20,6 +20,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from data_prep.contract.errors import UserError
 from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.serve.gallery import Gallery, read_top_k
+from trainer.serve.loading import check_registered
 from trainer.serve.params import LABELS, read_params
 
 
@@ -30,6 +31,7 @@ class RetrievalModel(PythonModel):
         """Load the encoder and the gallery, once a process."""
         folder = Path(context.artifacts["gallery"])
         try:
+            check_registered(context.artifacts)
             self.encoder: Encoder = load_encoder(context.artifacts["export"])
             self.gallery, self.top_k = Gallery.read(folder, self.encoder.embedding_dim), read_top_k(folder)
         except UserError as error:
@@ -42,8 +44,8 @@ class RetrievalModel(PythonModel):
         Parameters
         ----------
         model_input
-            float32 (B, C, T), or nested lists of numbers: unit, rate, window and channel order of the export's ``signal``.
-            Repetitions of a stimulus are averaged by the caller, or come as (B, R, C, T) where MLflow's schema is not in between.
+            (B, C, T) trials or (B, R, C, T) repeated trials, which are averaged: any type of numbers, or nested lists of them, in unit,
+            rate, window and channel order of the export's ``signal``.
         params
             ``subject`` and ``session``: labels as in the study, one for all trials; empty: unknown.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
-import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ from data_prep.contract.words import short
 from trainer.data.loader import Loader
 from trainer.serve.config import RegisterConfig
 from trainer.serve.registered import Registered
+from trainer.serve.versions import quiet_client
+from trainer.serve.whole import TAG, write_files
 from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig
 
@@ -79,21 +81,16 @@ def register_package(
     CommandError
         The tracking server does not take it.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(config.timeout_seconds)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ["MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING"] = "false"  # it would add a file after the list of files is written
+    uri = tracking.uri(folder.path)
+    client = quiet_client(uri)
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    uri = tracking.uri(folder.path)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    packages = Path(__file__).parents[2]
+    packages, flavor = Path(__file__).parents[2], _Listed()
     try:
         run_id, is_new = _run_id(client, tracking, folder, training_run_id)
         # Not log_model: it needs an active run, which would reopen the finished training run and move its end. Without an active
@@ -103,7 +100,7 @@ def register_package(
             info = Model.log(
                 artifact_path=None,
                 name=config.name,
-                flavor=mlflow.pyfunc,
+                flavor=flavor,
                 run_id=run_id,
                 registered_model_name=config.name,
                 python_model=str(Path(__file__).parent / package.python_model),
@@ -114,7 +111,7 @@ def register_package(
                 pip_requirements=package.requirements,
             )
         version = str(info.registered_model_version)
-        for name, value in package.tags.items():
+        for name, value in {**package.tags, TAG: flavor.files_sha256}.items():
             client.set_model_version_tag(config.name, version, name, str(value))
         client.set_registered_model_alias(config.name, ALIAS, version)
         if is_new:
@@ -122,22 +119,38 @@ def register_package(
     except (MlflowException, OSError) as error:
         raise CommandError(f"tracking_uri: {without_credentials(uri)} does not take the model: {short(error, 300)}") from error
     return Registered(
-        model_uri=f"models:/{config.name}@{ALIAS}",
+        model_uri=f"models:/{config.name}/{version}",
         name=config.name,
         version=version,
         run_id=run_id,
         tracking_uri=without_credentials(uri),
+        files_sha256=flavor.files_sha256,
     )
 
 
+class _Listed:
+    """MLflow's ``pyfunc``, whose models have a list of their files when they leave for the store."""
+
+    files_sha256 = ""
+
+    def save_model(self, path: str, **arguments: Any) -> None:
+        """As ``mlflow.pyfunc.save_model``, then the list."""
+        import mlflow
+
+        mlflow.pyfunc.save_model(path=path, **arguments)
+        for compiled in list(Path(path).rglob("__pycache__")):
+            shutil.rmtree(compiled, ignore_errors=True)
+        self.files_sha256 = write_files(Path(path))
+
+
 def _signature(package: Package) -> Any:
-    # Sizes are left open: the model checks them itself and names channels, rate and unit, of which MLflow's schema knows nothing.
+    # Of inputs there is no schema: MLflow's knows one type of numbers and one number of axes, where the model takes float64, lists and
+    # repetitions as well, checks them itself and names channels, rate and unit.
     from mlflow.models import ModelSignature
-    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import DataType, ParamSchema, ParamSpec
 
     kinds = {str: DataType.string, int: DataType.long}
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
         outputs=package.outputs(),
         params=ParamSchema([ParamSpec(name, kinds[type(default)], default) for name, default in package.params.items()]),
     )

@@ -2,7 +2,7 @@
 
 ::
 
-    RUN/export + gallery of a study's part  -->  models:/NAME@candidate  -->  RUN/registered.json
+    RUN/export + gallery of a study's part  -->  models:/NAME/VERSION, now @candidate  -->  RUN/registered.json
 
 The model is code (:mod:`trainer.serve.model`) beside plain files; nothing in it is pickled. The gallery holds the part's
 unique stimuli, of a class-level study its classes, already in the common space (:mod:`trainer.serve.gallery`).
@@ -24,7 +24,7 @@ from data_prep.contract.records import to_json
 from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
 from trainer.artifacts.encoder import Encoder, load_encoder
-from trainer.artifacts.export import CONFIG
+from trainer.artifacts.export import CONFIG, read_export
 from trainer.artifacts.guards import check_unseen
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text_export import is_text_export
@@ -32,7 +32,7 @@ from trainer.data.loader import Loader
 from trainer.serve.about import about, say_not_known
 from trainer.serve.config import RegisterConfig
 from trainer.serve.gallery import Gallery
-from trainer.serve.package import Package, example, register_package, requirements
+from trainer.serve.package import ALIAS, Package, example, register_package, requirements
 from trainer.serve.params import LABELS
 from trainer.serve.register_text import register_text
 from trainer.serve.registered import write_registered
@@ -53,6 +53,7 @@ def run(config: RegisterConfig) -> None:
     if is_text_export(export):
         register_text(config, folder, tracking, training_run_id, export)
         return
+    config = config.named("eeg-retrieval", config.study or str(read_export(export).data_config().study))
     with progress(f"steps of registering {config.name}", 2) as advance, tempfile.TemporaryDirectory() as temporary:
         encoder = load_encoder(export)
         loader = open_part(encoder, config.study or None, config.split or None, config.part)
@@ -78,7 +79,7 @@ def run(config: RegisterConfig) -> None:
         advance()
     write_registered(folder.path, registered)
     Terminal(soft_wrap=True).print(
-        f"{registered.model_uri}: version {registered.version}, gallery of {len(gallery.stimuli)}, in {registered.tracking_uri}",
+        f"{registered.model_uri} (now @{ALIAS}): gallery of {len(gallery.stimuli)}, in {registered.tracking_uri}",
     )
     say_not_known("the encoder", seen)
 

@@ -18,7 +18,7 @@ from trainer.artifacts.text_export import read_text_export
 from trainer.models.language.base import resolve_base
 from trainer.serve.about import about, say_not_known
 from trainer.serve.config import RegisterConfig
-from trainer.serve.package import Package, example, register_package, requirements
+from trainer.serve.package import ALIAS, Package, example, register_package, requirements
 from trainer.serve.params import TEXT
 from trainer.serve.registered import write_registered
 from trainer.training.run_folder import RunFolder
@@ -36,6 +36,7 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
         The export's own base is not where it says, or is another one; the tracking server does not take the model.
     """
     facts = read_text_export(export)
+    config = config.named("eeg-text", config.study or str(facts.data_config().study))
     with progress(f"steps of registering {config.name}", 2) as advance, tempfile.TemporaryDirectory() as temporary:
         load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
         encoder = load_encoder(export / ENCODER)
@@ -64,7 +65,7 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
         advance()
     write_registered(folder.path, registered)
     Terminal(soft_wrap=True).print(
-        f"{registered.model_uri}: version {registered.version}, base {facts.base.name}"
+        f"{registered.model_uri} (now @{ALIAS}): base {facts.base.name}"
         f"{' inside' if config.bundle_base else ' by reference'}, in {registered.tracking_uri}",
     )
     say_not_known("the text model", seen)

@@ -16,13 +16,15 @@ class Registered:
     """A version of a registered model."""
 
     model_uri: str
-    """``models:/NAME@ALIAS``."""
+    """``models:/NAME/VERSION``, which no other run moves (``models:/NAME@ALIAS`` where an earlier version wrote it)."""
     name: str
     version: str
     run_id: str
     """MLflow's run that it belongs to."""
     tracking_uri: str
     """Without a password."""
+    files_sha256: str = ""
+    """Hash of the list of the version's files (:mod:`trainer.serve.whole`); empty: an earlier version wrote none."""
 
 
 def write_registered(run: Path, registered: Registered) -> None:

@@ -22,6 +22,7 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.seed import check_seed
 from trainer.artifacts.text import load_text
 from trainer.models.language.decoding import DecodingConfig
+from trainer.serve.loading import check_registered
 from trainer.serve.params import TEXT, read_params
 
 BASE_VARIABLE = "EEG_TEXT_BASE"
@@ -36,6 +37,7 @@ class TextModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load base, adapter, projector and encoder, once a process."""
         try:
+            check_registered(context.artifacts)
             base = context.artifacts.get("base") or os.environ.get(BASE_VARIABLE)
             device = os.environ.get(DEVICE_VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
             precision: Literal["fp32", "bf16"] = "fp32" if device == "cpu" else "bf16"
@@ -50,8 +52,8 @@ class TextModel(PythonModel):
         Parameters
         ----------
         model_input
-            float32 (B, C, T), or nested lists of numbers: unit, rate, window and channel order of the export's ``signal``.
-            Repetitions of a stimulus are averaged by the caller, or come as (B, R, C, T) where MLflow's schema is not in between.
+            (B, C, T) trials or (B, R, C, T) repeated trials, which are averaged: any type of numbers, or nested lists of them, in unit,
+            rate, window and channel order of the export's ``signal``.
         params
             ``subject`` and ``session``: labels as in the study, one for all trials; empty: unknown. ``seed``, ``max_new_tokens``.
 

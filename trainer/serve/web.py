@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 MODEL, FAILURE = "EEG_SERVE_MODEL", "EEG_SERVE_FAILURE"
-"""Environment variables: the model's URI, and the file that is told in a sentence why it cannot be loaded."""
+"""Environment variables: the model's folder, and the file that is told in a sentence why it cannot be loaded."""
 _STARTUP_FAILURE = 3
 """Status at which uvicorn does not try again."""
 _FORM = '{"inputs": [[[...], ...], ...], "params": {"subject": "..."}}'
@@ -50,6 +50,7 @@ def create_app() -> Starlette:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("trainer", "data_prep")]:
         del sys.modules[name]
+    sys.dont_write_bytecode = True  # nothing comes to lie among the registered files
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where a user's own encoders lie
     try:
