@@ -61,7 +61,11 @@ class ZipMembers:
         head = self.file.read(Span(info.header_offset, _HEADER))
         if head[:4] != b"PK\x03\x04":
             raise ValueError("a member without its header")
-        start = info.header_offset + _HEADER + sum(struct.unpack("<HH", head[26:30]))
+        name_bytes, extra_bytes = struct.unpack("<HH", head[26:30])
+        own = self.file.read(Span(info.header_offset + _HEADER, name_bytes))
+        if own.decode("utf-8" if info.flag_bits & 0x800 else "cp437") != info.orig_filename:
+            raise ValueError("a member of two names")
+        start = info.header_offset + _HEADER + name_bytes + extra_bytes
         packed = Span(start, info.compress_size)
         if info.compress_type == zipfile.ZIP_STORED:
             if info.file_size != info.compress_size or start + info.file_size > self.file.size:
