@@ -32,6 +32,7 @@ COMMANDS = {
         config="data_prep.shards.inspect:InspectConfig",
         run="data_prep.shards.inspect:run",
         help="show what is in a study",
+        prints=True,
     ),
     "audit": Command(
         config="data_prep.splits.audit:AuditConfig",

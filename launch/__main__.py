@@ -15,11 +15,13 @@ COMMANDS = {
         config="launch.plan:LaunchConfig",
         run="launch.supervise:show",
         help="print the command line that run would start",
+        prints=True,
     ),
     "doctor": Command(
         config="launch.doctor:DoctorConfig",
         run="launch.doctor:run",
         help="check this machine",
+        prints=True,
     ),
     "quickstart": Command(
         config="launch.quickstart.quickstart:QuickstartConfig",

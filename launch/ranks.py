@@ -7,9 +7,14 @@ process, and the file that rank 0 writes last is looked for.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import runpy
+import signal
+import socket
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +28,17 @@ from trainer.data.index import StudyIndex
 from trainer.distributed.lean_deepspeed import import_deepspeed
 from trainer.distributed.library_log import collected
 from trainer.distributed.rendezvous import free_port, hold_meeting_place
+from trainer.distributed.stop_signals import stop_signals
 from trainer.distributed.world import World, check_world_size
 from trainer.generate.config import GenerateConfig
 from trainer.training.checkpoint import find
 from trainer.training.config import RunConfig
-from trainer.training.run_folder import RunFolder
+from trainer.training.run_folder import RunFolder, read_lines
+from trainer.training.start import STOPPED_STATUS
 
 
 def start(config: LaunchConfig) -> int:
-    """Check, start the ranks, wait for them, and require what they write last.
+    """Check, start the ranks, wait for them, and require what they write last; exit status 0, or 75 when a signal stopped them.
 
     Raises
     ------
@@ -46,10 +53,14 @@ def start(config: LaunchConfig) -> int:
     with collected(show_errors=False) as said:
         import_deepspeed()
         store = None if config.hostfile else hold_meeting_place(config.master_port)
-        status = become(plan(config, python=sys.executable, port=free_port() if store is None else store.port))
+        prepared = plan(config, python=sys.executable, port=free_port() if store is None else store.port)
+        with _signals() as received:
+            status = become(prepared)
         if begun := _stamp(logs / "rank-0.log") != logged:
             said.open(logs / "launcher.log")
     if _stamp(done) in (None, before):
+        if received() and isinstance(command, RunConfig) and (not begun or _stopped(done.parent)):
+            return STOPPED_STATUS
         more = f"; what libraries said is in {logs}" if begun else ""
         raise CommandError(f"{done.parent}: the ranks ended with status {status} and did not write {done.name}{more}")
     return 0
@@ -91,11 +102,36 @@ def become(prepared: Plan) -> int:
     """Run the plan's module in this process, as ``python -m`` would; its exit status."""
     where = prepared.argv.index("-m") + 1
     sys.argv = list(prepared.argv[where:])
+    if signal.SIGHUP in stop_signals():  # the launcher ends its ranks on SIGTERM, and on this would leave them alone
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         runpy.run_module(prepared.argv[where], run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Context that gives a function: whether a signal came in it. The launcher sets handlers of its own, and on one ends with status 1."""
+    heard, said = socket.socketpair()
+    with heard, said:
+        for end in (heard, said):
+            end.setblocking(False)
+        previous = signal.set_wakeup_fd(said.fileno(), warn_on_full_buffer=False)
+        numbers: set[int] = set()
+        try:
+            yield lambda: bool(numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        finally:
+            signal.set_wakeup_fd(previous)
+            with contextlib.suppress(BlockingIOError):
+                numbers.update(heard.recv(4096))
+
+
+def _stopped(run: Path) -> bool:
+    """Whether the ranks saved where a signal stopped them."""
+    last = [event for event in read_lines(run / "events.jsonl") if event.get("event") in ("start", "resume", "fault", "end")][-1:]
+    return bool(last) and last[0]["event"] == "end" and last[0].get("reason") == "signal"
 
 
 def _stamp(file: Path) -> int | None:

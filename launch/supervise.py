@@ -48,6 +48,7 @@ def show(config: LaunchConfig) -> None:
 
 
 def supervise(prepared: Plan, *, grace_seconds: float) -> int:
-    """Run the plan in its own process group until it ends; SIGINT and SIGTERM go to the group, which is killed after the grace time."""
+    """Run the plan in its own process group until it ends; SIGINT, SIGTERM and SIGHUP (as SIGTERM) go to the group, which is killed
+    after the grace time."""
     status, _ = run_in_group(prepared.argv, {**os.environ, **prepared.environment}, grace_seconds=grace_seconds)
     return -signal.SIGKILL if status is None else status

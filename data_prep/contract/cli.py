@@ -33,6 +33,7 @@ from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_
 
 from data_prep.contract.config_file import check_config_file
 from data_prep.contract.errors import ConfigError, UserError, sentence_of, traceback_file
+from data_prep.contract.output import keep_output, lost_output
 from data_prep.contract.refusals import in_our_words
 from data_prep.contract.terminal import visible
 from data_prep.contract.trust import allow_classes, nothing_else_imported
@@ -71,6 +72,8 @@ class Command:
     config: str
     run: str
     help: str
+    prints: bool = False
+    """Its result is what it prints: a standard output that cannot take it is then a failure."""
 
 
 class _Parser(ArgumentParser):
@@ -92,19 +95,9 @@ def begin_process() -> None:
     """What a process does first that was started as a command.
 
     Modules of a user's own (import paths in configs) are found in the present folder, but none of them takes the place of one of ours,
-    here or in child processes. Output that was closed is lost without a word, and no file takes its number; a character that the
-    output's encoding lacks is written as its escape: neither may cost a result.
+    here or in child processes. No output that is or gets lost costs a result: :func:`data_prep.contract.output.keep_output`.
     """
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    keep_output()
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -148,6 +141,8 @@ def main(prog: str, description: str, commands: Mapping[str, Command], argv: Seq
             action = _load(command.run)  # first: what a package registers, its config may name
             config = parse(_load(command.config), arguments, prog=f"{prog} {name}")
         status: int | None = action(config)
+        if command.prints and not status and (lost := lost_output()):
+            raise UserError(f"standard output: {sentence_of(lost)}, expected one that takes what {name} prints")
         return status
 
     return ending(run, debug=debug)

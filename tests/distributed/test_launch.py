@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from data_prep.contract.errors import CommandError, UserError
 from launch.plan import LaunchConfig
 from launch.ranks import check, parse_trainers
 from tests.distributed.launcher import ROOT
-from tests.distributed.training import make_study
+from tests.distributed.training import events, last_step, make_study, saved_step, wait_for
 from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.rendezvous import hold_meeting_place
+from trainer.training.start import STOPPED_STATUS
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -71,6 +73,26 @@ def test_a_taken_port_is_refused_before_there_are_ranks(home: Path) -> None:
     (said,) = [line for line in done.stderr.splitlines() if "loading libraries" not in line]
     assert said == f"error: master_port: {port} is in use by another program: choose another one, or 0 for any that is free"
     assert not (home / "refused").exists()
+
+
+def test_a_terminal_that_goes_stops_the_ranks_which_save_though_nobody_reads_what_they_say(home: Path) -> None:
+    run = home / "hung-up"
+    argv = [sys.executable, "-m", "launch", "run", "--num_processes", "2", "--", "contrastive", "--config", str(home / "config.yaml")]
+    alone = environment_of_its_own() | {"CUDA_VISIBLE_DEVICES": ""}
+    reader, writer = os.pipe()
+    command = [*argv, "--run", str(run), "--train.steps", "5000"]
+    process = subprocess.Popen(command, stdout=writer, stderr=writer, cwd=ROOT, env=alone, start_new_session=True)
+    os.close(writer)
+    os.read(reader, 1)
+    os.close(reader)
+    try:
+        wait_for(lambda: last_step(run) >= 6, process)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == STOPPED_STATUS
+    finally:
+        process.kill()
+        process.wait()
+    assert [(end["reason"], end["step"]) for end in events(run, "end")] == [("signal", saved_step(run))]
 
 
 def test_a_port_is_held_from_the_moment_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
+from trainer.distributed.stop_signals import stop_signals
+
 _LAUNCHER_VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     "TORCHELASTIC_USE_AGENT_STORE",
@@ -31,8 +33,9 @@ def run_in_group(
 ) -> tuple[int | None, int | None]:
     """Run ``argv`` to its end.
 
-    SIGINT and SIGTERM of this process go to the child's whole group, as does SIGTERM after ``timeout_seconds``; what then still runs
-    after ``grace_seconds`` is killed. Only the main thread may call this. ``pass_fds`` stay open in the child.
+    SIGINT and SIGTERM of this process go to the child's whole group, SIGHUP as SIGTERM (launchers do not know it and would leave their
+    ranks without a word), as does SIGTERM after ``timeout_seconds``; what then still runs after ``grace_seconds`` is killed. Only the
+    main thread may call this. ``pass_fds`` stay open in the child.
 
     Returns
     -------
@@ -43,11 +46,12 @@ def run_in_group(
     process: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, _: FrameType | None) -> None:
+        number = signal.SIGTERM if number == signal.SIGHUP else number
         asked.append(number)
         if process is not None:
             _signal_group(process, number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, forward) for number in stop_signals(signal.SIGINT)}
     try:
         process = subprocess.Popen(argv, env=dict(environment), start_new_session=True, pass_fds=pass_fds)
         if asked:  # a signal came before there was anyone to forward it to

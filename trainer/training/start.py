@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from data_prep.contract.files import write_atomically
+from trainer.distributed.stop_signals import stop_signals
 
 STOPPED_STATUS = 75
 """Exit status of a run that a signal stopped: not finished, to be resumed or started again (sysexits' EX_TEMPFAIL)."""
@@ -94,22 +95,24 @@ class Start:
 def starting(path: Path) -> Iterator[Start]:
     """Context in which a run is set up in the folder ``path``; what leaves it with an error leaves the folder as it was.
 
-    SIGTERM, by which a launcher ends the other ranks when one has failed, ends a start with :data:`STOPPED_STATUS`: nothing is trained
-    yet that would have to be saved.
+    SIGTERM, by which a launcher ends the other ranks when one has failed, or SIGHUP ends a start with :data:`STOPPED_STATUS`: nothing is
+    trained yet that would have to be saved.
     """
     start = Start(path)
-    previous = signal.signal(signal.SIGTERM, _end)
+    previous = {number: signal.signal(number, _end) for number in stop_signals()}
     try:
         yield start
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes as soon as another rank is gone, and must not cut this short
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)  # SIGTERM comes as soon as another rank is gone, and must not cut this short
         try:
             start.undo()
         except OSError as second:  # what ended the start is what has to be said
             error.add_note(f"and {path} could not be made what it was before: {second}")
         raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

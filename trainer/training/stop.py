@@ -10,9 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.distributed.stop_signals import stop_signals
+
 
 class StopSignal:
-    """SIGTERM or SIGINT on any rank, agreed upon by all: they must leave the loop after the same step.
+    """SIGTERM, SIGHUP or SIGINT on any rank, agreed upon by all: they must leave the loop after the same step.
 
     The answer is that of the reduction begun one step ago, so that no device waits for it.
     """
@@ -23,7 +25,7 @@ class StopSignal:
         self._pending: tuple[Tensor, Any] | None = None
 
     def __enter__(self) -> StopSignal:
-        self._previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {s: signal.signal(s, self._receive) for s in stop_signals(signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:

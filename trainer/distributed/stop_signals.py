@@ -1,0 +1,11 @@
+"""Which signals ask a run to stop."""
+
+from __future__ import annotations
+
+import signal
+
+
+def stop_signals(*others: signal.Signals) -> tuple[signal.Signals, ...]:
+    """SIGTERM, SIGHUP, which comes when a terminal or a connection goes, and ``others``; no SIGHUP under ``nohup``, which ignores it."""
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGTERM, *hangup, *others)
