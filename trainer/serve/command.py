@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data_prep.contract.errors import CommandError, UserError
@@ -33,7 +34,7 @@ from trainer.distributed.child import run_in_group
 from trainer.serve.loading import FILES_SHA256
 from trainer.serve.registered import read_registered
 from trainer.serve.versions import Version, fetch, named_version, pinned, registered_version
-from trainer.serve.web import FAILURE, MODEL
+from trainer.serve.web import FAILURE, LIMITS, MODEL, Limits
 from trainer.serve.whole import FILES, check_files, forget_compiled
 from trainer.training.tracking import check_tracking_uri
 
@@ -60,6 +61,8 @@ class ServeConfig:
     """TCP port; 0: any free one, which is said."""
     workers: int = 1
     """Server processes; each loads the model."""
+    limits: Limits = field(default_factory=Limits)
+    """What a client may ask."""
 
     def __post_init__(self) -> None:
         if bool(self.run) == bool(self.model_uri):
@@ -84,6 +87,7 @@ def run(config: ServeConfig) -> int:
             version, folder = version_to_serve(config, Path(temporary))
             served.append(version.model_uri)
             environment = dict(os.environ) | {MODEL: str(folder), FAILURE: str(failure), FILES_SHA256: version.files_sha256 or ""}
+            environment[LIMITS] = json.dumps(asdict(config.limits))
             environment |= {"MLFLOW_DISABLE_TELEMETRY": "true"} | ({"MLFLOW_TRACKING_URI": _tracking(config)} if _tracking(config) else {})
             status, asked = run_in_group(argv, environment, grace_seconds=_GRACE_SECONDS, pass_fds=[listener.fileno()])
         if failure.is_file():
