@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.contract.records import FLAT, read_record, write_record
+from data_prep.contract.seal import seal
 
 FORMAT_VERSION = 1
 
@@ -64,4 +65,6 @@ def read_audit(root: Path, split: str) -> Audit | None:
 
 def write_audit_file(root: Path, audit: Audit) -> None:
     """Write it beside the split."""
-    write_record(audit_path(root, audit.name), audit)
+    path = audit_path(root, audit.name)
+    write_record(path, audit)
+    seal(path.parent, [path])

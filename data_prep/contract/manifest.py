@@ -255,7 +255,11 @@ class Manifest:
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` and then ``manifest.sha256``."""
     write_json(root / "manifest.json", manifest.plain())
-    write_atomically(root / "manifest.sha256", (sha256_file(root / "manifest.json") + "  manifest.json\n").encode())
+    write_atomically(root / "manifest.sha256", _seal_line(sha256_file(root / "manifest.json")).encode())
+
+
+def _seal_line(sha256: str) -> str:
+    return f"{sha256}  manifest.json\n"
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -275,10 +279,10 @@ def read_manifest(root: Path) -> Manifest:
     if version != SCHEMA_VERSION:
         raise StudyError(f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}: shard the study again with this version")
     recorded_file = root / "manifest.sha256"
-    recorded = recorded_file.read_text().split()[:1] if recorded_file.is_file() else []
+    recorded = recorded_file.read_bytes().decode("utf-8", "replace") if recorded_file.is_file() else "nothing"
     found = sha256_file(path)
-    if recorded != [found]:
-        raise StudyError(f"{path}: SHA-256 is {found[:12]}…, manifest.sha256 says {(recorded or ['nothing'])[0][:12]}…: altered")
+    if recorded != _seal_line(found):
+        raise StudyError(f"{path}: SHA-256 is {found[:12]}…, manifest.sha256 says {recorded[:12]!r}…: one of the two is altered")
     missing = {"shards", "embeddings", "fingerprint", "stimulus_level", "signal", "tables"} - plain.keys()
     if missing:
         raise StudyError(f"{path}: lacks {sorted(missing)}")

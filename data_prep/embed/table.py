@@ -18,6 +18,7 @@ from data_prep.contract.arrays import read_array
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, write_atomically, write_json
 from data_prep.contract.manifest import Embedding
+from data_prep.contract.seal import seal
 
 
 def check_table(table_NE: np.ndarray, where: str, num_rows: int) -> np.ndarray:
@@ -54,7 +55,9 @@ def write_table(root: Path, name: str, array: np.ndarray, provenance: Mapping[st
     data = table_bytes(array)
     entry = Embedding(dim=int(array.shape[1]), sha256=hashlib.sha256(data).hexdigest(), provenance=provenance)
     write_atomically(root / "embeddings" / f"{name}.npy", data)
-    write_json(root / "embeddings" / f"{name}.json", {"key": key, "entry": entry.plain()})
+    facts = root / "embeddings" / f"{name}.json"
+    write_json(facts, {"key": key, "entry": entry.plain()})
+    seal(facts.parent, [facts])
     return entry
 
 

@@ -26,6 +26,7 @@ from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, sha256_json, write_atomically
 from data_prep.contract.manifest import Embedding, Manifest, Quality, read_manifest, write_manifest
 from data_prep.contract.progress import tracked
+from data_prep.contract.seal import seal, write_seals
 from data_prep.contract.terminal import Terminal
 from data_prep.embed import table as embedding_table
 from data_prep.embed.base import EmbeddingConfig
@@ -159,6 +160,9 @@ def _write_study(config: ShardConfig, source: Source, root: Path, console: Termi
         code_version=importlib.metadata.version("eeg-vision-stack") if _installed() else "0.1.0",
     )
     write_atomically(root / "config.yaml", cli.to_yaml(config).encode())
+    if entries:  # those that a killed run has left without its seal, too
+        seal(root / "embeddings", [root / "embeddings" / f"{name}.json" for name in entries])
+    write_seals(root, [root / "config.yaml", root / "plan.json", *sorted(root.glob("*.done.json"))])
     written = _manifest_with_later_embeddings(root, manifest)
     write_manifest(root, written)
     return read_manifest(root)

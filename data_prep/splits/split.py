@@ -12,6 +12,7 @@ from data_prep.contract import cli, schema
 from data_prep.contract.audit import Audit
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, write_json
+from data_prep.contract.seal import seal
 from data_prep.contract.split import Split, assign_parts
 from data_prep.contract.terminal import Terminal
 from data_prep.shards.open import StudyFolder, open_study
@@ -66,6 +67,7 @@ def write_split(config: SplitConfig, name: str = "", study: StudyFolder | None =
             raise StudyError(f"{path}: a different split of this name is there: choose another name, or set overwrite: true")
     arrays = None if config.transform == "none" else transforms.fit_transform(study, split, config.transform)
     write_json(path, split.plain())
+    seal(path.parent, [path])
     if arrays is not None:
         transforms.write_transform(study.root, name, arrays)
     return split, audit.write_audit(study, split)

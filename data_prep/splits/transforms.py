@@ -20,6 +20,7 @@ from data_prep.contract import schema, signals
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import write_atomically
 from data_prep.contract.progress import Advance, progress
+from data_prep.contract.seal import seal
 from data_prep.contract.split import Split, assign_parts
 from data_prep.shards.open import StudyFolder
 
@@ -179,4 +180,5 @@ def write_transform(root: Path, name: str, arrays: dict[str, np.ndarray]) -> Pat
             np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{key}.npy"), member.getvalue())
     write_atomically(path, buffer.getvalue())
+    seal(path.parent, [path])
     return path
