@@ -33,6 +33,7 @@ from jsonargparse import ArgumentError, ArgumentParser, _typehints, set_parsing_
 
 from data_prep.contract.config_file import check_config_file
 from data_prep.contract.errors import ConfigError, UserError, sentence_of, traceback_file
+from data_prep.contract.limits import Limits, limits, use_limits
 from data_prep.contract.output import keep_output, lost_output
 from data_prep.contract.refusals import in_our_words
 from data_prep.contract.terminal import visible
@@ -204,14 +205,18 @@ def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") 
     parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip(), exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with the fields below")
     parser.add_argument("--trust", type=str, default="", help="import paths whose classes exports may name, with commas between")
+    parser.add_class_arguments(Limits, "file_limits")
+    parser.set_defaults({f"file_limits.{name}": value for name, value in dataclasses.asdict(limits()).items()})
     parser.add_class_arguments(config_class)
     try:
         words = _config_first(arguments)
+        use_limits(_limits_on_the_line(words))  # the config's own file is read first
         for name in _config_files(words):
             check_config_file(name)
         namespace = parser.parse_args(words)
         allow_classes(namespace.trust.split(","))
-        fields = {k: v for k, v in vars(parser.instantiate_classes(namespace)).items() if k not in ("config", "trust")}
+        use_limits(Limits(**vars(namespace.file_limits)))
+        fields = {k: v for k, v in vars(parser.instantiate_classes(namespace)).items() if k not in ("config", "trust", "file_limits")}
         config = config_class(**fields)
     except UserError as error:
         raise ConfigError(_one_line(str(error))) from error
@@ -285,6 +290,16 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
         else:
             rest.append(word)
     return first + rest
+
+
+def _limits_on_the_line(words: Sequence[str]) -> Limits:
+    """Those raised by ``--file_limits.NAME NUMBER``; what is no number is the parser's to refuse."""
+    found: dict[str, int] = {}
+    for word, following in pairwise([*words, ""]):
+        name, _, value = word.removeprefix("--file_limits.").partition("=")
+        if word.startswith("--file_limits.") and hasattr(Limits, name) and (value or following).isdecimal():
+            found[name] = int(value or following)
+    return Limits(**{**dataclasses.asdict(limits()), **found})
 
 
 def _config_files(words: Sequence[str]) -> Iterator[str]:

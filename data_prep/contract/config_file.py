@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from data_prep.contract.errors import ConfigError, sentence_of
+from data_prep.contract.limits import limits, too_much
 from data_prep.contract.words import listed, short
 
 _TEXT = "tag:yaml.org,2002:str"
 
 
-def check_config_file(name: str) -> None:
-    """Refuse what is no config: a mapping of fields in YAML, each field once.
+def read_fields(path: Path) -> dict[str, Any]:
+    """The fields of a config as plain values; see :func:`check_config_file`."""
+    found: dict[str, Any] = yaml.safe_load(check_config_file(str(path)))
+    return found
+
+
+def check_config_file(name: str) -> str:
+    """The text of a config: refused is what is none, a mapping of fields in YAML, each field once.
 
     Raises
     ------
@@ -24,7 +32,8 @@ def check_config_file(name: str) -> None:
     if not name.strip():
         raise ConfigError(f"--config: {name!r}, expected the name of a YAML file")
     path = Path(name)
-    root = _parsed(path, _text(path))
+    text = _text(path)
+    root = _parsed(path, text)
     if root is None:
         raise ConfigError(f"{path}: is empty, expected the fields of a config, one a line (field: value)")
     if not isinstance(root, yaml.MappingNode):
@@ -34,6 +43,7 @@ def check_config_file(name: str) -> None:
     for key, _ in root.value:
         if key.tag != _TEXT:
             raise ConfigError(f"{path}: line {_line(key)} begins with {short(key.value)!r}, expected the name of a field")
+    return text
 
 
 def _text(path: Path) -> str:
@@ -44,7 +54,11 @@ def _text(path: Path) -> str:
             raise ConfigError(f"{path}: no such file, expected a YAML file{_others(path)}")
         if not path.is_file():
             raise ConfigError(f"{path}: is no ordinary file, expected a YAML file")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            raw = file.read(limits().yaml_bytes + 1)
+        if len(raw) > limits().yaml_bytes:
+            raise ConfigError(str(too_much(path, f"more than {limits().yaml_bytes:,} bytes of YAML", "yaml_bytes")))
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = f"byte {error.object[error.start]:#04x} at {error.start}"
         raise ConfigError(f"{path}: not UTF-8 text ({byte}), expected a YAML file") from error
@@ -74,26 +88,33 @@ def _parsed(path: Path, text: str) -> yaml.Node | None:
 
 
 def _check_nodes(path: Path, root: yaml.Node) -> None:
-    """Each field once, plain values only, nothing inside itself."""
-    open_nodes, seen = {id(root)}, set()
+    """Each field once, plain values only, nothing inside itself; and not many values, those that an alias repeats counted each time."""
+    open_nodes: set[int] = {id(root)}
+    sizes: dict[int, int] = {}
 
-    def check(node: yaml.Node) -> None:
-        if id(node) in seen:
-            return
+    def check(node: yaml.Node, depth: int) -> int:
+        if id(node) in sizes:
+            return sizes[id(node)]
+        if depth > limits().depth:
+            raise ConfigError(str(too_much(path, f"values nested more than {limits().depth} deep", "depth")))
         if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
             raise ConfigError(f"{path}: line {_line(node)} has the tag {short(node.tag)}, expected plain values")
         children = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
         if isinstance(node, yaml.MappingNode):
             _check_keys(path, node)
+        size = 1
         for child in children if isinstance(node, yaml.CollectionNode) else ():
             if id(child) in open_nodes:
                 raise ConfigError(f"{path}: what begins at line {_line(child)} holds itself, expected plain values")
             open_nodes.add(id(child))
-            check(child)
+            size += check(child, depth + 1)
             open_nodes.discard(id(child))
-        seen.add(id(node))
+        sizes[id(node)] = size
+        return size
 
-    check(root)
+    found = check(root, 0)
+    if found > limits().yaml_items:
+        raise ConfigError(str(too_much(path, f"{found:,} values, as its aliases repeat them", "yaml_items")))
 
 
 def _check_keys(path: Path, mapping: yaml.MappingNode) -> None:

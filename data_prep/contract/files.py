@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import StudyError
+from data_prep.contract.json_text import parse_json
+from data_prep.contract.limits import limits, too_much
 
 
 def canonical_json(value: Any) -> bytes:
@@ -69,10 +71,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; a missing or broken one is a :class:`StudyError` naming it."""
+    """Parse a JSON file; a missing or broken one, or one beyond the limits, is a :class:`StudyError` naming it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > limits().json_bytes:
+            raise too_much(path, f"{size:,} bytes of JSON", "json_bytes")
+        return parse_json(path.read_bytes(), path)
     except FileNotFoundError as error:
         raise StudyError(f"{path}: no such file") from error
-    except (ValueError, RecursionError) as error:  # text in another encoding is a ValueError, too
-        raise StudyError(f"{path}: not valid JSON ({error})") from error

@@ -1,16 +1,17 @@
 """What a file may cost that somebody else made: every size, count and depth that a reader takes from a file is held against one of these.
 
-A limit is raised at any command, on the line (``--limits.json_bytes 1000000000``) or in its YAML (``limits: {json_bytes: 1000000000}``);
-what exceeds one is refused in a sentence that names it.
+A limit is raised at any command, on the line (``--file_limits.json_bytes 1000000000``) or in its YAML (``file_limits:``), and elsewhere by
+the environment (:data:`VARIABLE`); what exceeds one is refused in a sentence that names it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.contract.errors import StudyError
+from data_prep.contract.errors import ConfigError, StudyError
 
 MIB = 2**20
 
@@ -21,7 +22,7 @@ class Limits:
 
     json_bytes: int = 64 * MIB
     """Bytes of a JSON file, or of one line of JSON lines."""
-    json_items: int = 4_000_000
+    json_items: int = 8_000_000
     """Values of a JSON file, or of one line of JSON lines."""
     yaml_bytes: int = MIB // 4
     """Bytes of a YAML file."""
@@ -45,27 +46,44 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
-                raise ValueError(f"limits.{field.name} is {getattr(self, field.name)}, expected at least 1")
+                raise ValueError(f"file_limits.{field.name} is {getattr(self, field.name)}, expected at least 1")
         if self.depth > 400:  # Python's own stack ends not far above
-            raise ValueError(f"limits.depth is {self.depth}, expected at most 400")
+            raise ValueError(f"file_limits.depth is {self.depth}, expected at most 400")
 
 
-_active = Limits()
+VARIABLE = "EEGVISION_FILE_LIMITS"
+"""Environment variable that takes raised limits to child processes: ``json_bytes=1000000000,depth=200``."""
+_active: Limits | None = None
 
 
 def limits() -> Limits:
     """The limits of this process."""
+    global _active
+    if _active is None:
+        _active = _of_environment()
     return _active
 
 
 def use_limits(wanted: Limits) -> None:
-    """From here on ``wanted`` are the limits of this process."""
+    """From here on ``wanted`` are the limits of this process and of its children."""
     global _active
     _active = wanted
+    changed = {name: value for name, value in dataclasses.asdict(wanted).items() if value != getattr(Limits, name)}
+    os.environ.pop(VARIABLE, None)
+    if changed:
+        os.environ[VARIABLE] = ",".join(f"{name}={value}" for name, value in changed.items())
+
+
+def _of_environment() -> Limits:
+    words = [word.partition("=") for word in os.environ.get(VARIABLE, "").split(",") if word]
+    try:
+        return Limits(**{name.strip(): int(value) for name, _, value in words})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{VARIABLE}: {error}, expected NAME=NUMBER with commas between") from error
 
 
 def too_much(where: Path | str, found: str, name: str) -> StudyError:
     """The sentence for what exceeds the limit ``name``; ``found`` says what was found, such as ``5,000,000 bytes of JSON``."""
     return StudyError(
-        f"{where}: {found}, expected at most {getattr(_active, name):,}: a limit, raised by limits.{name} for a file you trust"
+        f"{where}: {found}, expected at most {getattr(limits(), name):,}: a limit, raised by file_limits.{name} for a file you trust"
     )

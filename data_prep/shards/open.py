@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep.contract.json_text import parse_json
 from data_prep.contract.open_study import OpenStudy, read_study
 from data_prep.contract.tars import Tars
 
@@ -48,7 +48,7 @@ class StudyFolder(OpenStudy):
 
     def description(self, sample: int) -> dict[str, Any]:
         """What ``KEY.json`` says of one sample; raises as :meth:`eeg` does."""
-        said: dict[str, Any] = json.loads(self._bytes(sample, "json"))
+        said: dict[str, Any] = parse_json(bytes(self._bytes(sample, "json")), f"{self.root}: the JSON of sample {sample}")
         return said
 
     def first_repetition(self) -> np.ndarray:

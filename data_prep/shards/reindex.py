@@ -7,7 +7,6 @@ that is missing or damaged beside a sound tar is then written anew.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, write_atomically
+from data_prep.contract.json_text import parse_json
 from data_prep.contract.manifest import Manifest, Shard, Stimulus, read_manifest
 from data_prep.contract.progress import tracked
 from data_prep.contract.terminal import Terminal
@@ -141,7 +141,7 @@ def _describe(
 ) -> list[tuple[int, int, int]]:
     """Append n_reps, subject, stimulus and concept to ``row``; return the sample's rows of the trials table."""
     try:
-        said = json.loads(text)
+        said = parse_json(text, where)
         stimulus = ids["stimulus"][said["stimulus"]]
         row += [n_reps, ids["subject"][said["subject"]], stimulus, stimuli[stimulus].concept]
         sessions = [ids["session"][label] for label in said["session"]]

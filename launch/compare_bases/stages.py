@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from data_prep.contract.cli import to_plain, to_yaml
+from data_prep.contract.config_file import read_fields
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_atomically
 from data_prep.contract.records import to_json
@@ -138,8 +138,7 @@ def launch(config: CompareBasesConfig, command: Sequence[str], *, on_cpu: bool) 
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return read_fields(path) if path.is_file() else {}
 
 
 def _likelihood(folder: Path) -> float | None:

@@ -41,7 +41,7 @@ def offenders(prefix: str, allowed: tuple[str, ...]) -> list[str]:
         ("torch.distributed", ("trainer/distributed/", "trainer/run.py", "trainer/training/")),
         (
             "pickle",
-            ("data_prep/contract/safe_load.py", "data_prep/simulate/study.py"),
+            ("data_prep/simulate/study.py",),  # writes, as the published files are
         ),
     ],
 )

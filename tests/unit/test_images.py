@@ -74,7 +74,7 @@ def test_images_that_went_wrong(case: str) -> None:
 def test_sizes_are_bounded_before_pixels_are_there(tmp_path: Path, width: int, height: int, limit: str) -> None:
     (tmp_path / "i.png").write_bytes(png_of(width, height))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(StudyError, match=rf"i\.png: an image of .* raised by limits\.image_{limit}"):
+    with pytest.raises(StudyError, match=rf"i\.png: an image of .* raised by file_limits\.image_{limit}"):
         open_image(tmp_path / "i.png")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 

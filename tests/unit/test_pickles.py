@@ -260,7 +260,7 @@ def test_a_limit_is_named_and_raised(tmp_path: Path) -> None:
     content = pickle.dumps(list(range(1000)))
     limits.use_limits(limits.Limits(objects=500))
     try:
-        assert "limits.objects" in refusal(tmp_path / "b.pkl", content)
+        assert "file_limits.objects" in refusal(tmp_path / "b.pkl", content)
     finally:
         limits.use_limits(limits.Limits())
     assert loaded(tmp_path / "b.pkl", content) == list(range(1000))
@@ -363,7 +363,7 @@ def test_archives_that_lie_are_refused(tmp_path: Path) -> None:
     assert safe_load.load(path)["x"].sum() == 0
     limits.use_limits(limits.Limits(unpacked_bytes=2**20))
     try:
-        with pytest.raises(StudyError, match=r"z\.npz: an archive of .* unpacks to .*limits\.unpacked_bytes"):
+        with pytest.raises(StudyError, match=r"z\.npz: an archive of .* unpacks to .*file_limits\.unpacked_bytes"):
             safe_load.load(path)
     finally:
         limits.use_limits(limits.Limits())

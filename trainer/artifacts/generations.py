@@ -9,7 +9,6 @@ Q: items, S: training seeds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.json_text import parse_json
 from data_prep.contract.manifest import read_manifest
 from data_prep.contract.records import read_record
 
@@ -257,7 +257,7 @@ def _read_records(folder: Path) -> dict[tuple[str, int], Record]:
             if not line.strip():
                 continue
             try:
-                record = _record(json.loads(line))
+                record = _record(parse_json(line, "the line", halves=True))
             except (ValueError, KeyError, TypeError) as error:
                 reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 raise CommandError(f"{path}: line {number} is not a record of generate ({reason})") from error

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_prep.contract.cli import from_plain, to_plain
+from data_prep.contract.config_file import read_fields
 from data_prep.contract.terminal import Terminal
 from trainer.training.callback import Callback, LoopView
 from trainer.training.completed import read_completed
@@ -168,8 +167,8 @@ def training_run(exported: str | Path | None) -> tuple[str, MlflowConfig, Path] 
         if (completed := read_completed(folder)) is not None:
             run_id = completed.tracking_run_id
             config = folder / "config.yaml"
-            plain = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-            tracking = from_plain(MlflowConfig, (plain or {}).get("mlflow") or {})
+            plain = read_fields(config) if config.is_file() else {}
+            tracking = from_plain(MlflowConfig, plain.get("mlflow") or {})
             return (run_id, tracking, folder) if run_id and tracking.enabled else None
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 
 from data_prep.contract.arrays import read_archive
 from data_prep.contract.errors import CommandError
+from data_prep.contract.json_text import parse_json
 from data_prep.contract.records import from_json
-from data_prep.contract.words import short
 from trainer.evaluate.study_facts import StudyFacts
 
 
@@ -62,8 +61,4 @@ def read_embeddings(path: Path) -> Pairs:
 def _facts(array: Any, where: str) -> StudyFacts | None:
     if array is None:
         return None
-    try:
-        plain = json.loads(str(array))
-    except (ValueError, RecursionError) as error:
-        raise CommandError(f"{where}: not JSON ({short(error)}), expected what export-embeddings writes") from error
-    return from_json(StudyFacts, plain, where, written_by="export-embeddings")
+    return from_json(StudyFacts, parse_json(str(array), where), where, written_by="export-embeddings")

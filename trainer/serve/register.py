@@ -15,14 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_prep.contract.cli import from_plain
+from data_prep.contract.config_file import read_fields
 from data_prep.contract.errors import CommandError
 from data_prep.contract.progress import progress
 from data_prep.contract.records import to_json
 from data_prep.contract.terminal import Terminal
-from data_prep.contract.words import short
 from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.artifacts.export import CONFIG, read_export
 from trainer.artifacts.guards import check_unseen
@@ -126,11 +124,8 @@ def _read_run(folder: RunFolder) -> tuple[str, MlflowConfig]:
     config = folder.path / "config.yaml"
     if (completed := read_completed(folder.path)) is None:
         raise CommandError(f"run: {folder.path} is not a completed run (no {folder.completed.name})")
-    try:
-        plain = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    except yaml.YAMLError as error:
-        raise CommandError(f"{config}: not YAML ({short(error, 200)})") from error
-    return completed.tracking_run_id, from_plain(MlflowConfig, (plain or {}).get("mlflow") or {})
+    plain = read_fields(config) if config.is_file() else {}
+    return completed.tracking_run_id, from_plain(MlflowConfig, plain.get("mlflow") or {})
 
 
 # ------------------------------------------------------------------------------------------------------------ MLflow

@@ -13,7 +13,6 @@ N: captions, F: statistics, A: attributes.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, StudyError
+from data_prep.contract.files import read_json
 from data_prep.contract.progress import tracked
 from trainer.artifacts.generations import Caption
 
@@ -252,8 +252,8 @@ def read_attributes(path: Path) -> dict[str, list[str]]:
         Not there, not JSON, or not lists of phrases by attribute.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = read_json(path)
+    except (OSError, StudyError) as error:
         raise CommandError(f"attributes: {path} cannot be read ({error})") from error
 
     def phrases(value: Any) -> bool:
