@@ -109,7 +109,7 @@ class LossConfig:
     learnable_temperature: bool = True
     """Whether the logit scale (and SigLIP's bias) is trained."""
     max_logit_scale: float = 100.0
-    """The logit scale is clamped to this in the forward pass."""
+    """Limit of the logit scale: brought back to it after every optimizer step, it leaves it as soon as the gradient points inwards."""
     logit_bias: float = -10.0
     """Initial bias of SigLIP's logits; InfoNCE has none."""
     terms: list[LossTerm] = field(default_factory=list)

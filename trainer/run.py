@@ -144,6 +144,7 @@ def _set_up(
         if loop.state.loss_scale:
             loop.loss_scale.load_state_dict(loop.state.loss_scale)
         task.started_from = loop.state.started_from
+        loop.check_finite(whose=str(resumed.path))
     loop.state.started_from = task.started_from
     checkpoint.on_rank_0(world, lambda: _claim(config, task, folder, world, found, start))
     return loop

@@ -471,7 +471,11 @@ def test_numbers_that_json_cannot_hold_are_null_and_said(home: Path, tmp_path: P
 def test_an_encoder_that_makes_no_numbers_is_refused_in_a_sentence(home: Path, tmp_path: Path) -> None:
     export = Path(shutil.copytree(home / "model", tmp_path / "model"))
     file = export / "encoder" / "model.safetensors"
-    save_file({name: value * math.nan if value.is_floating_point() else value for name, value in load_file(file).items()}, file)
+    whole = load_file(file)
+    save_file({name: value * math.nan if value.is_floating_point() else value for name, value in whole.items()}, file)
+    with pytest.raises(UserError, match=r"model.safetensors: .* is not finite, expected numbers: the training that wrote it had failed"):
+        generate(config(home, tmp_path / "out", export=str(export), arms=["eeg"], label_only=""), World(), CPU)
+    save_file({name: value * 1e38 if value.is_floating_point() else value for name, value in whole.items()}, file)
     with pytest.raises(
         UserError, match="EEG of trial 0 has no finite embedding: its values are too large, or the encoder's weights are damaged"
     ):

@@ -196,6 +196,30 @@ class Encoder:
             found.append(z_BP.cpu().numpy())
         return np.concatenate(found)
 
+    def check_embeds(self, where: Path, eeg: np.ndarray | None = None, subject: str = "", session: str = "") -> None:
+        """Refuse an encoder that makes no numbers of a trial: of ``eeg`` (1, C, T) with its labels, or of noise of a usual level.
+
+        Raises
+        ------
+        CommandError
+            Names ``where``, the export.
+        """
+        if eeg is None:
+            level = 10.0 if self.signal.unit == "microvolts" else 1.0
+            shape = (1, len(self.signal.ch_names), self.signal.n_times)
+            eeg = level * np.random.default_rng(0).standard_normal(shape, np.float32)
+            subject, session = self.transform.labels[0] if self.transform is not None else ("", "")
+        images = np.ones((1, self.export.build.embedding_dim), np.float32)
+        try:
+            z_EEG, z_image = self.embed(eeg, subject or None, session or None), self.embed_image(images)
+        except UserError as error:
+            raise CommandError(f"{where}: not to be used, {error}") from error
+        for what, z_BP in (("trial", z_EEG), ("image", z_image)):
+            if not (np.isfinite(z_BP).all() and z_BP.any()):
+                raise CommandError(
+                    f"{where}: not to be used, its embedding of a plain {what} is zero or not finite: the training had failed"
+                )
+
     @torch.no_grad()
     def prepared(
         self,
@@ -393,6 +417,7 @@ def run(config: ExportConfig) -> None:
     if output.exists():
         raise CommandError(f"output: {output} is there already; choose another folder")
     encoder = load_encoder(source)
+    encoder.check_embeds(source)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial)

@@ -225,6 +225,23 @@ class TextDecoder:
             )
         return said
 
+    @torch.no_grad()
+    def check_reads(self, where: Path, eeg: np.ndarray, subject: str = "", session: str = "") -> None:
+        """Refuse a model that makes no numbers of a trial (1, C, T): no embedding, or no prefix for the language model.
+
+        Raises
+        ------
+        CommandError
+            Names ``where``, the export.
+        """
+        self.encoder.check_embeds(where, eeg, subject, session)
+        for _, eeg_BCT, subject_B in self.encoder.prepared(eeg, subject or None, session or None, batch_size=1):
+            if self.model.projector is None:
+                return
+            prefix_BKH = self.model.projector(self.embed(eeg_BCT, subject_B))
+            if not torch.isfinite(prefix_BKH).all():
+                raise CommandError(f"{where}: not to be used, its prefix of a trial is not finite: the training had failed")
+
 
 def load_text(
     path: str | Path,

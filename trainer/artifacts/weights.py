@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.words import short
+from trainer.data.finite import all_finite
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -17,15 +18,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     CommandError
-        The file is missing, truncated, altered or of another format.
+        The file is missing, truncated, altered or of another format, or a weight is not finite.
     """
     if not path.is_file():
         raise CommandError(f"{path}: no such file")
     try:
-        return load_file(path)
+        weights = load_file(path)
     except Exception as error:  # lengths, headers and offsets that are wrong raise several kinds
         what = "truncated, altered or of another format"
         raise CommandError(f"{path}: not the weights of a model (.safetensors): {what} ({short(error, 120)})") from error
+    for name, value in weights.items():
+        if value.is_floating_point() and not all_finite(value):
+            raise CommandError(f"{path}: {name} is not finite, expected numbers: the training that wrote it had failed")
+    return weights
 
 
 def load_weights(model: nn.Module, path: Path, described_by: str) -> None:

@@ -42,6 +42,11 @@ class ProgressLine(Callback):
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=loop.state.step)
 
+    def on_skip(self, loop: LoopView, reason: str) -> None:
+        """One line a skipped step."""
+        if loop.world.rank == 0:
+            self.console.print(f"step {loop.state.step}/{loop.num_steps}  skipped: {reason}")
+
     def on_metrics(self, loop: LoopView, metrics: dict[str, float]) -> None:
         """Refresh the bar's text, or print a line."""
         line = progress_text(metrics)
@@ -71,7 +76,8 @@ class ProgressLine(Callback):
 
 def progress_text(metrics: dict[str, float]) -> str:
     """``loss 3.21  1234 samples/s  data wait 2 %  0.61 GiB  lr 3.0e-04``."""
+    loss = metrics.get("loss", float("nan"))  # of a skipped step there may be none
     return (
-        f"loss {metrics['loss']:.4f}  {metrics['samples_per_second']:.0f} samples/s  data wait {100 * metrics['data_wait_share']:.0f} %  "
+        f"loss {loss:.4f}  {metrics['samples_per_second']:.0f} samples/s  data wait {100 * metrics['data_wait_share']:.0f} %  "
         f"{metrics['memory_gib']:.2f} GiB  lr {metrics['lr']:.1e}"
     )

@@ -47,14 +47,17 @@ class HostBatch:
     """float32, of the item's stimulus."""
     equal_count: int
     """Repetitions of every item, or 0 if they differ."""
+    fault: str = ""
+    """What of it no model may see, in a sentence that names the sample; empty: nothing."""
 
     def __len__(self) -> int:
         return len(self.item_B)
 
     def pin(self) -> HostBatch:
         """The same batch in page-locked memory, from which a copy to a GPU runs beside the computation."""
-        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "equal_count"}
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        pinned: dict[str, Any] = {name: value.pin_memory() for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return replace(self, **pinned)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +112,10 @@ class Transform:
             raise StudyError(f"{path}: matrix {arrays['matrix'].shape} and mean {arrays['mean'].shape}, expected {shape}")
         if any(arrays[name].dtype.kind not in "iuf" for name in ("subject", "session", "matrix", "mean")):
             raise StudyError(f"{path}: holds arrays that are not numbers, expected numbers")
+        for name in ("matrix", "mean"):
+            finite = np.abs(arrays[name]) <= np.finfo(np.float32).max
+            if not finite.all():
+                raise StudyError(f"{path}: {name} of row {int(np.argwhere(~finite)[0][0])} is not finite, expected numbers: fit it again")
         return cls(
             kind=str(arrays["kind"]),
             subject_K=arrays["subject"].astype(np.int64),
@@ -202,4 +209,5 @@ def normalise_trials(eeg_BCT: torch.Tensor, normalise: Normalise) -> torch.Tenso
     deviation = centred_BCT.square().mean(dim=over, keepdim=True).sqrt()
     # The mean of a constant rounds: what is left is below this floor and must not be blown up to unit variance.
     floor = eeg_BCT.abs().amax(dim=over, keepdim=True) * 1e-5 + torch.finfo(torch.float32).tiny
-    return torch.where(deviation > floor, centred_BCT / deviation.clamp_min(floor), torch.zeros_like(centred_BCT))
+    # Asked this way round, NaN stays NaN instead of becoming the 0 of a constant channel.
+    return torch.where(deviation <= floor, torch.zeros_like(centred_BCT), centred_BCT / deviation.clamp_min(floor))

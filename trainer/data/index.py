@@ -126,7 +126,11 @@ class StudyIndex:
             expected = (len(self.manifest.tables.stimuli), facts.dim)
             if array.shape != expected or array.dtype.kind != "f":
                 raise StudyError(f"{path}: {array.dtype} {array.shape}, expected float32 {expected}")
-            self._embeddings[name] = np.ascontiguousarray(array, np.float32)
+            array = np.ascontiguousarray(array, np.float32)
+            if not (finite := np.isfinite(array)).all():
+                stimulus = self.manifest.tables.stimuli[int(np.argwhere(~finite)[0][0])].id
+                raise StudyError(f"{path}: the embedding of stimulus {stimulus} is not finite, expected numbers: embed the study again")
+            self._embeddings[name] = array
         return self._embeddings[name]
 
     def split(self, name: str) -> Split:

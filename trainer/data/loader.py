@@ -15,7 +15,9 @@ Shapes: R repetitions in a batch, B items, C channels, T time points, E embeddin
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -27,6 +29,7 @@ from data_prep.contract import schema
 from data_prep.contract.errors import CommandError, StudyError
 from trainer.data import random
 from trainer.data.batch import Batch, HostBatch, Normalise, Transform, prepare
+from trainer.data.finite import first_not_finite
 from trainer.data.grouping import Grouping
 from trainer.data.hashes import Verify
 from trainer.data.index import StudyIndex
@@ -163,6 +166,9 @@ class Loader:
 
     def batch(self, start: int, stop: int) -> HostBatch:
         """Items at positions [start, stop) of the training stream, which never ends."""
+        return _whole(self._stream(start, stop))
+
+    def _stream(self, start: int, stop: int) -> HostBatch:
         items, data_pass = self.order.items(start, stop), self.order.data_passes(start, stop)
         draw = self.config.random_mean_k if self.config.repetitions == "random_mean" else None
         return self._gather(self._items, items, data_pass, draw, (self.seed, _DRAW))
@@ -194,7 +200,8 @@ class Loader:
         Returns
         -------
         Prefetched
-            An iterator; close it (or use ``with``) to end its thread. What goes wrong in the thread is raised by ``next``.
+            An iterator; close it (or use ``with``) to end its thread. What goes wrong in the thread is raised by ``next``, except what
+            is wrong with the numbers: that is the batch's ``fault``, so that ranks which have good ones can learn of it.
         """
         sizes = {"global_batch_size": global_batch_size, "rank": rank, "world_size": world_size, "micro_batch_size": micro_batch_size}
         rank_slices(samples_seen, **sizes)  # type: ignore[arg-type]  # refuse contradicting sizes here, not in the thread
@@ -203,7 +210,7 @@ class Loader:
             position = samples_seen
             while True:
                 for start, stop in rank_slices(position, **sizes):  # type: ignore[arg-type]
-                    host = self.batch(start, stop)
+                    host = self._stream(start, stop)
                     yield host.pin() if pin else host
                 position += global_batch_size
 
@@ -233,13 +240,13 @@ class Loader:
         for start in range(0, len(grouping), batch_size):
             items = np.arange(start, min(start + batch_size, len(grouping)), dtype=np.int64)
             words = None if draw is None else (self.seed, _EVALUATION_DRAW, draw)
-            yield self._gather(grouping, items, np.zeros(len(items), np.int64), repetitions, words)
+            yield _whole(self._gather(grouping, items, np.zeros(len(items), np.int64), repetitions, words))
         self.index.settle()
 
     def samples_batch(self, samples: np.ndarray) -> HostBatch:
         """Samples of the part by number (0 ... ``num_samples`` - 1, in the study's order), all repetitions averaged, for evaluation."""
         samples = np.asarray(samples, np.int64)
-        return self._gather(self._samples, samples, np.zeros(len(samples), np.int64), None, None)
+        return _whole(self._gather(self._samples, samples, np.zeros(len(samples), np.int64), None, None))
 
     def trials_batch(self, trials: np.ndarray) -> HostBatch:
         """Single repetitions of the part by number (0 ... ``num_repetitions`` - 1, in the study's order), each an item of its own."""
@@ -258,6 +265,14 @@ class Loader:
         if self.transform is not None:
             transform = self._transforms.get(str(device)) or self._transforms.setdefault(str(device), self.transform.to(device))
         return prepare(host, device, transform=transform, normalise=self.config.normalise, non_blocking=non_blocking)
+
+    def fault_of(self, batch: Batch) -> str:
+        """What of a prepared batch is not finite, in a sentence that names the sample; empty: nothing. Waits for the device."""
+        for what, values in (("EEG", batch.eeg_BCT), ("embedding", batch.target_BE)):
+            if (place := first_not_finite(values)) is not None:
+                done = " after transform, average and normalisation" if what == "EEG" else ""
+                return f"{self.name_sample(int(batch.sample_B[place[0]]))}: {what} is not finite{done}"
+        return ""
 
     # ------------------------------------------------------------------------------------------- what there is to load
 
@@ -340,8 +355,9 @@ class Loader:
             rows = grouping.rows(items)
         sample = grouping.sample_N[items]
         stimulus = self._stimulus[sample]
+        eeg = self._read(rows)
         return HostBatch(
-            repetitions_RCT=self._read(rows),
+            repetitions_RCT=eeg,
             counts_B=_ids(count),
             group_R=_ids(self._places.group[rows]),
             item_B=_ids(items),
@@ -352,13 +368,38 @@ class Loader:
             concept_B=_ids(self._concept[sample]),
             embedding_BE=torch.from_numpy(self.gallery[stimulus]),
             equal_count=int(count[0]) if len(count) and (count == count[0]).all() else 0,
+            fault=self._fault(eeg, rows),
         )
+
+    def _fault(self, eeg_RCT: torch.Tensor, rows: np.ndarray) -> str:
+        if (place := first_not_finite(eeg_RCT)) is None:
+            return ""
+        row, channel, time = int(self._places.row[rows[place[0]]]), place[1], place[2]
+        table = self.index.table
+        channel = channel if self._channels is None else int(self._channels[channel])
+        where = f"channel {self.index.signal.ch_names[channel]}, time point {self._times.start + time}"
+        return f"{self.name_sample(int(table.sample[row]))}, repetition {int(table.repetition[row])}: EEG is not finite (first at {where})"
+
+    def name_sample(self, sample: int) -> str:
+        """Tar, key, subject and stimulus of a sample, for sentences. It reads the tar's headers: for what ends a run only."""
+        entry, tables = self.index.samples[sample], self.index.manifest.tables
+        path, who = self.index.tar_path(int(entry["shard"])), f"subject {tables.subjects[int(entry['subject'])]}"
+        key = f"sample {sample}"
+        with contextlib.suppress(OSError, tarfile.TarError), tarfile.open(path) as tar:
+            key = next((m.name.partition(".")[0] for m in tar if m.offset_data <= entry["eeg_offset"] < m.offset_data + m.size), key)
+        return f"{path}: {key} ({who}, stimulus {tables.stimuli[int(entry['stimulus'])].id})"
 
     def _read(self, rows: np.ndarray) -> torch.Tensor:
         shards, offsets, repetitions = self._places.runs(rows, self._repetition_bytes)
         eeg = self.index.read(shards, offsets, repetitions * self._repetition_bytes).view(self._dtype).reshape(len(rows), *self._shape)
         selected = eeg[:, :, self._times] if self._channels is None else eeg[:, self._channels, self._times]
         return torch.from_numpy(np.ascontiguousarray(selected))
+
+
+def _whole(host: HostBatch) -> HostBatch:
+    if host.fault:
+        raise StudyError(host.fault)
+    return host
 
 
 def _ids(array: np.ndarray) -> torch.Tensor:

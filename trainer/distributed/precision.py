@@ -40,7 +40,8 @@ class LossScale:
     """Backward and step of a DeepSpeed engine, with a dynamic loss scale if the precision is fp16 (else it is 1 and fixed).
 
     All ranks decide alike whether a step overflowed, since they look at the global gradient norm (ZeRO 1-3) or at
-    gradients already averaged over ranks (ZeRO 0); an overflowing step changes no weight and halves the scale.
+    gradients already averaged over ranks (ZeRO 0); an overflowing step changes no weight and halves the scale. Under ZeRO 0 on CUDA
+    only fp16 looks: the others would wait for the device at every step for it.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ class LossScale:
         self.active = precision == "fp16"
         self.scale = FIRST_SCALE if self.active else 1.0
         self.good_steps = 0
+        self.lowered = False
+        """Whether the latest step overflowed and lowered the scale."""
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of ``loss`` (a scalar), scaled, averaged over ranks."""
@@ -74,10 +77,12 @@ class LossScale:
             return True
         partitioned = self.engine.zero_optimization()
         finite = True
-        if self.active and not partitioned:
+        if not partitioned and (self.active or next(self.engine.module.parameters()).device.type != "cuda"):
             finite = self._unscale()
         if finite:
             self.engine.step()
+        else:
+            self.engine.micro_steps += 1  # which parts a step from the next
         if partitioned:
             finite = not self.engine.optimizer.overflow
         if self.active:
@@ -88,13 +93,15 @@ class LossScale:
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
         if bool(torch.isfinite(norms).all()):
-            torch._foreach_mul_(gradients, 1.0 / self.scale)
+            if self.active:
+                torch._foreach_mul_(gradients, 1.0 / self.scale)
             return True
         self.engine.zero_grad()
         return False
 
     def _update(self, finite: bool) -> None:
         self.good_steps = self.good_steps + 1 if finite else 0
+        self.lowered = not finite and self.scale > 1
         if not finite:
             self.scale = max(self.scale / 2, 1.0)
         elif self.good_steps >= GROWTH_STEPS:

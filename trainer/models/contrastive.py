@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind
+from trainer.distributed.bounds import bounded_exp, clamp_parameter
 from trainer.losses import LossConfig
 from trainer.models.encoders import EncoderConfig, EncoderOutput, TSConv
 from trainer.models.heads import HeadKind, build_head
@@ -174,10 +175,14 @@ class ContrastiveModel(nn.Module):
         eeg_BP = self.eeg_head(self.encode(eeg_BCT, subject_B).embedding_BE).float()
         image_BP = self.image_head(target_BE).float()
         with torch.autocast(eeg_BCT.device.type, enabled=False):
-            scale = self.log_logit_scale.float().exp().clamp(max=self.max_logit_scale)
+            scale = bounded_exp(self.log_logit_scale.float(), self.max_logit_scale)
             bias = torch.zeros_like(scale) if self.logit_bias is None else self.logit_bias.float()
         concept_logits_BK = None if self.concept_head is None else self.concept_head(eeg_BP)
         return ContrastiveOutput(_unit(eeg_BP), _unit(image_BP), scale, bias, eeg_BP, image_BP, concept_logits_BK)
+
+    def constrain(self) -> None:
+        """Bring the logit scale back to its limit: after every optimizer step, and after weights came from elsewhere."""
+        clamp_parameter(self.log_logit_scale, math.log(self.max_logit_scale))
 
     def encode(self, eeg_BCT: Tensor, subject_B: Tensor) -> EncoderOutput:
         """Tokens and embedding of the encoder itself, before the head."""

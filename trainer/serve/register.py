@@ -56,6 +56,8 @@ def run(config: RegisterConfig) -> None:
         encoder = load_encoder(export)
         loader = open_part(encoder, config.study or None, config.split or None, config.part)
         check_study(encoder, loader, export)
+        trial, labels = example(loader)
+        encoder.check_embeds(export, trial, **labels)
         gallery = make_gallery(encoder, loader)
         trained = encoder.export
         facts = {"step": trained.step, "git_revision": trained.git_revision, "fingerprint": trained.fingerprint}
@@ -69,7 +71,7 @@ def run(config: RegisterConfig) -> None:
             artifacts={"export": export, "gallery": Path(temporary) / "gallery"},
             params=LABELS,
             outputs=_outputs,
-            input_example=example(loader),
+            input_example=(trial, labels),
             requirements=requirements(),
             tags=facts | {"signal": str(encoder.signal)},
         )

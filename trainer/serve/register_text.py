@@ -38,11 +38,12 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
     facts = read_text_export(export)
     config = config.named("eeg-text", config.study or str(facts.data_config().study))
     with progress(f"steps of registering {config.name}", 2) as advance, tempfile.TemporaryDirectory() as temporary:
-        load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
+        decoder = load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
         encoder = load_encoder(export / ENCODER)
         loader = open_part(encoder, config.study or facts.data_config().study, config.split or facts.split, config.part)
         seen = check_unseen(facts, loader, "the text model")
         trial, labels = example(loader)
+        decoder.check_reads(export, trial, **labels)
         artifacts = {"export": export}
         if config.bundle_base:
             source = Path(resolve_base(facts.read_base()))

@@ -91,6 +91,9 @@ class Callback:
     def on_step(self, loop: LoopView) -> None:
         """After every optimizer step."""
 
+    def on_skip(self, loop: LoopView, reason: str) -> None:
+        """After an optimizer step that changed nothing, before ``on_step``; on all ranks, which decide alike."""
+
     def on_metrics(self, loop: LoopView, metrics: dict[str, float]) -> None:
         """Every ``log_every_steps`` steps: losses averaged over ranks, ``lr``, ``samples_per_second``, ..."""
 

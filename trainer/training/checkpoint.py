@@ -166,7 +166,8 @@ def save(
     dist.barrier()
     if world.rank == 0:
         with room_for(path):
-            save_file({name: buffer.detach().cpu().contiguous() for name, buffer in _buffers(engine.module)}, path / "buffers.safetensors")
+            buffers = {name: buffer.detach().cpu().contiguous() for name, buffer in persistent_buffers(engine.module)}
+            save_file(buffers, path / "buffers.safetensors")
             seal = Seal(
                 zero_stage=engine.zero_optimization_stage(),
                 world_size=world.size,
@@ -257,7 +258,7 @@ def load(engine: Any, checkpoint: Checkpoint, universal: str | None, *, without_
     if universal:
         _separate_groups(engine.optimizer, settings)
     saved = load_file(checkpoint.path / "buffers.safetensors")
-    for name, buffer in _buffers(engine.module):
+    for name, buffer in persistent_buffers(engine.module):
         buffer.copy_(saved[name])
 
 
@@ -292,7 +293,7 @@ def full_weights(engine: Any, *, trainable_only: bool = False) -> dict[str, Tens
 
 def _kept_names(module: nn.Module) -> set[str]:
     """Trainable parameters and persistent buffers: what a run that leaves out frozen parameters keeps."""
-    return {*_trainable(module)} | {name for name, _ in _buffers(module)}
+    return {*_trainable(module)} | {name for name, _ in persistent_buffers(module)}
 
 
 @contextlib.contextmanager
@@ -315,7 +316,8 @@ def _trainable(module: nn.Module) -> list[str]:
     return sorted(name for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
-def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+def persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers that a checkpoint keeps, such as running statistics, by name."""
     found = []
     for prefix, part in module.named_modules():
         own = [(name, buffer) for name, buffer in part.named_buffers(recurse=False) if name not in part._non_persistent_buffers_set]

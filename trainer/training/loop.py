@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_prep.contract.errors import CommandError, UserError
+from data_prep.contract.errors import CommandError, StudyError, UserError
 from data_prep.contract.seed import SEED_LIMIT
 from trainer.distributed.precision import LossScale
 from trainer.distributed.world import World
@@ -28,6 +28,7 @@ from trainer.training import checkpoint
 from trainer.training.callback import Callback
 from trainer.training.clock import Clock, memory_gib
 from trainer.training.config import RunConfig
+from trainer.training.finite import Buffers, all_ranks_finite, first_said, not_finite
 from trainer.training.optimizer import learning_rate
 from trainer.training.run_folder import RunFolder
 from trainer.training.state import TrainState
@@ -61,6 +62,13 @@ class Loop:
         self.saved_step = -1
         self.last_losses: list[Tensor] = []
         """Of the latest step, by micro-batch, on this rank."""
+        self.buffers = Buffers(engine.module)
+        self.skipped = 0
+        """Steps in a row, the latest the last of them, that changed nothing."""
+        self.fault_seen = ""
+        """What was wrong with this rank's inputs, in a sentence; empty: nothing was seen."""
+        self.checked_step = -1
+        self.save_owed = False
 
     @property
     def study(self) -> dict[str, str]:
@@ -84,9 +92,14 @@ class Loop:
             while self.state.step < self.num_steps and not self.stop_reason:
                 with clock.waiting():
                     host = next(batches)
+                self.fault_seen = self.fault_seen or host.fault
                 losses = self._optimizer_step(self.task.prepare(host, self.state.step))
+                if self.skipped:
+                    self._account_for_skip(host)
                 clock.samples += self.train_config.global_batch_size
                 self._each("on_step")
+                if self.save_owed and not self.skipped:
+                    self.save()
                 if self.train_config.log_items:
                     self._log_items(host)
                 if self.state.step % self.train_config.log_every_steps == 0 or self.state.step == self.num_steps:
@@ -109,15 +122,19 @@ class Loop:
     def save(self, *, best: bool = False) -> None:
         """Checkpoint the present step with all ranks (once), and with ``best`` also point to it and export the weights.
 
+        At a step whose loss was no number, weights that have not been scored are saved after the next one, unless this is the last.
+
         Raises
         ------
         CommandError, StudyError
-            The step's loss or the weights it led to are not finite, or a shard that was read is not what was written: earlier checkpoints
-            stay.
+            The step's loss, the weights it led to or the running statistics are not finite, or a shard that was read is not what was
+            written: earlier checkpoints stay.
         """
         self._settle()
-        if self.saved_step != self.state.step:
-            self._check_finite()
+        if self.saved_step != self.state.step and not best and self._postponed():
+            return
+        self.save_owed = False
+        self.check_finite(scored=best)
         if best:
             self.export()
         if self.saved_step != self.state.step:
@@ -130,18 +147,27 @@ class Loop:
             self.folder.event("checkpoint", step=self.state.step, best=best)
             self._each("on_checkpoint", path)
 
-    def _check_finite(self) -> None:
-        if not self.last_losses:
+    def _postponed(self) -> bool:
+        """Whether the present weights are to be seen at work once more before they are saved."""
+        last = self.state.step >= self.num_steps or bool(self.stop_reason)
+        self.save_owed = self.skipped == 1 and not last and not all_ranks_finite(self.last_losses)
+        return self.save_owed
+
+    def check_finite(self, *, scored: bool = False, whose: str = "") -> None:
+        """Refuse weights and running statistics that are not finite, and unless the weights have been ``scored`` a loss that is not; a
+        collective. ``whose``: a checkpoint that they were loaded from."""
+        if self.checked_step == self.state.step:
             return
-        loss = torch.stack(self.last_losses).float().mean()
-        # A step whose loss is a number may still have led to weights that are none. Under ZeRO 3 a rank looks at its own slices.
-        trained = [getattr(p, "ds_tensor", p).detach() for p in self.engine.module.parameters() if p.requires_grad]
-        broken = ~torch.stack([weights.isfinite().all() for weights in trained]).all()
-        sums = torch.stack([loss, broken.float()])
-        dist.all_reduce(sums)
-        self._check_loss(float(sums[0]))
-        if float(sums[1]):
-            raise CommandError(f"the weights after step {self.state.step} are not finite: {_ADVICE}")
+        if self.last_losses and not scored:
+            loss = torch.stack(self.last_losses).float().mean()
+            dist.all_reduce(loss)
+            self._check_loss(float(loss))
+        # A step whose loss is a number may still have led to weights that are none.
+        if name := not_finite(self.engine):
+            if whose:
+                raise CommandError(f"{whose}: {name} is not finite: resume from an earlier checkpoint")
+            raise CommandError(f"the weights after step {self.state.step} are not finite (first {name}): {_ADVICE}")
+        self.checked_step = self.state.step
 
     def _settle(self) -> None:
         """Nothing is kept or told of what was computed from a shard that is not what was written, whichever rank read it."""
@@ -159,11 +185,37 @@ class Loop:
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
+            self._raise_fault()
             raise CommandError(f"the loss is {loss} at step {self.state.step}: {_ADVICE}")
 
+    def _raise_fault(self) -> None:
+        """End all ranks alike if any has seen inputs that are not finite."""
+        if fault := first_said(self.fault_seen):
+            raise StudyError(fault)
+
+    def _account_for_skip(self, host: Any) -> None:
+        """Bad inputs end the run on all ranks alike; else the step is undone, counted, said, and one too many ends the run."""
+        self.fault_seen = self.fault_seen or self.task.fault_of(host)
+        self._raise_fault()
+        self.buffers.restore()
+        state = self.state
+        scaled = self.loss_scale.lowered and all_ranks_finite(self.last_losses)
+        state.skipped_steps += 1
+        state.overflow_steps += scaled
+        reason = f"lowered the loss scale to {self.loss_scale.scale:g}" if scaled else "its gradients were not finite"
+        self.folder.event("skipped", step=state.step, skipped_steps=state.skipped_steps, reason=reason)
+        self._each("on_skip", reason)
+        count, most = state.skipped_steps - state.overflow_steps, self.train_config.max_skipped_steps
+        if count > most:
+            raise CommandError(
+                f"{count} optimizer steps until step {state.step} were skipped because their gradients were not finite, "
+                f"train.max_skipped_steps allows {most}: {_ADVICE}"
+            )
+
     def export(self) -> None:
-        """Replace ``export/`` by the present weights."""
+        """Replace ``export/`` by the present weights, which must be finite."""
         self._settle()
+        self.check_finite()
         weights = checkpoint.full_weights(self.engine, trainable_only=self.task.frozen_elsewhere)
         if weights is not None:
             new, old = self.folder.path / ".export.new", self.folder.path / ".export.old"
@@ -177,6 +229,7 @@ class Loop:
             shutil.rmtree(old, ignore_errors=True)
 
     def _optimizer_step(self, batches: Sequence[Any]) -> dict[str, Tensor]:
+        self.buffers.keep()
         lr = learning_rate(self.state.step, self.num_steps, self.config.optimizer)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_factor", 1.0)
@@ -185,9 +238,12 @@ class Loop:
         parts = []
         for batch in batches:
             losses = self.task.losses(self.engine, batch)
-            self.loss_scale.backward(losses["loss"])
-            self.loss_scale.step()
+            # Other ranks learn of inputs that are not finite by gradients that are not: nobody has to be asked at every step.
+            self.loss_scale.backward(losses["loss"] * math.nan if self.fault_seen else losses["loss"])
+            applied = self.loss_scale.step()
             parts.append({name: value.detach() for name, value in losses.items()})
+        self.task.constrain(self.engine.module)
+        self.skipped = 0 if applied else self.skipped + 1
         self.last_losses = [part["loss"] for part in parts]
         self.state.step += 1
         self.state.samples_seen += self.train_config.global_batch_size
@@ -197,7 +253,11 @@ class Loop:
         values = torch.stack([value.detach().float() for value in losses.values()])
         dist.all_reduce(values)
         metrics = dict(zip(losses, (values / self.world.size).tolist(), strict=True))
-        self._check_loss(metrics["loss"])
+        if self.skipped:
+            metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        else:
+            self._check_loss(metrics["loss"])
+        metrics["skipped_steps"] = self.state.skipped_steps
         metrics["lr"] = self.engine.optimizer.param_groups[0]["lr"]
         metrics |= clock.restart() | {"memory_gib": memory_gib(self.device)}
         self.folder.metrics(self.state.step, metrics)
@@ -214,6 +274,9 @@ class Loop:
         scores = self.task.validate(self.engine)
         self.engine.train()
         self._settle()
+        for name, value in scores.items():
+            if not math.isfinite(value):
+                raise CommandError(f"validation at step {self.state.step}: {name} is {value}, expected a number: {_ADVICE}")
         score = scores[str(self.task.score_name)]
         improved = self.state.best_score is None or score > self.state.best_score
         if improved:

@@ -21,6 +21,10 @@ class TrainState:
     """Step of the best score."""
     validations_since_best: int = 0
     """For early stopping."""
+    skipped_steps: int = 0
+    """Optimizer steps that changed nothing because their gradients were not finite."""
+    overflow_steps: int = 0
+    """Of these, the ones that did no more than lower the fp16 loss scale."""
     loss_scale: dict[str, float] = field(default_factory=dict)
     """State of the fp16 loss scale."""
     tracking_run_id: str = ""

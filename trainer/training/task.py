@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.contract.terminal import Terminal
+from trainer.data.augment import AugmentConfig, augment
+from trainer.data.batch import Batch, HostBatch
 from trainer.data.loader import Loader
 from trainer.data.trials import trials_of
 from trainer.distributed.world import World
@@ -19,7 +22,7 @@ from trainer.training.provenance import git_revision
 
 
 class Batches(Protocol):
-    """An endless iterator that is closed at the end."""
+    """An endless iterator that is closed at the end; what it gives has ``item_B``, and ``fault``, a sentence where no model may see it."""
 
     def __next__(self) -> Any: ...
 
@@ -72,8 +75,16 @@ class Task(Protocol):
         """Host batch of optimizer step ``step`` (from 0) to ``train.accumulation`` device batches, augmented; equally many on all ranks."""
         ...
 
+    def fault_of(self, host: Any) -> str:
+        """What of the inputs that :meth:`prepare` makes of a host batch is not finite, in a sentence; empty: nothing."""
+        ...
+
     def losses(self, model: Any, batch: Any) -> dict[str, Tensor]:
         """Named losses of one of them, whose mean over ranks and batches is the global one; ``loss`` is what is minimised."""
+        ...
+
+    def constrain(self, model: nn.Module) -> None:
+        """After every optimizer step: bring parameters that have bounds back to them, in the optimizer's copies, too."""
         ...
 
     def validate(self, model: Any) -> dict[str, float]:
@@ -89,6 +100,8 @@ class BaseTask:
     """A task that reads a loader's stream, without notes, whose runs start from random weights and keep all of them in checkpoints."""
 
     config: RunConfig
+    augmentation: AugmentConfig
+    """Of training batches."""
     loader: Loader
     """The training part."""
     validation: Loader | None
@@ -132,6 +145,9 @@ class BaseTask:
     def start(self, model: nn.Module) -> None:
         """On all ranks, with a new run's fresh model: bring weights from elsewhere, where the config says so."""
 
+    def constrain(self, model: nn.Module) -> None:
+        """After every optimizer step: bring parameters that have bounds back to them, in the optimizer's copies, too."""
+
     def batches(self, start: int) -> Batches:
         """This rank's slices of the stream, a step's share at a time."""
         return self.loader.batches(
@@ -145,6 +161,23 @@ class BaseTask:
     def settle(self) -> None:
         """Wait until the hash of every shard that this rank has read is known; see :meth:`StudyIndex.settle`."""
         self.loader.index.settle()
+
+    def prepared(self, host: HostBatch) -> Batch:
+        """On the device: transformed, averaged over repetitions, normalised, augmented."""
+        batch = self.loader.prepare(host, self.device)
+        eeg_BCT = augment(
+            batch.eeg_BCT,
+            batch.item_B,
+            batch.data_pass_B,
+            seed=self.config.train.seed,
+            sfreq=self.loader.sfreq,
+            config=self.augmentation,
+        )
+        return replace(batch, eeg_BCT=eeg_BCT)
+
+    def fault_of(self, host: HostBatch) -> str:
+        """What of :meth:`prepared` is not finite, in a sentence that names the sample; empty: nothing. Waits for the device."""
+        return self.loader.fault_of(self.prepared(host))
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """As the config's ``optimizer`` says, one learning rate for all."""

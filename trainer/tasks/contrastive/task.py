@@ -8,7 +8,6 @@ B: rows of this rank, P: dimension of the common space, Q: validation queries, S
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from data_prep.contract.ranking import cosine_similarity, retrieval_ranks
 from trainer import metrics
 from trainer.artifacts.encoder import known_subjects, write_export
-from trainer.data.augment import augment
 from trainer.data.batch import Batch, HostBatch
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
@@ -41,7 +39,7 @@ class ContrastiveTask(BaseTask):
 
     def __init__(self, config: ContrastiveConfig, world: World, device: torch.device) -> None:
         super().__init__()
-        self.config, self.world, self.device = config, world, device
+        self.config, self.world, self.device, self.augmentation = config, world, device, config.augment
         self.index = StudyIndex.open(Path(config.data.study), verify=config.data.verify)
         self.split = self.index.split(config.data.split)
         self.loader, kept = training_loader(self.index, config.data, config.train.seed, device)
@@ -87,6 +85,7 @@ class ContrastiveTask(BaseTask):
             assert isinstance(model, Autocast)
             initial = InitialWeights(self.config.init_from, self.loader, self.config.model)
             initial.copy_into(model.model)
+            self.constrain(model)
             self.begin_with(initial.origins)
 
     def build_model(self) -> nn.Module:
@@ -105,16 +104,7 @@ class ContrastiveTask(BaseTask):
 
     def prepare(self, host: HostBatch, step: int) -> list[Batch]:
         """On the device, transformed, averaged over repetitions, augmented; one batch, since its rows are each other's negatives."""
-        batch = self.loader.prepare(host, self.device)
-        eeg_BCT = augment(
-            batch.eeg_BCT,
-            batch.item_B,
-            batch.data_pass_B,
-            seed=self.config.train.seed,
-            sfreq=self.loader.sfreq,
-            config=self.config.augment,
-        )
-        return [replace(batch, eeg_BCT=eeg_BCT)]
+        return [self.prepared(host)]
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Losses of this rank's rows, ``loss`` first, then its terms and the temperature's reciprocal."""
@@ -129,6 +119,11 @@ class ContrastiveTask(BaseTask):
             rank=self.world.rank,
         )
         return terms | {"logit_scale": out.logit_scale.detach().squeeze()}
+
+    def constrain(self, model: nn.Module) -> None:
+        """The logit scale has a limit."""
+        assert isinstance(model, Autocast)
+        model.model.constrain()
 
     def validate(self, model: Any) -> dict[str, float]:
         """Retrieval among the validation part's own stimuli, or AUC and balanced accuracy in a class-level study.

@@ -9,7 +9,6 @@ B: items of this rank or of a micro-batch, P: common space of EEG and images.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from trainer.artifacts.initial_text import InitialText
 from trainer.artifacts.text import TextParts, write_text_export
 from trainer.artifacts.text_export import ExportStage, TextTraining
 from trainer.data import random
-from trainer.data.augment import augment
 from trainer.data.batch import Batch, HostBatch
 from trainer.data.captions import StudyCaptions
 from trainer.data.index import StudyIndex
@@ -64,7 +62,7 @@ class TextTask(BaseTask):
 
     def __init__(self, config: TextConfig, world: World, device: torch.device) -> None:
         super().__init__()
-        self.config, self.world, self.device = config, world, device
+        self.config, self.world, self.device, self.augmentation = config, world, device, config.stage.augment
         self.source = _SOURCES[config.stage.name]
         self.index = StudyIndex.open(Path(config.data.study), verify=config.data.verify)
         kept = self._open_parts()
@@ -189,19 +187,17 @@ class TextTask(BaseTask):
     def _items(self, host: HostBatch, step: int) -> TextItems:
         """What of each item is shown and said; every draw depends on item and data pass alone."""
         config, seed = self.config, self.config.train.seed
-        batch = self.loader.prepare(host, self.device)
+        batch = self.prepared(host)
         item_B, pass_B = host.item_B.numpy(), host.data_pass_B.numpy()
 
         def draw(operation: int) -> np.ndarray:
             return random.uniform_numpy(random.hash_numpy(seed, pass_B, item_B, operation))
 
-        eeg_BCT = augment(batch.eeg_BCT, batch.item_B, batch.data_pass_B, seed=seed, sfreq=self.loader.sfreq, config=config.stage.augment)
-        batch = replace(batch, eeg_BCT=eeg_BCT)
         image_B = torch.from_numpy(draw(_MODALITY) < config.stage.image_share(step, self.num_steps)).to(self.device)
         words = self.words.of(batch, self.source, image_B, training=True)
         left_out = draw(_WORDS) < config.prompt.concept_dropout
         return TextItems(
-            eeg_BCT=eeg_BCT,
+            eeg_BCT=batch.eeg_BCT,
             subject_B=self.subject_S[batch.subject_B],
             target_BE=batch.target_BE,
             image_B=image_B,
