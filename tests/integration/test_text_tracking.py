@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.helpers import generations as made
-from trainer.callbacks.mlflow import training_run
+from trainer.callbacks.mlflow_evaluation import training_run
 from trainer.evaluate.text.command import run
 from trainer.evaluate.text.config import EvaluateTextConfig
 from trainer.training.completed import Completed, write_completed

@@ -37,7 +37,7 @@ def offenders(prefix: str, allowed: tuple[str, ...]) -> list[str]:
     ("library", "allowed"),
     [
         ("deepspeed", ("trainer/distributed/", "trainer/run.py", "trainer/training/checkpoint.py")),
-        ("mlflow", ("trainer/callbacks/mlflow.py", "trainer/serve/")),
+        ("mlflow", ("trainer/callbacks/mlflow", "trainer/serve/")),
         ("torch.distributed", ("trainer/distributed/", "trainer/run.py", "trainer/training/")),
         (
             "pickle",

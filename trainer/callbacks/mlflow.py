@@ -1,223 +1,220 @@
-"""MLflow tracking that never stops a training run: the first failure is said once, recorded, and ends tracking."""
+"""MLflow tracking, which never stops a training run nor lets it wait: a thread sends what the run has written.
+
+::
+
+    metrics.jsonl -> points that the server lacks -> MLflow's run      (after each interval; again after an outage, and at the end)
+
+What a server, a database or a network can do is said once an outage; the run's own files hold everything meanwhile.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
-import os
-import re
+import queue
+import threading
 import time
-from collections.abc import Callable
+import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from data_prep.contract.cli import from_plain, to_plain
-from data_prep.contract.config_file import read_fields
 from data_prep.contract.terminal import Terminal
+from data_prep.contract.words import short
+from trainer.callbacks.mlflow_describe import describe, source_tags
+from trainer.callbacks.mlflow_points import Points
+from trainer.callbacks.mlflow_store import experiment_id, open_store
 from trainer.training.callback import Callback, LoopView
-from trainer.training.completed import read_completed
-from trainer.training.identity import flat
-from trainer.training.provenance import git_revision
-from trainer.training.run_folder import RunFolder
+from trainer.training.run_folder import read_lines
 from trainer.training.tracking import MlflowConfig
 
-_PARAMS_A_CALL = 100
-_METRICS_A_CALL = 1000
-_MAX_TAG_CHARACTERS = 5000
-_METRIC_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)
-_MAX_PARAM_CHARACTERS = 500
-_MAX_DIGEST_CHARACTERS = 36
-
-
-class MlflowTracking(Callback):
-    """Params, metrics, resolved config, dataset identity, artifacts and git revision, from rank 0."""
-
-    def __init__(self, config: MlflowConfig) -> None:
-        self.config = config
-        self.client: Any = None
-
-    def on_start(self, loop: LoopView) -> None:
-        """Open or continue the run and describe it."""
-        if loop.world.rank == 0:
-            self._guarded(loop, lambda: self._open(loop))
-
-    def on_metrics(self, loop: LoopView, metrics: dict[str, float]) -> None:
-        """One batch of points."""
-        self._points(loop, "train", metrics)
-
-    def on_validation(self, loop: LoopView, scores: dict[str, float], improved: bool) -> None:
-        """One batch of points."""
-        self._points(loop, "validation", scores)
-
-    def on_end(self, loop: LoopView, reason: str) -> None:
-        """Upload the export; mark the run finished, or killed by a signal and to be resumed."""
-
-        def close() -> None:
-            run_id = loop.state.tracking_run_id
-            if reason != "signal" and self.config.log_export and loop.folder.export.is_dir():
-                self.client.log_artifacts(run_id, str(loop.folder.export), "export")
-            self.client.log_artifact(run_id, str(loop.folder.path / "events.jsonl"))
-            self.client.set_terminated(run_id, "KILLED" if reason == "signal" else "FINISHED")
-
-        if self.client is not None:
-            self._guarded(loop, close)
-
-    def on_fault(self, loop: LoopView, message: str) -> None:
-        """Mark the run failed."""
-
-        def close() -> None:
-            self.client.set_tag(loop.state.tracking_run_id, "fault", message[:_MAX_PARAM_CHARACTERS])
-            self.client.set_terminated(loop.state.tracking_run_id, "FAILED")
-
-        if self.client is not None:
-            self._guarded(loop, close)
-
-    def _open(self, loop: LoopView) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(self.config.timeout_seconds)
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        client = MlflowClient(tracking_uri=self.config.uri(loop.folder.path))
-        run_id = loop.state.tracking_run_id
-        if run_id:
-            client.update_run(run_id, status="RUNNING")
-        else:
-            experiment = client.get_experiment_by_name(self.config.experiment)
-            experiment_id = experiment.experiment_id if experiment else self._new_experiment(client, loop.folder)
-            run_id = client.create_run(experiment_id, run_name=self.config.run_name or loop.folder.path.absolute().name).info.run_id
-            self._describe(client, run_id, loop)
-        loop.state.tracking_run_id = run_id
-        loop.folder.event("tracking", run_id=run_id)
-        self.client = client
-
-    def _new_experiment(self, client: Any, folder: RunFolder) -> str:
-        # With the SQLite default, MLflow would put artifacts under the present directory.
-        artifacts = None if self.config.tracking_uri else (folder.path.absolute().parent / "mlartifacts").as_uri()
-        made: str = client.create_experiment(self.config.experiment, artifact_location=artifacts)
-        return made
-
-    def _describe(self, client: Any, run_id: str, loop: LoopView) -> None:
-        from mlflow.data.code_dataset_source import CodeDatasetSource
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.entities import DatasetInput, InputTag, Param
-
-        params = [Param(k, str(v)[:_MAX_PARAM_CHARACTERS]) for k, v in flat(to_plain(loop.config)).items()]
-        params.append(Param("world_size", str(loop.world.size)))
-        for first in range(0, len(params), _PARAMS_A_CALL):
-            client.log_batch(run_id, params=params[first : first + _PARAMS_A_CALL])
-        study = loop.study
-        client.set_tag(run_id, "git_revision", git_revision())
-        client.set_tag(run_id, "run_folder", str(loop.folder.path))
-        for name, value in study.items():
-            client.set_tag(run_id, name, value)
-        dataset = MetaDataset(
-            source=CodeDatasetSource(tags={}), name=Path(loop.config.data.study).name, digest=study["fingerprint"][:_MAX_DIGEST_CHARACTERS]
-        )
-        tags = [InputTag(name, value) for name, value in study.items()] + [InputTag("mlflow.data.context", "training")]
-        client.log_inputs(run_id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags)])
-        for name in ("config.yaml", "identity.json"):
-            client.log_artifact(run_id, str(loop.folder.path / name))
-
-    def _points(self, loop: LoopView, group: str, values: dict[str, float]) -> None:
-        if self.client is None:
-            return
-        from mlflow.entities import Metric
-
-        stamp = int(time.time() * 1000)
-        points = [Metric(f"{group}/{name}", float(value), stamp, loop.state.step) for name, value in values.items()]
-        self._guarded(loop, lambda: self.client.log_batch(loop.state.tracking_run_id, metrics=points))
-
-    def _guarded(self, loop: LoopView, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever a server, a database or a network can do must not cost a training run
-            self.client = None
-            message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            Terminal(stderr=True, soft_wrap=True).print(f"warning: tracking is off from step {loop.state.step}: {message}", style="yellow")
-            with contextlib.suppress(OSError):  # a full disk has taken the tracker's database and the run's own files alike
-                loop.folder.event("fault", part="mlflow", step=loop.state.step, message=message)
-
-
-# -------------------------------------------------------------------------------------------------- text evaluation
+_MAX_TAG_CHARACTERS = 500
+_PATIENCE_TIMEOUTS = 6
+_START = "eegvision.start"
+"""Tag by which a run is found again whose creation was not answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextEvaluation:
-    """What an evaluation of captions leaves in the run that trained the model."""
-
-    folder: str
-    """Where files lie among the run's artifacts."""
-    metrics: dict[str, float]
-    """By name; what MLflow's names cannot hold is replaced."""
-    verdicts: list[str]
-    """Sentences, kept as the tag ``text_verdict``."""
-    table: dict[str, list[Any]]
-    """The generations by column, shown by MLflow's pages as a table."""
-    files: list[Path]
-    """Reports to keep."""
+class _Ending:
+    status: str
+    patience_seconds: float
+    fault: str = ""
+    export: bool = False
 
 
-def training_run(exported: str | Path | None) -> tuple[str, MlflowConfig, Path] | None:
-    """MLflow run, tracking config and run folder of the training behind an export or run folder; None where it was not tracked."""
-    for folder in (Path(exported), Path(exported).parent) if exported else ():
-        if (completed := read_completed(folder)) is not None:
-            run_id = completed.tracking_run_id
-            config = folder / "config.yaml"
-            plain = read_fields(config) if config.is_file() else {}
-            tracking = from_plain(MlflowConfig, plain.get("mlflow") or {})
-            return (run_id, tracking, folder) if run_id and tracking.enabled else None
-    return None
+class MlflowTracking(Callback):
+    """Params, metrics, resolved config, dataset, artifacts, source and state of the run, from rank 0."""
+
+    def __init__(self, config: MlflowConfig) -> None:
+        self.config = config
+        self._sender: _Sender | None = None
+
+    def on_start(self, loop: LoopView) -> None:
+        """Begin to open or continue the run."""
+        if loop.world.rank == 0:
+            self._sender = _Sender(self.config, loop)
+            self._sender.ask()
+
+    def on_metrics(self, loop: LoopView, metrics: dict[str, float]) -> None:
+        """The run folder has new points."""
+        if self._sender is not None:
+            self._sender.ask()
+
+    def on_validation(self, loop: LoopView, scores: dict[str, float], improved: bool) -> None:
+        """The run folder has new points."""
+        if self._sender is not None:
+            self._sender.ask()
+
+    def on_end(self, loop: LoopView, reason: str) -> None:
+        """Send what is missing and the export; mark the run finished, or killed by a signal and to be resumed."""
+        stopped = reason == "signal"
+        patience = self.config.timeout_seconds * (1 if stopped else _PATIENCE_TIMEOUTS)
+        export = not stopped and self.config.log_export and loop.folder.export.is_dir()
+        self._end(_Ending(status="KILLED" if stopped else "FINISHED", patience_seconds=patience, export=export))
+
+    def on_fault(self, loop: LoopView, message: str) -> None:
+        """Mark the run failed."""
+        self._end(_Ending(status="FAILED", patience_seconds=0.0, fault=message))
+
+    def _end(self, ending: _Ending) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.end(ending)
 
 
-def log_text_evaluation(exported: str | Path | None, evaluation: TextEvaluation, *, tracking_uri: str = "") -> str:
-    """Log into the training's run; returns why that was not done, in a sentence, or an empty string. Never raises.
+class _Sender:
+    """The thread, and what it knows of the server."""
 
-    Parameters
-    ----------
-    exported
-        The run folder, or the export in it, whose model wrote the captions.
-    tracking_uri
-        Where that run is; empty: as in its config.
-    """
-    try:
-        found = training_run(exported)
+    def __init__(self, config: MlflowConfig, loop: LoopView) -> None:
+        self._config, self._loop = config, loop
+        self._asked: queue.SimpleQueue[tuple[int, _Ending | None]] = queue.SimpleQueue()
+        self._client: Any = None
+        self._points: Points | None = None
+        self._run_id = ""
+        self._start = uuid.uuid4().hex
+        self._away_since: int | None = None
+        self._failures, self._retry_at = 0, 0.0
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def ask(self, ending: _Ending | None = None) -> None:
+        """Send what the run folder has; returns at once."""
+        self._asked.put((self._loop.state.step, ending))
+
+    def end(self, ending: _Ending) -> None:
+        """Send the rest, and how the run has ended; waits for it."""
+        self.ask(ending)
+        self._thread.join()
+
+    def _work(self) -> None:
+        ending = None
+        while ending is None:
+            step, ending = self._asked.get()
+            while ending is None and not self._asked.empty():
+                _, ending = self._asked.get()
+            if ending is None and time.monotonic() >= self._retry_at:
+                self._send(step)
+        self._finish(ending)
+
+    def _send(self, step: int) -> bool:
+        """Whether the server has all that the run folder has."""
+        try:
+            if self._client is None:
+                self._open()
+            assert self._points is not None
+            self._points.send(self._client, self._run_id)
+        except Exception as error:  # whatever a server, a database or a network can do must not cost a training run
+            self._away(step, error)
+            return False
+        if self._away_since is not None:
+            Terminal(stderr=True, soft_wrap=True).print(f"tracking is back; it has every point again, up to step {self._loop.state.step}")
+            self._event("tracking", run_id=self._run_id, away_since=self._away_since)
+        self._away_since, self._failures = None, 0
+        return True
+
+    def _away(self, step: int, error: Exception) -> None:
+        self._failures += 1
+        self._retry_at = time.monotonic() + min(self._config.timeout_seconds, 0.25 * 2**self._failures)
+        if self._away_since is None:
+            self._away_since = step
+            message = short(f"{type(error).__name__}: {error}", 300)
+            said = f"warning: tracking is off from step {step}: {message}; its points are sent again when it is back"
+            Terminal(stderr=True, soft_wrap=True).print(said, style="yellow")
+            self._event("fault", part="mlflow", step=step, message=message)
+
+    def _finish(self, ending: _Ending) -> None:
+        if ending.fault and self._client is None:
+            return  # a run that did not begin needs none there
+        until = time.monotonic() + ending.patience_seconds
+        while not (self._send(self._loop.state.step) and self._ended(ending)):
+            left = until - time.monotonic()
+            if left <= 0:
+                said = f"warning: tracking does not know how {self._loop.folder.path} ended: it was away"
+                Terminal(stderr=True, soft_wrap=True).print(said, style="yellow")
+                return
+            time.sleep(min(left, max(0.1, self._retry_at - time.monotonic())))
+
+    def _ended(self, ending: _Ending) -> bool:
+        folder = self._loop.folder
+        try:
+            if ending.fault:
+                self._client.set_tag(self._run_id, "fault", ending.fault[:_MAX_TAG_CHARACTERS])
+            if ending.export:
+                self._client.log_artifacts(self._run_id, str(folder.export), "export")
+            if not ending.fault:
+                self._client.log_artifact(self._run_id, str(folder.path / "events.jsonl"))
+            self._client.set_terminated(self._run_id, ending.status)
+        except Exception as error:
+            self._away(self._loop.state.step, error)
+            return False
+        return True
+
+    def _open(self) -> None:
+        uri, state = self._config.uri(self._loop.folder.path), self._loop.state
+        client = open_store(uri, self._config.timeout_seconds)
+        found = _run(client, self._run_id or state.tracking_run_id or self._of_folder())
         if found is None:
-            return f"Not logged to MLflow: {exported or 'the export'} belongs to no run that was tracked."
-        run_id, config, folder = found
-        uri = tracking_uri or config.uri(folder)
-        if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-            return f"Not logged to MLflow: {uri} is not there."
-        _log_text_evaluation(uri, run_id, config.timeout_seconds, evaluation)
-    except Exception as error:  # a report that is written must not be lost to a server, a database or a network
-        return "Not logged to MLflow: " + " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return ""
+            found = self._new_run(client, experiment_id(client, self._config.experiment, uri))
+        else:
+            client.update_run(found.info.run_id, status="RUNNING")
+        new = found.info.run_id != self._run_id
+        self._run_id = state.tracking_run_id = found.info.run_id
+        if not found.data.params:  # made just now, or by a process that came no further
+            describe(client, self._run_id, self._loop)
+        if new:
+            self._event("tracking", run_id=self._run_id)
+        self._points = Points(self._loop.folder.path / "metrics.jsonl")
+        self._client = client
+
+    def _new_run(self, client: Any, experiment: str) -> Any:
+        if self._failures:  # it may have been made although the answer was lost
+            made = client.search_runs([experiment], filter_string=f"tags.`{_START}` = '{self._start}'")
+            if made:
+                return made[0]
+        name = self._config.run_name or self._loop.folder.path.absolute().name
+        return client.create_run(experiment, run_name=name, tags={_START: self._start, **source_tags(self._loop)})
+
+    def _of_folder(self) -> str:
+        """The run that was opened for this folder since it began, where a kill came before the first checkpoint that names it."""
+        lines = read_lines(self._loop.folder.path / "events.jsonl") if self._loop.state.step else []
+        found = ""
+        for event in lines:
+            found = "" if event.get("event") == "start" else event.get("run_id", found) if event.get("event") == "tracking" else found
+        return found
+
+    def _event(self, kind: str, **facts: Any) -> None:
+        with contextlib.suppress(OSError):  # a full disk has taken the tracker's database and the run's own files alike
+            self._loop.folder.event(kind, **facts)
 
 
-def _log_text_evaluation(uri: str, run_id: str, timeout_seconds: int, evaluation: TextEvaluation) -> None:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(timeout_seconds)
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
+def _run(client: Any, run_id: str) -> Any:
+    """The run of that id; None: there is none any more."""
+    from mlflow.exceptions import MlflowException
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    client = MlflowClient(tracking_uri=uri)
-    known = client.get_run(run_id).data.tags
-    stamp = int(time.time() * 1000)
-    points = [Metric(_METRIC_NAME.sub("_", name.replace("+", "_and_")), value, stamp, 0) for name, value in evaluation.metrics.items()]
-    for first in range(0, len(points), _METRICS_A_CALL):
-        client.log_batch(run_id, metrics=points[first : first + _METRICS_A_CALL])
-    client.set_tag(run_id, "text_verdict", "\n".join(evaluation.verdicts)[:_MAX_TAG_CHARACTERS])
-    for path in evaluation.files:
-        client.log_artifact(run_id, str(path), evaluation.folder)
-    # As log_table writes it, which would append to the table of an earlier evaluation instead of taking its place.
-    name = f"{evaluation.folder}/generations.json"
-    rows = [list(row) for row in zip(*evaluation.table.values(), strict=True)]
-    client.log_dict(run_id, {"columns": list(evaluation.table), "data": rows}, name)
-    tables = [entry for entry in json.loads(known.get("mlflow.loggedArtifacts", "[]")) if entry.get("path") != name]
-    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([*tables, {"path": name, "type": "table"}]))
+    if not run_id:
+        return None
+    try:
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return found if found.info.lifecycle_stage == "active" else None

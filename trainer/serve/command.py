@@ -36,7 +36,7 @@ from trainer.serve.registered import read_registered
 from trainer.serve.versions import Version, fetch, named_version, pinned, registered_version
 from trainer.serve.web import FAILURE, LIMITS, MODEL, Limits
 from trainer.serve.whole import FILES, check_files, forget_compiled
-from trainer.training.tracking import check_tracking_uri
+from trainer.training.tracking import check_tracking_uri, found_again
 
 _GRACE_SECONDS = 10.0
 """Time for the server to end by itself after a signal."""
@@ -103,7 +103,9 @@ def _named(config: ServeConfig) -> str:
 
 
 def _tracking(config: ServeConfig) -> str:
-    return config.tracking_uri or ("" if config.model_uri else read_registered(Path(config.run)).tracking_uri)
+    if config.tracking_uri or config.model_uri:
+        return config.tracking_uri
+    return found_again(read_registered(Path(config.run)).tracking_uri, Path(config.run))
 
 
 def version_to_serve(config: ServeConfig, temporary: Path) -> tuple[Version, Path]:

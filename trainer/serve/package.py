@@ -18,6 +18,8 @@ import numpy as np
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.words import short
+from trainer.callbacks.mlflow_evaluation import catch_up
+from trainer.callbacks.mlflow_store import experiment_id
 from trainer.data.loader import Loader
 from trainer.serve.config import RegisterConfig
 from trainer.serve.registered import Registered
@@ -171,23 +173,14 @@ def _run_id(client: Any, tracking: MlflowConfig, folder: RunFolder, training_run
     """The training's run where this store has it, else a new one; and whether it is new."""
     from mlflow.exceptions import MlflowException
 
-    experiment = client.get_experiment_by_name(tracking.experiment)  # also makes the database, once
     if training_run_id:
         try:
-            return client.get_run(training_run_id).info.run_id, False
+            catch_up(client, training_run_id, folder.path)
+            return training_run_id, False
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    if experiment is None:
-        # With an SQLite file, MLflow would put artifacts under the present directory.
-        uri = tracking.uri(folder.path)
-        local = uri.startswith("sqlite:")
-        database = Path(uri.removeprefix("sqlite:///"))
-        experiment_id = client.create_experiment(
-            tracking.experiment, artifact_location=(database.absolute().parent / "mlartifacts").as_uri() if local else None
-        )
-    else:
-        experiment_id = experiment.experiment_id
-    run = client.create_run(experiment_id, run_name=tracking.run_name or folder.path.absolute().name)
+    experiment = experiment_id(client, tracking.experiment, tracking.uri(folder.path))
+    run = client.create_run(experiment, run_name=tracking.run_name or folder.path.absolute().name)
     client.set_tag(run.info.run_id, "run_folder", str(folder.path))
     return run.info.run_id, True

@@ -1,10 +1,13 @@
-"""Where runs are tracked: settings alone, which need no mlflow."""
+"""Where runs are tracked: settings and addresses alone, which need no mlflow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
+
+_SQLITE = "sqlite:///"
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 
 
 def check_tracking_uri(uri: str, field: str = "tracking_uri") -> None:
@@ -20,13 +23,14 @@ class MlflowConfig:
     enabled: bool = True
     """Track at all; training does not need mlflow."""
     tracking_uri: str = ""
-    """Any MLflow tracking URI; empty: the SQLite file ``mlflow.db`` beside the run folder."""
+    """Any MLflow tracking URI; empty: the SQLite file ``mlflow.db`` beside the run folder, with artifacts in ``mlartifacts``."""
     experiment: str = "contrastive"
     """Experiment name, made if missing."""
     run_name: str = ""
     """Name of the run; empty: the run folder's name."""
     timeout_seconds: int = 5
-    """Longest wait for one answer of a tracking server; there is one retry."""
+    """Longest wait for one answer of a tracking server; there is one retry. Training waits for none; its end waits six times as long for
+    a server that is away."""
     log_export: bool = True
     """Upload the exported encoder as an artifact at the end."""
 
@@ -37,4 +41,26 @@ class MlflowConfig:
 
     def uri(self, run_folder: Path) -> str:
         """The tracking URI that applies to a run folder."""
-        return self.tracking_uri or f"sqlite:///{run_folder.absolute().parent / 'mlflow.db'}"
+        return self.tracking_uri or sqlite_uri(run_folder.absolute().parent / DATABASE)
+
+
+def sqlite_uri(database: Path) -> str:
+    """URI of an SQLite file, whatever characters its path holds; :func:`sqlite_file` reads it back."""
+    path = str(database.absolute())
+    if not {"%", "?"} & set(path):
+        return f"{_SQLITE}{path}"
+    # MLflow makes the folder that the text before the last slash names, taken as it stands: no slash may be left but the first.
+    return f"{_SQLITE}/{quote(path[1:], safe='')}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite URI, as SQLAlchemy reads it; None: it is no file."""
+    path = unquote(uri.removeprefix(_SQLITE).partition("?")[0])
+    return Path(path) if uri.startswith(_SQLITE) and path and path != ":memory:" and not path.startswith("file:") else None
+
+
+def found_again(uri: str, run_folder: Path) -> str:
+    """A tracking URI as a file of a run folder has it, or, where its SQLite file is gone, the one that has moved with the folder."""
+    named, beside = sqlite_file(uri), run_folder.absolute().parent / DATABASE
+    moved = named is not None and not named.is_file() and named.name == DATABASE and beside.is_file()
+    return sqlite_uri(beside) if moved else uri

@@ -13,19 +13,19 @@ from trainer.evaluate.text.results import TextResults
 
 def track(results: TextResults, generations: Generations, output: Path, *, tracking_uri: str) -> list[str]:
     """Log each training seed's values, captions and the report into its run; returns what could not be logged, in words."""
-    from trainer.callbacks.mlflow import TextEvaluation, log_text_evaluation
+    from trainer.callbacks.mlflow_evaluation import Evaluation, log_evaluation
 
     found: list[str] = []
     prefix = f"text/{results.part}" if results.part else "text"
     for s, facts in enumerate(tracked(generations.facts, "training runs logged")):
-        evaluation = TextEvaluation(
+        evaluation = Evaluation(
             folder=prefix,
             metrics=_values(results, s, prefix),
-            verdicts=headline_verdicts(results),
+            tags={"text_verdict": "\n".join(headline_verdicts(results))},
             table=_captions(generations, s),
-            files=[output / "text.json", output / "text.html"],
+            files=(output / "text.json", output / "text.html"),
         )
-        said = log_text_evaluation(facts.export, evaluation, tracking_uri=tracking_uri)
+        said = log_evaluation(facts.export, evaluation, tracking_uri=tracking_uri)
         if said and said not in found:
             found.append(said)
     return found

@@ -1,0 +1,133 @@
+"""Points reach a tracking server whatever happens to it, and an SQLite store is found wherever its folder lies."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trainer.callbacks.mlflow_points import Points, points_of
+from trainer.training.tracking import MlflowConfig, found_again, sqlite_file, sqlite_uri
+
+
+class Server:
+    """A tracking server that fails as it likes, before or after it has taken what it was sent."""
+
+    def __init__(self, draw: random.Random, failing: float) -> None:
+        self.draw, self.failing = draw, failing
+        self.metrics: list[Any] = []
+
+    def log_batch(self, run_id: str, metrics: list[Any]) -> None:
+        if self.draw.random() < self.failing:
+            if self.draw.random() < 0.5:
+                self.metrics += metrics  # the answer is lost
+            raise ConnectionError
+        self.metrics += metrics
+
+    def get_metric_history(self, run_id: str, name: str) -> list[Any]:
+        if self.draw.random() < self.failing:
+            raise ConnectionError
+        return [metric for metric in self.metrics if metric.key == name]
+
+    def shown(self) -> dict[tuple[str, int], float]:
+        return {(m.key, m.step): m.value for m in self.metrics}
+
+
+def line(draw: random.Random, step: int) -> str:
+    values = {"loss": draw.choice([draw.random(), math.nan, math.inf]), "lr": 0.1 / (step + 1)}
+    validation = {f"validation_{name}": draw.random() for name in ("top1", "mrr")}
+    return json.dumps({"step": step, **values}) + "\n" + (json.dumps({"step": step, **validation}) + "\n" if step % 3 == 0 else "")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_server_has_every_point_of_the_file_after_any_outages_kills_and_windings_back(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    server, file = Server(draw, failing=0.4), tmp_path / "metrics.jsonl"
+    file.write_text("")
+    points, step, begins = Points(file), 0, [0]
+    for _ in range(draw.randrange(5, 40)):
+        what = draw.random()
+        if what < 0.1 and step:  # wound back: the lines after a checkpoint are gone, other values come
+            step = draw.randrange(step)
+            file.write_bytes(file.read_bytes()[: begins[step]])
+            del begins[step + 1 :]
+            points = Points(file)
+        elif what < 0.2:  # killed and resumed
+            points = Points(file)
+        else:
+            with file.open("a") as lines:
+                lines.write(line(draw, step))
+            step += 1
+            begins.append(file.stat().st_size)
+        try:
+            points.send(server, "run")
+        except ConnectionError:
+            continue
+    server.failing = 0.0
+    points.send(server, "run")
+    shown, held = server.shown(), points_of(file.read_text().split("\n"))
+    assert {point: repr(shown.get(point)) for point in held} == {point: repr(value) for point, value in held.items()}
+    before = len(server.metrics)
+    points.send(server, "run")
+    assert len(server.metrics) == before, "nothing is sent twice"
+
+
+def test_an_undisturbed_run_sends_each_point_once_and_asks_nothing_again(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    server, file = Server(draw, failing=0.0), tmp_path / "metrics.jsonl"
+    points = Points(file)
+    points.send(server, "run")  # nothing is there yet
+    for step in range(9):
+        with file.open("a") as lines:
+            lines.write(line(draw, step))
+        points.send(server, "run")
+    assert len(server.metrics) == len(server.shown()) == 9 * 2 + 3 * 2
+
+
+def test_a_line_that_is_cut_short_is_sent_when_it_is_whole(tmp_path: Path) -> None:
+    server, file = Server(random.Random(0), failing=0.0), tmp_path / "metrics.jsonl"
+    points = Points(file)
+    for piece in ('{"step": 1, "lo', 'ss": 0.5}\n{"step": 2, ', "\n[1]\n", '{"step": 3, "loss": 0.25}\n'):
+        with file.open("a") as lines:
+            lines.write(piece)
+        points.send(server, "run")
+    assert server.shown() == {("train/loss", 1): 0.5, ("train/loss", 3): 0.25}
+
+
+NAMES = ("plain", "with space", "a%20b", "what?", "a#b", "100%", "ünï", "a&b=c;d", "%2F", "?#%25")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_of_any_characters_is_that_of_its_uri(tmp_path: Path, name: str) -> None:
+    from sqlalchemy.engine import make_url
+
+    uri = MlflowConfig().uri(tmp_path / name / "run")
+    assert make_url(uri).database == str(tmp_path / name / "mlflow.db")
+    assert sqlite_file(uri) == tmp_path / name / "mlflow.db"
+    # MLflow makes the folder that this text names.
+    assert Path(uri.removeprefix("sqlite:///")).parent.exists() or "%" not in uri
+
+
+def test_a_store_that_moved_with_its_folder_is_found_again(tmp_path: Path) -> None:
+    old, run = sqlite_uri(tmp_path / "gone" / "mlflow.db"), tmp_path / "here?" / "run"
+    run.mkdir(parents=True)
+    assert found_again(old, run) == old
+    (tmp_path / "here?" / "mlflow.db").touch()
+    assert found_again(old, run) == sqlite_uri(tmp_path / "here?" / "mlflow.db")
+    (tmp_path / "other.db").touch()
+    for kept in ("http://host:5000", sqlite_uri(tmp_path / "other.db"), "sqlite:///", sqlite_uri(tmp_path / "gone" / "own.db")):
+        assert found_again(kept, run) == kept
+
+
+def test_the_tracker_says_nothing_to_a_rank_that_is_not_the_first() -> None:
+    from trainer.callbacks.mlflow import MlflowTracking
+
+    tracking, loop = MlflowTracking(MlflowConfig()), SimpleNamespace(world=SimpleNamespace(rank=1))
+    tracking.on_start(loop)  # type: ignore[arg-type]
+    tracking.on_metrics(loop, {"loss": 1.0})  # type: ignore[arg-type]
+    tracking.on_fault(loop, "it broke")  # type: ignore[arg-type]

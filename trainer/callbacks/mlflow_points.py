@@ -1,0 +1,96 @@
+"""The points of ``metrics.jsonl`` in an MLflow run: sent as they come, and after an outage those that the server lacks."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_METRICS_A_CALL = 1000
+_VALIDATION = "validation_"
+
+Point = tuple[str, int]
+"""Name of a metric and the step."""
+
+
+class Points:
+    """What has been sent of a ``metrics.jsonl``; the server is asked what it has before the first point and after every error.
+
+    Parameters
+    ----------
+    file
+        The run's lines; they may have become fewer when a run is wound back.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._offset = 0
+        self._there: dict[Point, float] | None = None
+
+    def send(self, client: Any, run_id: str) -> None:
+        """Send what the server lacks; what has failed is sent by the next call."""
+        try:
+            self._send(client, run_id)
+        except BaseException:
+            self._offset, self._there = 0, None
+            raise
+
+    def _send(self, client: Any, run_id: str) -> None:
+        from mlflow.entities import Metric
+
+        if not self._file.is_file():
+            return
+        with self._file.open("rb") as lines:
+            if lines.seek(0, 2) < self._offset:
+                self._offset, self._there = 0, None
+            lines.seek(self._offset)
+            found = lines.read()
+        whole = found[: found.rfind(b"\n") + 1]
+        points = points_of(whole.decode("utf-8", "replace").split("\n"))
+        if self._there is None:
+            self._there = _held(client, run_id, sorted({name for name, _ in points}))
+        missing = lacking(points, self._there)
+        stamp = int(time.time() * 1000)
+        metrics = [Metric(name, value, stamp, step) for (name, step), value in missing.items()]
+        for first in range(0, len(metrics), _METRICS_A_CALL):
+            client.log_batch(run_id, metrics=metrics[first : first + _METRICS_A_CALL])
+        self._offset += len(whole)
+        self._there = {}  # a step comes once, unless the file becomes shorter
+
+
+def points_of(lines: Iterable[str]) -> dict[Point, float]:
+    """``{"step": 3, "loss": 0.5, "validation_top1": 0.2}`` as ``train/loss`` and ``validation/top1`` at 3; the last of a step counts."""
+    found: dict[Point, float] = {}
+    for line in lines:
+        try:
+            values = json.loads(line)
+        except ValueError:  # cut short by a kill
+            continue
+        if not isinstance(values, dict) or not isinstance(step := values.pop("step", None), int):
+            continue
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                group, own = ("validation", name.removeprefix(_VALIDATION)) if name.startswith(_VALIDATION) else ("train", name)
+                found[f"{group}/{own}", step] = float(value)
+    return found
+
+
+def lacking(points: Mapping[Point, float], there: Mapping[Point, float]) -> dict[Point, float]:
+    """The points that a server lacks, or has with another value, as after a run was wound back."""
+    return {point: value for point, value in points.items() if point not in there or not _same(value, there[point])}
+
+
+def _same(ours: float, theirs: float) -> bool:
+    if math.isinf(ours):  # which a database keeps as the largest number
+        return abs(theirs) >= sys.float_info.max and (ours > 0) == (theirs > 0)
+    return ours == theirs or (math.isnan(ours) and math.isnan(theirs))
+
+
+def _held(client: Any, run_id: str, names: Iterable[str]) -> dict[Point, float]:
+    """The points of a run, the latest of each step."""
+    history = [metric for name in names for metric in client.get_metric_history(run_id, name)]
+    return {(m.key, m.step): m.value for m in sorted(history, key=lambda metric: metric.timestamp)}
