@@ -18,6 +18,11 @@ COMMANDS = {
         run="trainer.artifacts.encoder:run",
         help="write a run's best encoder where you like",
     ),
+    "verify": Command(
+        config="trainer.training.verify:VerifyConfig",
+        run="trainer.training.verify:run",
+        help="check every hash of a run or an export",
+    ),
     "evaluate-retrieval": Command(
         config="trainer.evaluate.retrieval.config:EvaluateRetrievalConfig",
         run="trainer.evaluate.retrieval.command:run",

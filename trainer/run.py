@@ -175,6 +175,7 @@ def _train(loop: Loop) -> int:
                 tracking_run_id=state.tracking_run_id,
             ),
         )
+        folder.seal()
     dist.barrier()
     return 0
 
@@ -221,8 +222,10 @@ def _claim(config: RunConfig, task: Task, folder: RunFolder, world: World, found
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.checkpoints.mkdir(exist_ok=True)
     folder.completed.unlink(missing_ok=True)
+    folder.unseal()
     write_atomically(folder.path / "config.yaml", to_yaml(config).encode())
     write_json(folder.path / "identity.json", identity.make_identity(config, task.study))
+    folder.seal()
     folder.event("start" if found is None else "resume", world_size=world.size, checkpoint=found)
     for kind, facts in task.notes:
         folder.event(kind, **facts)

@@ -16,6 +16,7 @@ from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, write_atomically
 
 SEALS = "files.sha256"
+_TEXTS = (".json", ".md", ".jinja", ".txt")
 _LINE = re.compile(r"([0-9a-f]{64})  (\S[^\n]*)")
 
 
@@ -34,6 +35,27 @@ def write_seals(folder: Path, files: Iterable[Path], *, known: dict[str, str] | 
 def seal_all(folder: Path) -> None:
     """Seal all that is in ``folder`` and below now."""
     write_seals(folder, (path for path in folder.rglob("*") if path.is_file() and path != folder / SEALS))
+
+
+def check_seals(folder: Path) -> list[str]:
+    """Refuse a folder in which a file of numbers is not what was sealed; one of an earlier version, which has no seals, passes.
+
+    Returns
+    -------
+    list of str
+        A sentence for each text that is not what was sealed: a person may have edited it, and should know.
+
+    Raises
+    ------
+    StudyError
+        One sentence naming the first file.
+    """
+    said = []
+    for broken in broken_seals(folder):
+        if not broken.partition(": ")[0].endswith(_TEXTS):
+            raise StudyError(broken)
+        said.append(broken)
+    return said
 
 
 def broken_seals(folder: Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ from torch import nn
 from data_prep.contract.cli import main
 from data_prep.contract.errors import CommandError, StudyError
 from data_prep.contract.files import sha256_file
+from data_prep.contract.seal import seal_all
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
 from tests.helpers.tiny_text import write_tiny_encoder
@@ -185,6 +186,7 @@ def test_an_encoder_that_embeds_nothing_is_not_exported(
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     file = copy / "export" / "model.safetensors"
     save_file({name: torch.full_like(w, value) if w.is_floating_point() else w for name, w in load_file(file).items()}, file)
+    seal_all(file.parent)  # as if training had written it so
     assert main("trainer", "", COMMANDS, ["export", "--run", str(copy), "--output", str(tmp_path / "out")]) == 1
     assert "export: not to be used, " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -195,6 +197,7 @@ def test_a_run_that_embeds_nothing_is_not_registered(run: Path, study: Path, tmp
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     file = copy / "export" / "model.safetensors"
     save_file({name: w * 1e30 if w.is_floating_point() else w for name, w in load_file(file).items()}, file)
+    seal_all(file.parent)  # as if training had written it so
     write_completed(copy, Completed(step=1, best_score=None, best_step=0, score_name=None))
     argv = ["register", "--name", "m", "--run", str(copy), "--study", str(study), "--split", "tiny", "--part", "train"]
     assert main("trainer", "", COMMANDS, [*argv, "--tracking_uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 1

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError, UserError
+from data_prep.contract.seal import seal_all
 from data_prep.embed.command import EmbedConfig
 from data_prep.embed.command import run as embed
 from tests.distributed.training import write_split
@@ -476,6 +477,8 @@ def test_an_encoder_that_makes_no_numbers_is_refused_in_a_sentence(home: Path, t
     with pytest.raises(UserError, match=r"model.safetensors: .* is not finite, expected numbers: the training that wrote it had failed"):
         generate(config(home, tmp_path / "out", export=str(export), arms=["eeg"], label_only=""), World(), CPU)
     save_file({name: value * 1e38 if value.is_floating_point() else value for name, value in whole.items()}, file)
+    for folder in (file.parent, export):
+        seal_all(folder)  # as if training had written it so
     with pytest.raises(
         UserError, match="EEG of trial 0 has no finite embedding: its values are too large, or the encoder's weights are damaged"
     ):

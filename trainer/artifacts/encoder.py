@@ -28,13 +28,14 @@ from torch import Tensor
 from data_prep.contract.arrays import read_archive
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError, UserError
+from data_prep.contract.seal import seal_all
 from data_prep.contract.terminal import Terminal
 from data_prep.contract.trust import allow_classes
 from data_prep.contract.words import listed, short
 from trainer.artifacts.export import CONFIG, Export, ExportEmbedding, ExportSignal, ModelSizes, read_export, write_config
 from trainer.artifacts.given import read_eeg
 from trainer.artifacts.level import check_trials, measure_level
-from trainer.artifacts.weights import load_weights
+from trainer.artifacts.weights import load_weights, say_edited
 from trainer.data.batch import Batch, Transform, normalise_trials
 from trainer.data.loader import Loader
 from trainer.losses import LossConfig
@@ -124,6 +125,7 @@ def write_export(
                 kind=np.array(fitted.kind),
             )
     write_config(output, export)
+    seal_all(output)
 
 
 def _rows(positions: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
@@ -348,6 +350,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust:
     except UserError as error:
         raise CommandError(f"{folder / CONFIG}: {error}") from error
     load_weights(model, folder / WEIGHTS, CONFIG)
+    say_edited(folder)  # last: what is wrong with a file by itself is the better sentence
     if export.level is None:
         note = f"{folder} does not say the level of the EEG it was trained on (an earlier version wrote it): units are not checked"
         Terminal(stderr=True, soft_wrap=True).print(f"note: {note}")

@@ -28,11 +28,12 @@ from torch import Tensor
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_file, write_atomically
 from data_prep.contract.records import to_json
+from data_prep.contract.seal import seal_all
 from data_prep.contract.words import short
 from trainer.artifacts.encoder import WEIGHTS, Encoder, check_finite, load_encoder
 from trainer.artifacts.export import CONFIG, read_export, write_config
 from trainer.artifacts.text_export import ExportEncoder, TextExport, TextTraining, find_text_export, read_text_export, write_text_config
-from trainer.artifacts.weights import read_weights
+from trainer.artifacts.weights import read_weights, say_edited
 from trainer.models.concepts import ConceptTable
 from trainer.models.language.adapter import check_adapter_config
 from trainer.models.language.base import for_use, load_base, load_tokenizer, read_settings
@@ -122,6 +123,8 @@ def write_text_export(
         facts=facts,
     )
     write_text_config(output, export)
+    seal_all(output / ENCODER)
+    seal_all(output)
 
 
 def _save(weights: dict[str, Tensor], file: Path) -> None:
@@ -302,6 +305,7 @@ def load_text(
             model.image_token.to(device)
     prompter = Prompter(load_tokenizer(base_config), export.read_prompt(), export.num_prefix, context_length(settings))
     concepts = ConceptTable.read(folder) if export.concepts is not None else None
+    say_edited(folder)
     return TextDecoder(export, encoder, model, prompter, concepts, device)
 
 

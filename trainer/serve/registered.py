@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.records import read_record, write_record
+from data_prep.contract.seal import seal
 
 REGISTERED = "registered.json"
 
@@ -30,6 +31,7 @@ class Registered:
 def write_registered(run: Path, registered: Registered) -> None:
     """Write ``registered.json`` into a run folder."""
     write_record(run / REGISTERED, registered)
+    seal(run, [run / REGISTERED])
 
 
 def read_registered(run: Path) -> Registered:

@@ -18,8 +18,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,8 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import fsync_folder, read_json, sha256_file
-from data_prep.contract.records import SealedFile, check_format, from_json, write_record
+from data_prep.contract.files import fsync_folder, read_json, sha256_file, sha256_json
+from data_prep.contract.records import SealedFile, check_format, from_json, to_json, write_record
 from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.weights_only import weights_only
 from trainer.distributed.world import World
@@ -58,6 +58,8 @@ class Seal:
     """By name inside the checkpoint's folder."""
     trainable: tuple[str, ...] = ()
     """Names of the parameters that were trained."""
+    sha256: str | None = None
+    """Of all the rest, as canonical JSON; None: an earlier version wrote none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,18 +128,38 @@ def find(folder: RunFolder, resume: str) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint's manifest."""
+    """Read a checkpoint's manifest.
+
+    Raises
+    ------
+    CommandError, StudyError
+        It is missing or damaged.
+    """
     manifest_file = path / "manifest.json"
     manifest = read_json(manifest_file)
     check_format(manifest, FORMAT_VERSION, str(manifest_file))
-    return Checkpoint(path=path, **vars(from_json(Seal, manifest, str(manifest_file), written_by="a training")))
+    seal = from_json(Seal, manifest, str(manifest_file), written_by="a training")
+    if seal.sha256 not in (None, _hash_of_the_rest(manifest)):
+        raise CommandError(f"{manifest_file}: its SHA-256 does not follow from its content: altered")
+    return Checkpoint(path=path, **vars(seal))
+
+
+def _hash_of_the_rest(manifest: Mapping[str, Any]) -> str:
+    return sha256_json({name: value for name, value in manifest.items() if name != "sha256"})
 
 
 def check_checkpoint(found: Checkpoint, *, zero_stage: int) -> None:
     """Check every file's size and hash, and that the ZeRO stage is the config's."""
-    path, manifest_file = found.path, found.path / "manifest.json"
     if found.zero_stage != zero_stage:
-        raise CommandError(f"{path}: saved with zero.stage {found.zero_stage}, the config says {zero_stage}: resume with the stage it has")
+        raise CommandError(
+            f"{found.path}: saved with zero.stage {found.zero_stage}, the config says {zero_stage}: resume with the stage it has"
+        )
+    check_files(found)
+
+
+def check_files(found: Checkpoint) -> None:
+    """Check every file's size and hash."""
+    path, manifest_file = found.path, found.path / "manifest.json"
     for name, sealed in found.files.items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None
@@ -179,7 +201,7 @@ def save(
                     if file.is_file()
                 },
             )
-            write_record(path / "manifest.json", seal)
+            write_record(path / "manifest.json", replace(seal, sha256=_hash_of_the_rest(to_json(seal))))
         fsync_folder(folder.checkpoints)
         folder.point("latest", path)
         if best:

@@ -18,12 +18,24 @@ from typing import Any
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_atomically
+from data_prep.contract.seal import SEALS, write_seals
 from data_prep.contract.words import listed
 from trainer.training.completed import COMPLETED
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8}\Z")
 HEARTBEAT_SECONDS = 5.0
-_OF_A_START = {"config.yaml", "identity.json", "events.jsonl", "metrics.jsonl", "checkpoints", "universal", "heartbeat", "errors", "logs"}
+_OF_A_START = {
+    "config.yaml",
+    "identity.json",
+    "files.sha256",
+    "events.jsonl",
+    "metrics.jsonl",
+    "checkpoints",
+    "universal",
+    "heartbeat",
+    "errors",
+    "logs",
+}
 """What a start that was killed may leave before there is a run."""
 _LOGS = {".log", ".out", ".err", ".txt"}
 """A person's own record of what a command said, often kept where its run is."""
@@ -70,6 +82,21 @@ class RunFolder:
         foreign = [each.name for each in visible if each.name not in _OF_A_START and each.suffix not in _LOGS]
         if foreign:
             raise CommandError(f"run: {self.path} holds {listed(foreign, 4)} and no run: expected a new or an empty folder")
+
+    def seal(self) -> None:
+        """Write down what the run's own files are now: of one that goes on config and identity, of one that is done all that is at its top
+        and what its checkpoints say. An export has seals of its own."""
+        done = self.completed.is_file()
+        names = (
+            ("*.json", "*.yaml", "*.jsonl", "latest", "best", "checkpoints/*/manifest.json", "checkpoints/*.py")
+            if done
+            else ("config.yaml", "identity.json")
+        )
+        write_seals(self.path, [path for name in names for path in self.path.glob(name)])
+
+    def unseal(self) -> None:
+        """The run goes on, and its files with it."""
+        (self.path / SEALS).unlink(missing_ok=True)
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append a noteworthy event (``start``, ``resume``, ``checkpoint``, ``best``, ``fault``, ``stop``, ``end``) to ``events.jsonl``."""
