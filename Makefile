@@ -4,6 +4,7 @@
 # make bench-text   EEG to text on a simulated study: what the captions say right, by arm (25 minutes) -> bench.json
 # make bench        benchmarks beside their peers -> bench.json
 # make bench-gpu    on a CUDA device: the same results as the CPU, then throughput of an 8B-shaped model -> bench_gpu.json
+# make fuzz         every parser on damaged and hostile files, 10 minutes, seeded; what is found is kept in tests/fuzz/found
 # Each works alone on a machine with Python >= 3.11, g++ and the Python headers: the environment is made first.
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: quickstart quickstart-text bench-text test checks unit launched bench bench-gpu clean
+.PHONY: quickstart quickstart-text bench-text fuzz test checks unit launched bench bench-gpu clean
 
 $(VENV)/installed: requirements.txt requirements.lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor} found, 3.11 or newer expected")'
@@ -58,6 +59,9 @@ bench-gpu: $(VENV)/installed-dev
 
 bench-text: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks text
+
+fuzz: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
 
 clean:
 	rm -rf runs studies bench.json bench_gpu.json

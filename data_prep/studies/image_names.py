@@ -6,11 +6,15 @@ from pathlib import Path
 
 from data_prep.contract.errors import StudyError
 from data_prep.contract.manifest import Stimulus
+from data_prep.contract.words import short
 
 
 def inside(root: Path, relative: str) -> Path:
     """``root / relative``, refused if it leaves ``root``: names come from files that others wrote."""
-    path = (root / relative).resolve()
+    try:
+        path = (root / relative).resolve()
+    except (ValueError, OSError) as error:  # a zero byte, links in a circle
+        raise StudyError(f"{short(relative)!r}: no name that a file can have ({error})") from error
     if not path.is_relative_to(root.resolve()):
         raise StudyError(f"{relative!r} lies outside {root}: expected a name inside the study's folder")
     return path
@@ -18,7 +22,8 @@ def inside(root: Path, relative: str) -> Path:
 
 def image_key(name: str) -> tuple[str, ...]:
     """Folders and stem of an image's name: file endings differ between copies of a data set."""
-    parts = Path(name.replace("\\", "/")).with_suffix("").parts
+    path = Path(name.replace("\\", "/"))
+    parts = (path.with_suffix("") if path.name else path).parts
     return tuple(part for part in parts if part not in (".", "/"))
 
 

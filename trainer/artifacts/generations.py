@@ -252,7 +252,7 @@ def read_facts(folder: Path) -> GenerationFacts:
 def _read_records(folder: Path) -> dict[tuple[str, int], Record]:
     path = folder / GENERATIONS
     found: dict[tuple[str, int], Record] = {}
-    with path.open(encoding="utf-8", newline="\n") as file:  # only "\n" ends a line: captions may hold any other separator
+    with path.open("rb") as file:  # only "\n" ends a line: captions may hold any other separator
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
