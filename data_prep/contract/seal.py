@@ -5,15 +5,13 @@ A bit that flips in it is found like one in a file: either a hash is no longer i
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, write_atomically
+from data_prep.contract.lock import alone
 
 SEALS = "files.sha256"
 _TEXTS = (".json", ".md", ".jinja", ".txt")
@@ -22,7 +20,8 @@ _LINE = re.compile(r"([0-9a-f]{64})  (\S[^\n]*)")
 
 def seal(folder: Path, files: Iterable[Path]) -> None:
     """Write down what these files, in ``folder`` or below, are now; what is written of others stays. Several processes may."""
-    with _alone(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
         write_seals(folder, files, known=_read(folder))
 
 
@@ -89,15 +88,3 @@ def _read(folder: Path) -> dict[str, str]:
     if len(known) != len(lines) or (text and not text.endswith("\n")):
         raise StudyError(f"{path}: not a list of hashes and names of files in its folder: altered")
     return known
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    # The lock is on the folder itself, so it leaves no file behind and a killed process holds nothing.
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

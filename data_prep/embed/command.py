@@ -9,6 +9,7 @@ from pathlib import Path
 from data_prep.contract import cli, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_json
+from data_prep.contract.lock import alone
 from data_prep.contract.manifest import Manifest, read_manifest, write_manifest
 from data_prep.embed.base import EmbeddingConfig
 from data_prep.embed.table import check_table, write_table
@@ -56,13 +57,22 @@ def facts_of(manifest: Manifest, image_root: Path | None, patterns: Mapping[str,
 def run(config: EmbedConfig) -> None:
     """Write ``embeddings/NAME.npy`` and ``NAME.json``, then the manifest with its new fingerprint."""
     root = Path(config.study)
-    manifest = read_manifest(root)
-    if config.name in manifest.embeddings:
-        raise StudyError(f"{root}: already has an embedding {config.name!r}: choose another name, studies are never changed in place")
+    manifest = _without(config.name, read_manifest(root), root)
     image_root = Path(config.image_root) if config.image_root else None
     table, provenance = config.embedding.compute(facts_of(manifest, image_root, config.class_images))
     table = check_table(table, f"embedding {config.name!r}", len(manifest.tables.stimuli))
     key = sha256_json(cli.to_plain(config.embedding, EmbeddingConfig))
-    entry = write_table(root, config.name, table, provenance, key=key)
-    write_manifest(root, manifest.with_embedding(config.name, entry))
+    with alone(root):
+        # Read again: hours may have passed, and others may have added theirs.
+        present = _without(config.name, read_manifest(root), root)
+        if present.tables.stimuli != manifest.tables.stimuli:
+            raise StudyError(f"{root}: was replaced by a study of other stimuli while {config.name!r} was computed: embed again")
+        entry = write_table(root, config.name, table, provenance, key=key)
+        write_manifest(root, present.with_embedding(config.name, entry))
     print(f"{root}: embedding {config.name!r} added, {table.shape[0]} stimuli of {table.shape[1]} dimensions")
+
+
+def _without(name: str, manifest: Manifest, root: Path) -> Manifest:
+    if name in manifest.embeddings:
+        raise StudyError(f"{root}: already has an embedding {name!r}: choose another name, studies are never changed in place")
+    return manifest

@@ -6,6 +6,7 @@ that is missing or damaged beside a sound tar is then written anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, write_atomically
 from data_prep.contract.json_text import parse_json
+from data_prep.contract.lock import alone
 from data_prep.contract.manifest import Manifest, Shard, Stimulus, read_manifest
 from data_prep.contract.progress import tracked
 from data_prep.contract.terminal import Terminal
@@ -41,11 +43,12 @@ def run(config: ReindexConfig) -> int:
     root, console = Path(config.study), Terminal(stderr=True)
     manifest = read_manifest(root)
     faults, restored = [], []
-    for shard in tracked(manifest.shards, "shards indexed"):
-        try:
-            restored += reindex_shard(root, manifest, shard, write=config.write)
-        except StudyError as error:
-            faults.append(str(error))
+    with alone(root) if config.write else contextlib.nullcontext():
+        for shard in tracked(manifest.shards, "shards indexed"):
+            try:
+                restored += reindex_shard(root, manifest, shard, write=config.write)
+            except StudyError as error:
+                faults.append(str(error))
     for line in [f"restored {path}" for path in restored] + faults:
         console.print(line, soft_wrap=True)
     console.print(

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import importlib.metadata
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ import numpy as np
 from data_prep.contract import cli, schema
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, sha256_json, write_atomically
+from data_prep.contract.lock import alone
 from data_prep.contract.manifest import Embedding, Manifest, Quality, read_manifest, write_manifest
 from data_prep.contract.progress import tracked
 from data_prep.contract.seal import seal, write_seals
@@ -98,7 +97,7 @@ def write_study(config: ShardConfig, console: Terminal | None = None) -> Manifes
     root = Path(config.output)
     root.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(root):
+        with alone(root, wait_seconds=0):
             return _write_study(config, source, root, console)
     except OSError as error:
         if error.errno not in _FULL:
@@ -222,17 +221,3 @@ def _installed() -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    # The lock is on the folder itself, so it leaves no file behind and a killed process holds nothing.
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StudyError(f"{root}: another process is writing this study: expected to be alone") from error
-        yield
-    finally:
-        os.close(handle)

@@ -30,6 +30,7 @@ import numpy as np
 from data_prep.contract import cli, closed_form, schema
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import sha256_json, write_json
+from data_prep.contract.lock import alone
 from data_prep.contract.manifest import Stimulus
 from data_prep.contract.progress import tracked
 from data_prep.contract.ranking import cosine_similarity, top_k
@@ -124,6 +125,12 @@ class SimulateConfig:
 def run(config: SimulateConfig) -> None:
     """Make the study and print what it can show."""
     root = Path(config.output)
+    root.mkdir(parents=True, exist_ok=True)
+    with alone(root, wait_seconds=0):
+        _run(config, root)
+
+
+def _run(config: SimulateConfig, root: Path) -> None:
     if (root / "ceiling.json").is_file():
         raise CommandError(f"{root}: holds a finished study already: choose another output, or delete it")
     seconds: dict[str, float] = {}

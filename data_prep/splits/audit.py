@@ -18,6 +18,7 @@ import numpy as np
 from data_prep.contract import schema
 from data_prep.contract.audit import Audit, Finding, write_audit_file
 from data_prep.contract.errors import StudyError
+from data_prep.contract.lock import alone
 from data_prep.contract.progress import progress
 from data_prep.contract.split import Split, assign_parts, read_split
 from data_prep.contract.terminal import Terminal
@@ -66,7 +67,10 @@ def run(config: AuditConfig) -> int:
 def write_audit(study: StudyFolder, split: Split) -> Audit:
     """Audit a split and write ``splits/NAME.audit.json``; returns what was written."""
     report = audit(study, split)
-    write_audit_file(study.root, report)
+    with alone(study.root):
+        if read_split(study.root, study.manifest, split.name).hash != split.hash:
+            raise StudyError(f"{study.root}: split {split.name!r} was replaced while it was audited: audit it again")
+        write_audit_file(study.root, report)
     return report
 
 

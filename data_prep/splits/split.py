@@ -7,11 +7,13 @@ A split says which repetitions are in which part by clauses over ids (:func:`ass
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from data_prep.contract import cli, schema
-from data_prep.contract.audit import Audit
+from data_prep.contract.audit import Audit, write_audit_file
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, write_json
+from data_prep.contract.lock import alone
 from data_prep.contract.seal import seal
 from data_prep.contract.split import Split, assign_parts
 from data_prep.contract.terminal import Terminal
@@ -60,17 +62,28 @@ def write_split(config: SplitConfig, name: str = "", study: StudyFolder | None =
     study = study or open_study(config.study)
     name = name or config.name or config.policy
     split = make_split(config, name, study)
-    path = study.root / "splits" / f"{name}.json"
-    if path.is_file() and not config.overwrite:
-        before = read_json(path)
-        if before.get("hash") != split.hash:
-            raise StudyError(f"{path}: a different split of this name is there: choose another name, or set overwrite: true")
+    _refuse_another(study, split, config)
     arrays = None if config.transform == "none" else transforms.fit_transform(study, split, config.transform)
-    write_json(path, split.plain())
-    seal(path.parent, [path])
-    if arrays is not None:
-        transforms.write_transform(study.root, name, arrays)
-    return split, audit.write_audit(study, split)
+    report = audit.audit(study, split)
+    with alone(study.root):
+        _refuse_another(study, split, config)  # one of this name may have come meanwhile
+        path = _path(study, split)
+        write_json(path, split.plain())
+        seal(path.parent, [path])
+        if arrays is not None:
+            transforms.write_transform(study.root, name, arrays)
+        write_audit_file(study.root, report)
+    return split, report
+
+
+def _path(study: StudyFolder, split: Split) -> Path:
+    return study.root / "splits" / f"{split.name}.json"
+
+
+def _refuse_another(study: StudyFolder, split: Split, config: SplitConfig) -> None:
+    path = _path(study, split)
+    if path.is_file() and not config.overwrite and read_json(path).get("hash") != split.hash:
+        raise StudyError(f"{path}: a different split of this name is there: choose another name, or set overwrite: true")
 
 
 def make_split(config: SplitConfig, name: str, study: StudyFolder) -> Split:

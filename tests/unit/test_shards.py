@@ -18,10 +18,10 @@ import yaml
 
 from data_prep.contract import cli
 from data_prep.contract.errors import StudyError, UserError
+from data_prep.contract.lock import alone
 from data_prep.contract.manifest import read_manifest
 from data_prep.contract.repetitions import read_shard_tables
 from data_prep.contract.seal import SEALS
-from data_prep.shards import write as shards
 from data_prep.shards.verify import verify
 from data_prep.shards.write import ShardConfig, write_study
 from tests.helpers.tiny_study import TinyEmbedding, TinyReader, TinySource, write_tiny_study
@@ -351,7 +351,7 @@ def test_somebody_elses_tars_are_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with shards._locked(tmp_path), pytest.raises(StudyError, match="another process is writing"):
+    with alone(tmp_path), pytest.raises(StudyError, match="another process is writing"):
         write_tiny_study(tmp_path)
 
 

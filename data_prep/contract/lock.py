@@ -1,0 +1,67 @@
+"""One writer of a folder at a time, and the name of who writes when another comes.
+
+The lock is on the folder itself, so it leaves no file behind and a killed process holds nothing. Who reads, changes and writes back
+(a manifest, a split of a name) reads inside of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_prep.contract.errors import StudyError
+
+WAIT_SECONDS = 60.0
+"""How long a writer of small files waits for another."""
+_POLL_SECONDS = 0.05
+
+
+@contextmanager
+def alone(folder: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    """Be the only one who writes into ``folder``; another one is waited for.
+
+    Raises
+    ------
+    StudyError
+        After ``wait_seconds`` another process still writes there; the sentence names it where the system tells.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + wait_seconds
+    try:
+        while not _locked(handle):
+            if time.monotonic() >= end:
+                raise StudyError(
+                    f"{folder}: another process is writing here{_holder(handle)}: expected to be alone, try again when it is done"
+                )
+            time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(handle: int) -> str:
+    """`` (process 123: python -m data_prep embed)``, or nothing where the system does not say who holds a lock."""
+    facts = os.fstat(handle)
+    # 1: FLOCK  ADVISORY  WRITE 4711 08:01:1234 0 EOF
+    file = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+        pid = next(int(row[4]) for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5] == file and int(row[4]) > 0)
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").replace("\0", " ").split()
+    except (OSError, ValueError, StopIteration):
+        return ""
+    # The command, not its options: those may name what is no one else's business.
+    named = [Path(words[0]).name, *words[1:4]] if words else []
+    return f" (process {pid}{': ' if named else ''}{' '.join(named)})"
