@@ -481,3 +481,72 @@ def test_settings_of_a_base_lie_over_any_text_config(fragment: str) -> None:
     assert config.run == "runs/quickstart/text"  # the rest is the text config's
     assert config.zero.stage == 2 or config.base.quantisation == "none"
     assert {path.stem for path in BASES.glob("*.yaml")} == set(FAMILIES)
+
+
+def as_torch_files(folder: Path, *, zipped: bool = True, parts: int = 1) -> None:
+    """Replace a model's safetensors by ``pytorch_model.bin``, or by several with their index."""
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    files = {f"pytorch_model-{part + 1:05d}-of-{parts:05d}.bin": names[part::parts] for part in range(parts)}
+    files = files if parts > 1 else {"pytorch_model.bin": names}
+    for file, inside in files.items():
+        torch.save({name: weights[name] for name in inside}, folder / file, _use_new_zipfile_serialization=zipped)
+    if parts > 1:
+        index = {"weight_map": {name: file for file, inside in files.items() for name in inside}}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_base_in_torchs_format_is_told_by_its_weights(models: dict[str, str], tmp_path: Path, zipped: bool, parts: int) -> None:
+    """Another base under the same name and of the same shape: an adapter must not be put on it without a word."""
+    home = tmp_path / "base"
+    references = []
+    for seed in (0, 1):
+        shutil.rmtree(home, ignore_errors=True)
+        write_tiny_llm(home, "llama", seed=seed)
+        as_torch_files(home, zipped=zipped, parts=parts)
+        shutil.copytree(home, tmp_path / f"copy-{seed}")
+        config = BaseConfig(name=str(home))
+        references.append(base_reference(config, read_settings(config)))
+    moved = BaseConfig(name=str(tmp_path / "copy-0"))
+    check_base(references[0], base_reference(moved, read_settings(moved)), "export")
+    with pytest.raises(CommandError, match="another base model: fingerprint was"):
+        check_base(references[0], references[1], "export")
+
+
+def test_one_changed_weight_of_a_torch_file_is_another_base(tmp_path: Path) -> None:
+    write_tiny_llm(tmp_path / "base", "llama")
+    as_torch_files(tmp_path / "base")
+    config, file = BaseConfig(name=str(tmp_path / "base")), tmp_path / "base" / "pytorch_model.bin"
+    before, weights = weights_fingerprint(config), torch.load(file, weights_only=True)
+    rng = np.random.default_rng(0)
+    for name in rng.choice(sorted(weights), 4, replace=False):
+        changed = {each: value.clone() for each, value in weights.items()}
+        changed[name].view(-1)[int(rng.integers(changed[name].numel()))] += 1
+        torch.save(changed, file)
+        assert weights_fingerprint(config) != before, name
+    torch.save(weights, file)
+    assert weights_fingerprint(config) == before
+
+
+def test_the_fingerprint_is_of_the_weights_that_are_loaded(tmp_path: Path) -> None:
+    write_tiny_llm(tmp_path / "base", "llama")
+    config = BaseConfig(name=str(tmp_path / "base"))
+    before = weights_fingerprint(config)
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}  # of another save; transformers takes the one file first
+    (tmp_path / "base" / "model.safetensors.index.json").write_text(json.dumps(index))
+    write_tiny_llm(tmp_path / "other", "llama", seed=1)
+    (tmp_path / "other" / "model.safetensors").rename(tmp_path / "base" / "model-00001-of-00001.safetensors")
+    torch.save({}, tmp_path / "base" / "pytorch_model.bin")
+    assert weights_fingerprint(config) == before
+
+
+def test_a_folder_without_weights_is_no_base_of_its_name(tmp_path: Path) -> None:
+    write_tiny_llm(tmp_path / "base", "llama")
+    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "base" / "flax_model.msgpack")
+    with pytest.raises(CommandError, match=r"base holds no whole weights, expected model.safetensors, pytorch_model.bin"):
+        weights_fingerprint(BaseConfig(name=str(tmp_path / "base")))
