@@ -1,14 +1,19 @@
 """How fast batches leave the shards: beside stock WebDataset over the same tars, and beside copying the same bytes.
 
 The study is random numbers through the real shard writer; what is in the trials does not change how fast they are read.
-The three are measured in turn, several rounds in one run, and their medians compared.
+The three are measured in turn, several rounds in one run, and their medians compared. So is ours with pages that come from the disk
+anew for each batch, and beside a thread that is busy in the interpreter or often sleeps in it: a loader beside training. What
+that thread gets done is given as a share of what it does alone.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import threading
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -151,17 +156,28 @@ def run(folder: Path, *, num_samples: int = 8192, rounds: int = 9, seconds_each:
             got = list(islice(stock_samples, 64))
         return len(got)
 
+    def cold() -> int:
+        _drop_pages(root)
+        return ours()
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    rates: dict[str, list[float]] = defaultdict(list)
     try:
         for warm_up in (ours, copy, stock):
             warm_up()
         for _ in range(num_samples // BATCH):
             ours()
-        rates: dict[str, list[float]] = {"ours": [], "copy": [], "stock": []}
+        loader.index.settle()  # hashing is once a run
         for _ in range(rounds):
-            for name, measured in (("ours", ours), ("stock", stock), ("copy", copy)):
+            for name, measured in (("ours", ours), ("stock", stock), ("copy", copy), ("cold", cold)):
                 rates[name].append(_rate(measured, seconds_each))
+            for busy in (spinning, sleeping):
+                alone = _beside(busy, lambda: time.sleep(0.01) or 0, seconds_each)[1]  # type: ignore[func-returns-value]
+                for name, measured in (("warm", ours), ("cold", cold)):
+                    ours_rate, ticks = _beside(busy, measured, seconds_each)
+                    rates[f"{name} {busy.__name__}"].append(ours_rate)
+                    rates[f"{name} {busy.__name__} share"].append(ticks / alone)
     finally:
         torch.set_num_threads(threads)
     rate = {name: statistics.median(values) for name, values in rates.items()}
@@ -173,7 +189,58 @@ def run(folder: Path, *, num_samples: int = 8192, rounds: int = 9, seconds_each:
         row("loader: times the rate of stock WebDataset", times_stock, "x", TARGET_TIMES_STOCK, times_stock >= TARGET_TIMES_STOCK),
         row("loader: bytes of EEG", rate["ours"] * gigabytes, "GB/s", peer="plain memory copy", peer_value=rate["copy"] * gigabytes),
         row("loader: share of plain memory-copy speed", rate["ours"] / rate["copy"], "of 1"),
+        row("loader: the same, every batch from the disk", rate["cold"], "samples/s"),
+        *(
+            row(
+                f"loader: {pages}, beside a thread that is {busy} (peer: its share of what it does alone)",
+                rate[f"{pages} {busy}"],
+                "samples/s",
+                peer="share of 1",
+                peer_value=rate[f"{pages} {busy} share"],
+            )
+            for busy in ("spinning", "sleeping")
+            for pages in ("warm", "cold")
+        ),
     ]
+
+
+def spinning() -> None:
+    """A tick of a thread that never waits."""
+    for _ in range(1000):
+        pass
+
+
+def sleeping() -> None:
+    """A tick of a thread that waits for the interpreter again and again."""
+    time.sleep(0.0003)
+
+
+def _beside(busy: Callable[[], None], measured: Callable[[], int], seconds: float) -> tuple[float, float]:
+    """Rate of ``measured``, and ticks a second of a thread that does nothing but ``busy`` meanwhile."""
+    stopped, ticks = threading.Event(), 0
+
+    def work() -> None:
+        nonlocal ticks
+        while not stopped.is_set():
+            busy()
+            ticks += 1
+
+    thread = threading.Thread(target=work)
+    start = time.perf_counter()
+    thread.start()
+    try:
+        rate = _rate(measured, seconds)
+    finally:
+        stopped.set()
+        thread.join()
+    return rate, ticks / (time.perf_counter() - start)
+
+
+def _drop_pages(root: Path) -> None:
+    for tar in root.glob("*.tar"):
+        handle = os.open(tar, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
 
 
 def _rate(measured: Any, seconds: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep.contract.tars import Tars
 
-_THREADS = 4
+_THREADS = min(4, os.cpu_count() or 1)
 """The system copies, or waits for a disk, without the interpreter's lock: several at once keep a disk's queue filled."""
 _ALONE_BYTES = 2**20
 """Up to here a batch is read sooner than threads are told of it."""
