@@ -36,6 +36,7 @@ from data_prep.contract.errors import ConfigError, UserError, sentence_of, trace
 from data_prep.contract.limits import Limits, limits, use_limits
 from data_prep.contract.output import keep_output, lost_output
 from data_prep.contract.refusals import in_our_words
+from data_prep.contract.secrets import field_with_secret, masked, private
 from data_prep.contract.terminal import visible
 from data_prep.contract.trust import allow_classes, nothing_else_imported
 
@@ -178,19 +179,20 @@ def said_if_slow(line: str) -> Iterator[None]:
 def _fail(error: Exception, *, debug: bool) -> int:
     """Say what ended a command, in one line; exit status."""
     if debug:
-        traceback.print_exception(error)
+        sys.stderr.write(masked("".join(traceback.format_exception(error))))
     said = sentence_of(error)
     if said is None:
-        kept = "".join(traceback.format_exception(error))
+        kept = masked("".join(traceback.format_exception(error)))
         try:
             where = traceback_file() or Path(tempfile.mkstemp(prefix="eegvision-", suffix=".txt")[1])
             where.parent.mkdir(parents=True, exist_ok=True)
-            where.write_text(kept, encoding="utf-8", errors="backslashreplace")
+            with open(where, "w", encoding="utf-8", errors="backslashreplace", opener=private) as file:
+                file.write(kept)
             place = f"its traceback is in {where}"
         except OSError:  # a full disk may be what went wrong in the first place
             place = "its traceback could not be written: run again with --debug"
         said = f"internal, not your fault: {first_sentence(f'{type(error).__name__}: {error}')}; {place}"
-    print(f"error: {visible(_one_line(said))}", file=sys.stderr, flush=True)
+    print(f"error: {visible(masked(_one_line(said)))}", file=sys.stderr, flush=True)
     return 2 if isinstance(error, ConfigError) else 1
 
 
@@ -219,10 +221,11 @@ def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") 
         fields = {k: v for k, v in vars(parser.instantiate_classes(namespace)).items() if k not in ("config", "trust", "file_limits")}
         config = config_class(**fields)
     except UserError as error:
-        raise ConfigError(_one_line(str(error))) from error
+        raise ConfigError(masked(_one_line(str(error)))) from error
     except (ArgumentError, ValueError, TypeError) as error:
-        raise ConfigError(in_our_words(config_class, str(error))) from error
+        raise ConfigError(masked(in_our_words(config_class, str(error)))) from error
     _refuse_empty(config)
+    _refuse_secrets(config)
     return config
 
 
@@ -234,6 +237,12 @@ def _refuse_empty(config: Any, dotted: str = "") -> None:
             raise ConfigError(f"{name}: is empty, expected a text{' or null' if each.default is None else ''}")
         if dataclasses.is_dataclass(value):
             _refuse_empty(value, f"{name}.")
+
+
+def _refuse_secrets(config: Any) -> None:
+    """A config is written down, shown and handed to children on their command lines."""
+    if (field := field_with_secret(to_plain(config))) is not None:
+        raise ConfigError(f"{field}: holds a password or token, expected none: credentials come from the environment or a file")
 
 
 def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
@@ -248,9 +257,9 @@ def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
             namespace = parser.parse_object(dict(plain))
             return config_class(**vars(parser.instantiate_classes(namespace)))
     except UserError as error:
-        raise ConfigError(_one_line(str(error))) from error
+        raise ConfigError(masked(_one_line(str(error)))) from error
     except (ArgumentError, ValueError, TypeError) as error:
-        raise ConfigError(in_our_words(config_class, str(error))) from error
+        raise ConfigError(masked(in_our_words(config_class, str(error)))) from error
 
 
 def to_plain(config: Any, declared: Any = None) -> Any:

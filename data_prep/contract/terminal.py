@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from data_prep.contract.secrets import masked
+
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """All that moves the cursor, rings, recolours or turns the direction of writing; not the newline."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠")
@@ -27,7 +29,7 @@ class Terminal(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """``text`` as it stands."""
-        return super().render_str(visible(text), **options)
+        return super().render_str(visible(masked(text)), **options)
 
 
 def visible(text: str) -> str:

@@ -322,7 +322,7 @@ def test_what_a_user_can_get_wrong_is_one_sentence(tmp_path: Path) -> None:
             run(RegisterConfig(**({"run": str(folder), "name": "tiny"} | changes)))
         assert type(raised.value).__name__ == "CommandError"
         assert "\n" not in str(raised.value)
-    with pytest.raises(ValueError, match="holds a password"):
+    with pytest.raises(ValueError, match="holds a password or token"):
         RegisterConfig(run=str(folder), name="tiny", tracking_uri="http://me:secret@127.0.0.1")
     assert without_credentials("http://me:secret@host:5000/x") == "http://host:5000/x"
     assert without_credentials("sqlite:////data/a@b/mlflow.db") == "sqlite:////data/a@b/mlflow.db"

@@ -169,7 +169,7 @@ def test_a_verdict_counts_the_images_that_were_scored(tmp_path: Path) -> None:
 
 
 def test_a_tracking_password_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="tracking_uri: holds a password, expected none") as error:
+    with pytest.raises(ValueError, match="tracking_uri: holds a password or token, expected none") as error:
         settings([tmp_path], tmp_path / "out", tracking_uri="https://me:hunter2@host")
     assert "hunter2" not in str(error.value)
 

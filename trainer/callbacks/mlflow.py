@@ -17,6 +17,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.contract.secrets import masked
 from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
 from trainer.callbacks.mlflow_describe import describe, source_tags
@@ -156,7 +157,7 @@ class _Sender:
         folder = self._loop.folder
         try:
             if ending.fault:
-                self._client.set_tag(self._run_id, "fault", ending.fault[:_MAX_TAG_CHARACTERS])
+                self._client.set_tag(self._run_id, "fault", masked(ending.fault)[:_MAX_TAG_CHARACTERS])
             if ending.export:
                 self._client.log_artifacts(self._run_id, str(folder.export), "export")
             if not ending.fault:

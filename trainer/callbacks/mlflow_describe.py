@@ -13,6 +13,7 @@ from data_prep.contract.audit import read_audit
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifest import Manifest, read_manifest
+from data_prep.contract.secrets import masked
 from trainer.training.callback import LoopView
 from trainer.training.identity import flat
 from trainer.training.provenance import git_revision
@@ -59,7 +60,7 @@ def describe(client: Any, run_id: str, loop: LoopView) -> None:
         client.log_inputs(run_id, datasets=used)
     for name in ("config.yaml", "identity.json"):
         client.log_artifact(run_id, str(loop.folder.path / name))
-    params = [Param(k, str(v)[:_MAX_PARAM_CHARACTERS]) for k, v in flat(to_plain(loop.config)).items()]
+    params = [Param(k, masked(str(v))[:_MAX_PARAM_CHARACTERS]) for k, v in flat(to_plain(loop.config)).items()]
     params.append(Param("world_size", str(loop.world.size)))
     for first in range(0, len(params), _PARAMS_A_CALL):
         client.log_batch(run_id, params=params[first : first + _PARAMS_A_CALL])

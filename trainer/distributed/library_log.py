@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_prep.contract.secrets import masked, private
+
 LIBRARIES = ("DeepSpeed", "accelerate", "alembic", "bitsandbytes", "huggingface_hub", "mlflow", "peft", "torch", "transformers")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _OURS = tuple(Path(__file__).parents[2] / room for room in ("data_prep", "trainer", "launch"))
@@ -40,13 +42,13 @@ class LibraryLog(logging.Handler):
         """Write what was kept, and from now on every line, at the end of ``path``. A disk that takes none ends nothing."""
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+            self._file = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1, opener=private)  # noqa: SIM115
             self._file.writelines(self._kept)
         self._kept.clear()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep or write a line."""
-        line = f"{self.format(record)}\n"
+        line = masked(f"{self.format(record)}\n")
         with contextlib.suppress(OSError):
             if self._show_errors and record.levelno >= logging.ERROR:
                 sys.stderr.write(line)

@@ -12,7 +12,6 @@ import yaml
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.words import short
-from trainer.callbacks.mlflow_store import settle
 from trainer.serve.registered import Registered
 from trainer.serve.whole import META, TAG
 
@@ -37,6 +36,8 @@ def quiet_client(tracking_uri: str) -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if tracking_uri:
+        from trainer.callbacks.mlflow_store import settle  # brings torch
+
         settle(tracking_uri)
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_registry_uri(tracking_uri)

@@ -19,6 +19,7 @@ from typing import Any
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_atomically
 from data_prep.contract.seal import SEALS, write_seals
+from data_prep.contract.secrets import masked_values
 from data_prep.contract.words import listed
 from trainer.training.completed import COMPLETED
 
@@ -100,7 +101,7 @@ class RunFolder:
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append a noteworthy event (``start``, ``resume``, ``checkpoint``, ``best``, ``fault``, ``stop``, ``end``) to ``events.jsonl``."""
-        self._append("events.jsonl", {"time": now(), "event": kind, **facts})
+        self._append("events.jsonl", {"time": now(), "event": kind, **masked_values(facts)})
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Append one line of numbers to ``metrics.jsonl``."""

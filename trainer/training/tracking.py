@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
+
+from data_prep.contract.secrets import secrets_in
 
 _SQLITE = "sqlite:///"
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 
 
 def check_tracking_uri(uri: str, field: str = "tracking_uri") -> None:
-    """Refuse a password in a URI that is written into configs and logs."""
-    if urlsplit(uri).password:
-        raise ValueError(f"{field}: holds a password, expected none: set MLFLOW_TRACKING_PASSWORD in the environment")
+    """Refuse a password or a token in a URI that is written into configs and logs."""
+    if secrets_in(uri):
+        kind = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN,"
+        raise ValueError(f"{field}: holds a password or token, expected none: set {kind} in the environment")
 
 
 @dataclass(frozen=True, kw_only=True)
