@@ -172,12 +172,14 @@ def run(folder: Path, *, num_samples: int = 8192, rounds: int = 9, seconds_each:
         for _ in range(rounds):
             for name, measured in (("ours", ours), ("stock", stock), ("copy", copy), ("cold", cold)):
                 rates[name].append(_rate(measured, seconds_each))
+            _fetch_pages(root)
             for busy in (spinning, sleeping):
                 alone = _beside(busy, lambda: time.sleep(0.01) or 0, seconds_each)[1]  # type: ignore[func-returns-value]
                 for name, measured in (("warm", ours), ("cold", cold)):
                     ours_rate, ticks = _beside(busy, measured, seconds_each)
                     rates[f"{name} {busy.__name__}"].append(ours_rate)
                     rates[f"{name} {busy.__name__} share"].append(ticks / alone)
+                _fetch_pages(root)
     finally:
         torch.set_num_threads(threads)
     rate = {name: statistics.median(values) for name, values in rates.items()}
@@ -234,6 +236,11 @@ def _beside(busy: Callable[[], None], measured: Callable[[], int], seconds: floa
         stopped.set()
         thread.join()
     return rate, ticks / (time.perf_counter() - start)
+
+
+def _fetch_pages(root: Path) -> None:
+    for tar in root.glob("*.tar"):
+        tar.read_bytes()
 
 
 def _drop_pages(root: Path) -> None:
