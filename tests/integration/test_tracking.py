@@ -22,7 +22,7 @@ from tests.distributed.launcher import ROOT, free_port
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.callbacks.mlflow import MlflowTracking
 from trainer.callbacks.mlflow_evaluation import Evaluation, log_evaluation
-from trainer.callbacks.mlflow_store import open_store
+from trainer.callbacks.mlflow_store import experiment_id, open_store
 from trainer.data.loader import DataConfig
 from trainer.training.completed import Completed, write_completed
 from trainer.training.config import TrainConfig
@@ -227,3 +227,28 @@ def test_a_server_that_restarts_in_training_or_at_its_end_has_the_whole_run(
         assert log_evaluation(late.folder.path, Evaluation(folder="test", metrics={})) == ""
         assert late.losses(client) == late.written
         assert client.get_run(late.loop.state.tracking_run_id).info.status == "FINISHED"
+
+
+def test_scores_report_and_plots_of_an_evaluation_lie_in_the_run_that_trained_the_encoder(study: Path, tmp_path: Path) -> None:
+    from tests.integration.test_serving import make_run
+    from trainer.evaluate.retrieval.command import run as evaluate_retrieval
+    from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
+
+    folder = make_run(tmp_path)
+    uri = MlflowConfig().uri(folder)
+    client = open_store(uri, 5)
+    run_id = client.create_run(experiment_id(client, "contrastive", uri)).info.run_id
+    write_completed(folder, Completed(step=3, best_score=None, best_step=3, score_name=None, tracking_run_id=run_id))
+    output = tmp_path / "report"
+    config = EvaluateRetrievalConfig(
+        export=str(folder / "export"), output=str(output), baselines=[], num_resamples=20, num_permutations=9, part="test"
+    )
+    evaluate_retrieval(config)
+    found = client.get_run(run_id)
+    results = json.loads((output / "retrieval.json").read_text())
+    for metric, value in results["summary"]["model"].items():
+        assert found.data.metrics[f"test/{metric}"] == pytest.approx(value)
+    assert found.data.tags["test.study"] == results["study"]
+    assert found.data.tags["test.simulated"] == str(results["simulated"]).lower()
+    names = {item.path for item in client.list_artifacts(run_id, "test")}
+    assert names >= {"test/retrieval.html", "test/retrieval.json", "test/figure-1.png"}

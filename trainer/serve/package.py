@@ -111,6 +111,7 @@ def register_package(
                 signature=_signature(package),
                 input_example=package.input_example,
                 pip_requirements=package.requirements,
+                step=int(package.tags.get("step") or 0),
             )
         version = str(info.registered_model_version)
         for name, value in {**package.tags, TAG: flavor.files_sha256}.items():

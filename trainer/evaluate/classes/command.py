@@ -10,6 +10,7 @@ Q: trials (repetitions of a stimulus and subject averaged), N: those of them tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from trainer.evaluate.classes.results import ClassesResults, ConceptRow, Confusi
 from trainer.evaluate.intervals import Interval, bootstrap_class_mean, bootstrap_mean
 from trainer.evaluate.provenance import study_facts
 from trainer.evaluate.results import Score, check_output, write_report
+from trainer.evaluate.tracking import track
 
 METHOD = (
     "Candidates are the concepts that the encoder was trained on; tied candidates take their mean rank.",
@@ -42,7 +44,11 @@ METHOD = (
 def run(config: EvaluateClassesConfig) -> None:
     """Score, print the table, write JSON and HTML."""
     check_output(Path(config.output))
-    report.print_results(write_report(Path(config.output), "classes", evaluate(config), report.page))
+    found = write_report(Path(config.output), "classes", evaluate(config), report.page)
+    if config.mlflow:
+        said = track(found, "classes", config.export, Path(config.output), tracking_uri=config.tracking_uri)
+        found = replace(found, notes=(*found.notes, *said))
+    report.print_results(found)
 
 
 def evaluate(config: EvaluateClassesConfig) -> ClassesResults:

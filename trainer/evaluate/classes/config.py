@@ -7,6 +7,7 @@ from typing import Literal
 
 from data_prep.contract.seed import check_seed
 from trainer.evaluate.baselines import Baseline, ConceptRidge
+from trainer.training.tracking import check_tracking_uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,14 @@ class EvaluateClassesConfig:
     """Seed of the resampling."""
     device: str = "cpu"
     """Where the encoder computes."""
+    mlflow: bool = True
+    """Log scores, report and plots into the training's MLflow run, where the export is that of a run that was tracked."""
+    tracking_uri: str = ""
+    """Tracking URI of the store that has that run; empty: the one in the training's config."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_tracking_uri(self.tracking_uri)
         if self.num_resamples < 1:
             raise ValueError(f"num_resamples: {self.num_resamples}, expected at least 1")
         for baseline in self.baselines:

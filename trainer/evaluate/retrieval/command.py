@@ -23,6 +23,7 @@ from trainer.evaluate.provenance import study_facts, unknown_facts
 from trainer.evaluate.results import check_output, write_report
 from trainer.evaluate.retrieval import class_level, image_level, report
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
+from trainer.evaluate.tracking import track
 
 
 def run(config: EvaluateRetrievalConfig) -> None:
@@ -30,6 +31,9 @@ def run(config: EvaluateRetrievalConfig) -> None:
     check_output(Path(config.output))
     found, ranks_Q = evaluate(config)
     found = write_report(Path(config.output), "retrieval", found, lambda results: report.page(results, ranks_Q))
+    if config.mlflow:
+        said = track(found, "retrieval", config.export, Path(config.output), tracking_uri=config.tracking_uri)
+        found = replace(found, notes=(*found.notes, *said))
     report.print_results(found)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from data_prep.contract.seed import check_seed
 from trainer.evaluate.baselines import Baseline, EncodingModel, Lda, Ridge
+from trainer.training.tracking import check_tracking_uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,14 @@ class EvaluateRetrievalConfig:
     """Seed of resampling and permutation."""
     device: str = "cpu"
     """Where the encoder computes."""
+    mlflow: bool = True
+    """Log scores, report and plots into the training's MLflow run, where the export is that of a run that was tracked."""
+    tracking_uri: str = ""
+    """Tracking URI of the store that has that run; empty: the one in the training's config."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_tracking_uri(self.tracking_uri)
         if (self.export is None) == (self.embeds is None):
             raise ValueError(f"export is {self.export!r} and embeds {self.embeds!r}: expected exactly one of them")
         for name in ("num_resamples", "num_permutations"):
