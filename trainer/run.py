@@ -29,12 +29,12 @@ from trainer.distributed.world import World
 from trainer.distributed.zero_init import partitioned
 from trainer.tasks.contrastive.config import ContrastiveConfig
 from trainer.tasks.text.config import TextConfig
-from trainer.training import checkpoint, identity
+from trainer.training import checkpoint, identity, settle
 from trainer.training.callback import Callback
 from trainer.training.completed import Completed, write_completed
 from trainer.training.config import RunConfig, TrainConfig
 from trainer.training.loop import Loop
-from trainer.training.run_folder import RunFolder
+from trainer.training.run_folder import RunFolder, step_of
 from trainer.training.start import STOPPED_STATUS, Start, starting
 from trainer.training.task import Task, say
 
@@ -145,8 +145,12 @@ def _set_up(
             loop.loss_scale.load_state_dict(loop.state.loss_scale)
         task.started_from = loop.state.started_from
         loop.check_finite(whose=str(resumed.path))
+        if checkpoint.on_rank_0(world, lambda: settle.best_is_lost(RunFolder(resumed.path.parents[1]), resumed.state)):
+            say(world, f"the weights of the best step so far ({loop.state.best_step}) are gone: the best starts anew")
+            task.notes.append(("note", {"message": f"the weights of the best step so far ({loop.state.best_step}) are gone"}))
+            settle.forget_best(loop.state)
     loop.state.started_from = task.started_from
-    checkpoint.on_rank_0(world, lambda: _claim(config, task, folder, world, found, start))
+    checkpoint.on_rank_0(world, lambda: _claim(loop, found, start))
     return loop
 
 
@@ -154,6 +158,7 @@ def _train(loop: Loop) -> int:
     folder = loop.folder
     with loop.stop_signal:
         try:
+            checkpoint.on_rank_0(loop.world, lambda: settle.settle(folder, loop.state))
             reason = loop.train()
         except BaseException as error:
             loop.fault(error)
@@ -210,27 +215,33 @@ def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World, star
     return str(found), universal
 
 
-def _claim(config: RunConfig, task: Task, folder: RunFolder, world: World, found: str | None, start: Start) -> None:
-    """On rank 0: write the run's first files."""
+def _claim(loop: Loop, found: str | None, start: Start) -> None:
+    """On rank 0: write the run's first files, each of which leaves a run that goes on from one checkpoint, should it be the last."""
+    folder, config, task, state = loop.folder, loop.config, loop.task, loop.state
     start.before_writing()
-    if found is not None:
-        source = Path(found).parents[1]
-        if source.resolve() == folder.path.resolve():
-            folder.point("latest", Path(found))
-        elif (source / "export").is_dir():
-            shutil.copytree(source / "export", folder.export)  # the best so far, should nothing better come
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.checkpoints.mkdir(exist_ok=True)
+    folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    source = None if found is None else RunFolder(Path(found).parents[1])
+    elsewhere = source is not None and source.path.resolve() != folder.path.resolve()
     folder.completed.unlink(missing_ok=True)
     folder.unseal()
+    latest = folder.pointed("latest")
+    wound_back_from = step_of(latest) if latest is not None and step_of(latest) > state.step else None
+    if found is None:
+        folder.event("start", world_size=loop.world.size, checkpoint=None)
+    else:
+        folder.event("resume", world_size=loop.world.size, checkpoint=found, resumed_at=state.step, wound_back_from=wound_back_from)
+    if source is not None and found is not None:
+        if elsewhere:
+            settle.adopt(folder, source, Path(found), state)
+        folder.point("latest", Path(found))
     write_atomically(folder.path / "config.yaml", to_yaml(config).encode())
     write_json(folder.path / "identity.json", identity.make_identity(config, task.study))
     folder.seal()
-    folder.event("start" if found is None else "resume", world_size=world.size, checkpoint=found)
     for kind, facts in task.notes:
         folder.event(kind, **facts)
     if task.score_name is None and found is None:
         folder.event("note", message="the split has no validation part: the last weights count as the best")
+    state.tracking_run_id = settle.tracking_run(folder, state, num_steps=loop.num_steps, elsewhere=elsewhere)
 
 
 def _settle(train: TrainConfig) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,48 @@ def _write_and_rename(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """Copy a folder to the new folder ``target``, each file after fsync."""
+
+    def copy(one: str, other: str) -> None:
+        shutil.copyfile(one, other)
+        handle = os.open(other, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    shutil.copytree(source, target, copy_function=copy)
+    fsync_folder(target)
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Put the folder ``new`` in the place of ``final``; both lie in one folder.
+
+    Where the file system can exchange names (Linux, local disks), there is always one under ``final``. Elsewhere there is none for a
+    moment between two renames: whoever has ``new``'s source does it again after a kill.
+    """
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if not final.exists():
+        os.rename(new, final)
+    elif _exchange(new, final):
+        os.rename(new, old)
+    else:
+        os.rename(final, old)
+        os.rename(new, final)
+    fsync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether two names were exchanged in one step."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    with contextlib.suppress(OSError, AttributeError):  # another system than Linux, or a C library that lacks it
+        return bool(ctypes.CDLL(None).renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+    return False
 
 
 def fsync_folder(folder: Path) -> None:

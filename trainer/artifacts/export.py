@@ -18,6 +18,7 @@ from trainer.data.loader import DataConfig
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
 from trainer.training.lineage import Lineage
+from trainer.training.run_folder import RunFolder
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"
@@ -181,7 +182,13 @@ def exported(path: str | Path, expected: str) -> Path:
         Neither has one; ``expected`` says what would do.
     """
     path = Path(path)
-    for folder in (path, path / "export"):
+    for folder in (path, path / "export", *_best_of_run(path)):
         if (folder / CONFIG).is_file():
             return folder
     raise CommandError(f"{path}: has neither {CONFIG} nor export/{CONFIG}: expected {expected}")
+
+
+def _best_of_run(path: Path) -> list[Path]:
+    """Where a run folder's export comes from: it is there, too, while ``export/`` is being replaced, or after a kill at that."""
+    best = RunFolder(path).pointed("best") if path.is_dir() else None
+    return [] if best is None else [best / "export"]

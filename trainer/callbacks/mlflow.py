@@ -24,7 +24,7 @@ from trainer.callbacks.mlflow_describe import describe, source_tags
 from trainer.callbacks.mlflow_points import Points
 from trainer.callbacks.mlflow_store import experiment_id, open_store
 from trainer.training.callback import Callback, LoopView
-from trainer.training.run_folder import read_lines
+from trainer.training.settle import tracked_before
 from trainer.training.tracking import MlflowConfig
 
 _MAX_TAG_CHARACTERS = 500
@@ -121,7 +121,7 @@ class _Sender:
             if self._client is None:
                 self._open()
             assert self._points is not None
-            self._points.send(self._client, self._run_id)
+            self._points.send(self._client, self._run_id, until=self._loop.state.step)
         except Exception as error:  # whatever a server, a database or a network can do must not cost a training run
             self._away(step, error)
             return False
@@ -171,9 +171,12 @@ class _Sender:
     def _open(self) -> None:
         uri, state = self._config.uri(self._loop.folder.path), self._loop.state
         client = open_store(uri, self._config.timeout_seconds)
-        found = _run(client, self._run_id or state.tracking_run_id or self._of_folder())
+        found = _run(client, self._run_id or state.tracking_run_id)
         if found is None:
             found = self._new_run(client, experiment_id(client, self._config.experiment, uri))
+            if before := _run(client, tracked_before(self._loop.folder)):
+                client.set_tag(found.info.run_id, "wound_back_from", before.info.run_id)
+                client.set_tag(before.info.run_id, "superseded_by", found.info.run_id)
         else:
             client.update_run(found.info.run_id, status="RUNNING")
         new = found.info.run_id != self._run_id
@@ -192,14 +195,6 @@ class _Sender:
                 return made[0]
         name = self._config.run_name or self._loop.folder.path.absolute().name
         return client.create_run(experiment, run_name=name, tags={_START: self._start, **source_tags(self._loop)})
-
-    def _of_folder(self) -> str:
-        """The run that was opened for this folder since it began, where a kill came before the first checkpoint that names it."""
-        lines = read_lines(self._loop.folder.path / "events.jsonl") if self._loop.state.step else []
-        found = ""
-        for event in lines:
-            found = "" if event.get("event") == "start" else event.get("run_id", found) if event.get("event") == "tracking" else found
-        return found
 
     def _event(self, kind: str, **facts: Any) -> None:
         with contextlib.suppress(OSError):  # a full disk has taken the tracker's database and the run's own files alike

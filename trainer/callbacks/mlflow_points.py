@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -28,29 +29,32 @@ class Points:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._offset = 0
+        self._offset, self._inode = 0, 0
         self._there: dict[Point, float] | None = None
 
-    def send(self, client: Any, run_id: str) -> None:
-        """Send what the server lacks; what has failed is sent by the next call."""
+    def send(self, client: Any, run_id: str, *, until: int = sys.maxsize) -> None:
+        """Send what the server lacks up to a step; what has failed is sent by the next call. Later steps are those of a past that is about
+        to be cut from the file."""
         try:
-            self._send(client, run_id)
+            self._send(client, run_id, until)
         except BaseException:
             self._offset, self._there = 0, None
             raise
 
-    def _send(self, client: Any, run_id: str) -> None:
+    def _send(self, client: Any, run_id: str, until: int) -> None:
         from mlflow.entities import Metric
 
         if not self._file.is_file():
             return
         with self._file.open("rb") as lines:
-            if lines.seek(0, 2) < self._offset:
-                self._offset, self._there = 0, None
+            inode = os.fstat(lines.fileno()).st_ino
+            if lines.seek(0, 2) < self._offset or inode != self._inode:  # shorter, or another file
+                self._offset, self._inode, self._there = 0, inode, None
             lines.seek(self._offset)
             found = lines.read()
         whole = found[: found.rfind(b"\n") + 1]
-        points = points_of(whole.decode("utf-8", "replace").split("\n"))
+        lines_of = points_of(whole.decode("utf-8", "replace").split("\n"))
+        points = {point: value for point, value in lines_of.items() if point[1] <= until}
         if self._there is None:
             self._there = _held(client, run_id, sorted({name for name, _ in points}))
         missing = lacking(points, self._there)

@@ -74,11 +74,7 @@ class LoopView(Protocol):
         ...
 
     def save(self, *, best: bool = False) -> None:
-        """Checkpoint the present step with all ranks; ``best`` also exports the weights."""
-        ...
-
-    def export(self) -> None:
-        """Replace ``export/`` by the present weights, with all ranks."""
+        """Checkpoint the present step with all ranks; with ``best`` it holds an export, too, and ``best`` and ``export/`` follow it."""
         ...
 
 
@@ -89,7 +85,7 @@ class Callback:
         """Before the first step; ``loop.state`` is that of the checkpoint on resume."""
 
     def on_step(self, loop: LoopView) -> None:
-        """After every optimizer step."""
+        """After every optimizer step, before its metrics and its validation."""
 
     def on_skip(self, loop: LoopView, reason: str) -> None:
         """After an optimizer step that changed nothing, before ``on_step``; on all ranks, which decide alike."""
@@ -99,6 +95,9 @@ class Callback:
 
     def on_validation(self, loop: LoopView, scores: dict[str, float], improved: bool) -> None:
         """After a validation; the same scores on every rank."""
+
+    def after_step(self, loop: LoopView) -> None:
+        """After all of a step, its metrics and its validation: what is saved here holds what they left."""
 
     def on_checkpoint(self, loop: LoopView, path: Path) -> None:
         """After a checkpoint is complete on disk."""

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there: written by all ranks, sealed by rank 0, then pointed to.
 
-``checkpoints/step-NNNNNNNN/`` holds DeepSpeed's files, ``buffers.safetensors`` and, written last, ``manifest.json`` with
-the counters, the world it was written by, and the size and SHA-256 of every file. Only then ``RUN/latest`` moves, by a
-rename; DeepSpeed's own ``latest`` is neither written nor read. All ranks need to see the folder (a shared file system).
+``checkpoints/step-NNNNNNNN/`` holds DeepSpeed's files, ``buffers.safetensors``, the export where its step was the best so far and,
+written last, the seal (:mod:`trainer.training.seal`). Only then ``RUN/latest`` moves, by a rename; DeepSpeed's own ``latest`` is
+neither written nor read. All ranks need to see the folder (a shared file system).
 
 Under ZeRO 0 a checkpoint resumes on any number of ranks. Stages 1 to 3 store one part a rank: for another number they are
 converted to DeepSpeed's universal format on the way in, which does not restore buffers (running statistics), hence the
@@ -18,8 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,43 +29,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import fsync_folder, read_json, sha256_file, sha256_json
-from data_prep.contract.records import SealedFile, check_format, from_json, to_json, write_record
+from data_prep.contract.files import copy_durably, fsync_folder, replace_folder, sha256_file
+from data_prep.contract.records import SealedFile
 from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.weights_only import weights_only
 from trainer.distributed.world import World
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
+from trainer.training.seal import EXPORT, MANIFEST, Checkpoint, Seal, best_of, discard, write_seal
+from trainer.training.seal import FORMAT_VERSION as FORMAT_VERSION
+from trainer.training.seal import check_checkpoint as check_checkpoint
+from trainer.training.seal import check_files as check_files
+from trainer.training.seal import read_checkpoint as read_checkpoint
 from trainer.training.state import TrainState
 
-FORMAT_VERSION = 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WRITERS = ("inline_container", "PytorchStreamWriter", "unexpected pos", "I/O error", "IoError")
 """What torch and safetensors say when a file cannot be written to its end."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seal:
-    """A checkpoint's ``manifest.json``."""
-
-    format_version: int = FORMAT_VERSION
-    zero_stage: int
-    world_size: int
-    """Ranks that wrote it."""
-    state: TrainState
-    files: dict[str, SealedFile]
-    """By name inside the checkpoint's folder."""
-    trainable: tuple[str, ...] = ()
-    """Names of the parameters that were trained."""
-    sha256: str | None = None
-    """Of all the rest, as canonical JSON; None: an earlier version wrote none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint(Seal):
-    """A sealed checkpoint on disk."""
-
-    path: Path
 
 
 def on_rank_0(world: World, action: Callable[[], T]) -> T:
@@ -118,103 +97,103 @@ def find(folder: RunFolder, resume: str) -> Path | None:
             raise CommandError(f"resume: latest, but {folder.path} has no checkpoint; --resume auto starts anew in that case")
         return latest
     path = Path(resume)
-    if not (path / "manifest.json").is_file():
+    if not (path / MANIFEST).is_file():
         path = RunFolder(path).pointed("latest") or path
-    if not (path / "manifest.json").is_file() or not CHECKPOINT_NAME.match(path.name):
+    if not (path / MANIFEST).is_file() or not CHECKPOINT_NAME.match(path.name):
         raise CommandError(
             f"resume: {resume}: expected a finished checkpoint (step-NNNNNNNN with manifest.json) or a run folder that has one"
         )
     return path
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint's manifest.
-
-    Raises
-    ------
-    CommandError, StudyError
-        It is missing or damaged.
-    """
-    manifest_file = path / "manifest.json"
-    manifest = read_json(manifest_file)
-    check_format(manifest, FORMAT_VERSION, str(manifest_file))
-    seal = from_json(Seal, manifest, str(manifest_file), written_by="a training")
-    if seal.sha256 not in (None, _hash_of_the_rest(manifest)):
-        raise CommandError(f"{manifest_file}: its SHA-256 does not follow from its content: altered")
-    return Checkpoint(path=path, **vars(seal))
-
-
-def _hash_of_the_rest(manifest: Mapping[str, Any]) -> str:
-    return sha256_json({name: value for name, value in manifest.items() if name != "sha256"})
-
-
-def check_checkpoint(found: Checkpoint, *, zero_stage: int) -> None:
-    """Check every file's size and hash, and that the ZeRO stage is the config's."""
-    if found.zero_stage != zero_stage:
-        raise CommandError(
-            f"{found.path}: saved with zero.stage {found.zero_stage}, the config says {zero_stage}: resume with the stage it has"
-        )
-    check_files(found)
-
-
-def check_files(found: Checkpoint) -> None:
-    """Check every file's size and hash."""
-    path, manifest_file = found.path, found.path / "manifest.json"
-    for name, sealed in found.files.items():
-        file = path / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != sealed.bytes:
-            raise CommandError(f"{file}: {'no such file' if size is None else f'{size} bytes'}, expected {sealed.bytes} bytes")
-        if sha256_file(file) != sealed.sha256:
-            raise CommandError(f"{file}: its SHA-256 is not that of {manifest_file}: altered")
-
-
 # ----------------------------------------------------------------------------------------------------- saving, loading
 
 
 def save(
-    engine: Any, folder: RunFolder, state: TrainState, world: World, *, keep_last: int, best: bool, without_frozen: bool = False
+    engine: Any,
+    folder: RunFolder,
+    state: TrainState,
+    world: World,
+    *,
+    keep_last: int,
+    export: Callable[[dict[str, Tensor], Path], None] | None = None,
+    sealed: bool = False,
+    without_frozen: bool = False,
 ) -> Path:
-    """Write a checkpoint with all ranks, seal it, move ``latest`` (and ``best``), and delete what need not be kept.
+    """Write a checkpoint with all ranks, seal it, move ``latest``, and delete what need not be kept.
 
-    ``without_frozen`` leaves out frozen parameters, such as a base model's, which every run loads from where it came.
+    Parameters
+    ----------
+    export
+        Writes the full weights (see :func:`full_weights`) into a new folder, which becomes a part of the checkpoint: the step is the best
+        so far, and ``best`` and ``export/`` follow it. None: it is not.
+    sealed
+        The step's checkpoint is there already: it is pointed to, and what it lacks of the best is added.
+    without_frozen
+        Leave out frozen parameters, such as a base model's, which every run loads from where it came.
     """
     path = folder.checkpoints / f"step-{state.step:08d}"
-    if world.rank == 0 and path.exists():
-        shutil.rmtree(path)  # of a run that was killed while saving, or that was wound back
-    dist.barrier()
-    with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext(), room_for(path):
-        engine.save_checkpoint(str(folder.checkpoints), tag=path.name, save_latest=False, exclude_frozen_parameters=without_frozen)
-    dist.barrier()
+    if not sealed:
+        if world.rank == 0 and path.exists():
+            discard(path)  # of a run that was killed while saving
+        dist.barrier()
+        with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext(), room_for(path):
+            engine.save_checkpoint(str(folder.checkpoints), tag=path.name, save_latest=False, exclude_frozen_parameters=without_frozen)
+        dist.barrier()
+    weights = full_weights(engine, trainable_only=without_frozen) if export is not None else None
     if world.rank == 0:
-        with room_for(path):
-            buffers = {name: buffer.detach().cpu().contiguous() for name, buffer in persistent_buffers(engine.module)}
-            save_file(buffers, path / "buffers.safetensors")
-            seal = Seal(
-                zero_stage=engine.zero_optimization_stage(),
-                world_size=world.size,
-                state=state,
-                trainable=tuple(_trainable(engine.module)),
-                files={
-                    file.relative_to(path).as_posix(): SealedFile(bytes=file.stat().st_size, sha256=_synced_hash(file))
-                    for file in sorted(path.rglob("*"))
-                    if file.is_file()
-                },
-            )
-            write_record(path / "manifest.json", replace(seal, sha256=_hash_of_the_rest(to_json(seal))))
-        fsync_folder(folder.checkpoints)
+        before = read_checkpoint(path) if sealed else None
+        if before is None or (export is not None and not before.exported):
+            with room_for(path, keep=sealed):
+                if before is None:
+                    buffers = {name: buffer.detach().cpu().contiguous() for name, buffer in persistent_buffers(engine.module)}
+                    save_file(buffers, path / "buffers.safetensors")
+                if export is not None and weights is not None:
+                    shutil.rmtree(path / EXPORT, ignore_errors=True)
+                    export(weights, path / EXPORT)
+                # Before the seal: should it be the last that is durable, its step's lines are, and later ones are cut.
+                folder.event("checkpoint", step=state.step, best=export is not None)
+                folder.sync_lines()
+                _seal(path, engine, state, world, before)
+            fsync_folder(folder.checkpoints)
         folder.point("latest", path)
-        if best:
+        if export is not None:
             folder.point("best", path)
+            publish(folder, path)
         prune(folder, keep_last)
     dist.barrier()
     return path
 
 
+def _seal(path: Path, engine: Any, state: TrainState, world: World, before: Seal | None) -> None:
+    files = {
+        file.relative_to(path).as_posix(): SealedFile(bytes=file.stat().st_size, sha256=_synced_hash(file))
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file != path / MANIFEST
+    }
+    seal = Seal(
+        zero_stage=engine.zero_optimization_stage(),
+        world_size=before.world_size if before else world.size,
+        state=state,
+        trainable=tuple(_trainable(engine.module)),
+        files=files,
+    )
+    write_seal(path, seal)
+
+
+def publish(folder: RunFolder, path: Path) -> None:
+    """Make ``export/`` a copy of the export in a checkpoint: no kill takes the only one away."""
+    new = folder.path / ".export.new"
+    shutil.rmtree(new, ignore_errors=True)
+    with room_for(new):
+        copy_durably(path / EXPORT, new)
+    replace_folder(new, folder.export)
+
+
 @contextlib.contextmanager
-def room_for(path: Path) -> Iterator[None]:
+def room_for(path: Path, *, keep: bool = False) -> Iterator[None]:
     """Context that writes the folder ``path``; where there is no room for it, it is taken away and that is said in our words: torch's and
-    safetensors' writers tell a line of their own code instead.
+    safetensors' writers tell a line of their own code instead. ``keep``: it was whole before and stays.
 
     Raises
     ------
@@ -227,7 +206,8 @@ def room_for(path: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in _FULL
         if not full and not any(words in str(error) for words in _WRITERS):
             raise
-        shutil.rmtree(path, ignore_errors=True)  # not sealed: no use to anyone, and it takes room
+        if not keep:
+            shutil.rmtree(path, ignore_errors=True)  # not sealed: no use to anyone, and it takes room
         free = shutil.disk_usage(path.parent).free
         raise CommandError(
             f"{path}: no room to write it, {free:,} bytes are free: earlier checkpoints are kept; free some and go on with --resume auto"
@@ -235,16 +215,17 @@ def room_for(path: Path) -> Iterator[None]:
 
 
 def prune(folder: RunFolder, keep_last: int) -> None:
-    """Delete all but the newest ``keep_last`` checkpoints up to ``latest`` and what ``latest`` and ``best`` point to."""
+    """Delete all but the newest ``keep_last`` checkpoints up to ``latest``, what ``latest`` and ``best`` point to, and what was the best so
+    far at each of these: wound back to one, a run has its best."""
     present = sorted(p for p in folder.checkpoints.iterdir() if CHECKPOINT_NAME.match(p.name))
     latest = folder.pointed("latest")
     # Steps after `latest` belong to a future that was wound back by --resume PATH.
     past = [p for p in present if latest is None or p.name <= latest.name]
-    keep = {*past[-keep_last:], latest, folder.pointed("best")}
+    kept = {*past[-keep_last:], latest, folder.pointed("best")}
+    kept |= {best_of(folder, read_checkpoint(p).state) for p in kept if p is not None and (p / MANIFEST).is_file()}
     for path in present:
-        if path not in keep:
-            (path / "manifest.json").unlink(missing_ok=True)  # first: half a folder must not look whole
-            shutil.rmtree(path)
+        if path not in kept:
+            discard(path)
 
 
 def convert_to_universal(checkpoint: Checkpoint, folder: RunFolder, timeout_seconds: float) -> str:

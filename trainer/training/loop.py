@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,8 +97,6 @@ class Loop:
                     self._account_for_skip(host)
                 clock.samples += self.train_config.global_batch_size
                 self._each("on_step")
-                if self.save_owed and not self.skipped:
-                    self.save()
                 if self.train_config.log_items:
                     self._log_items(host)
                 if self.state.step % self.train_config.log_every_steps == 0 or self.state.step == self.num_steps:
@@ -107,6 +104,9 @@ class Loop:
                 if self.validation_due():
                     self._validate()
                     clock.restart()
+                self._each("after_step")
+                if self.save_owed and not self.skipped:
+                    self.save()
                 self.folder.heartbeat(self.state.step)
                 if self.stop_signal.agreed():
                     self.stop_reason = "signal"
@@ -120,7 +120,7 @@ class Loop:
         return self.task.score_name is not None and (step == self.num_steps or (every > 0 and step % every == 0))
 
     def save(self, *, best: bool = False) -> None:
-        """Checkpoint the present step with all ranks (once), and with ``best`` also point to it and export the weights.
+        """Checkpoint the present step with all ranks (once); with ``best`` it holds an export, too, and ``best`` and ``export/`` follow it.
 
         At a step whose loss was no number, weights that have not been scored are saved after the next one, unless this is the last.
 
@@ -131,21 +131,31 @@ class Loop:
             written: earlier checkpoints stay.
         """
         self._settle()
-        if self.saved_step != self.state.step and not best and self._postponed():
+        sealed = self.saved_step == self.state.step
+        if not sealed and not best and self._postponed():
             return
         self.save_owed = False
-        self.check_finite(scored=best)
-        if best:
-            self.export()
-        if self.saved_step != self.state.step:
+        self.check_finite(scored=best and self.state.best_score is not None)
+        if sealed and not best:
+            return
+        if not sealed:
             self.state.loss_scale = self.loss_scale.state_dict()
-            keep = self.config.checkpoint.keep_last
-            path = checkpoint.save(
-                self.engine, self.folder, self.state, self.world, keep_last=keep, best=best, without_frozen=self.task.frozen_elsewhere
-            )
-            self.saved_step = self.state.step
-            self.folder.event("checkpoint", step=self.state.step, best=best)
+        path = checkpoint.save(
+            self.engine,
+            self.folder,
+            self.state,
+            self.world,
+            keep_last=self.config.checkpoint.keep_last,
+            export=self._export if best else None,
+            sealed=sealed,
+            without_frozen=self.task.frozen_elsewhere,
+        )
+        self.saved_step = self.state.step
+        if not sealed:
             self._each("on_checkpoint", path)
+
+    def _export(self, weights: dict[str, Tensor], output: Path) -> None:
+        self.task.export(weights, output, self.state.step)
 
     def _postponed(self) -> bool:
         """Whether the present weights are to be seen at work once more before they are saved."""
@@ -211,22 +221,6 @@ class Loop:
                 f"{count} optimizer steps until step {state.step} were skipped because their gradients were not finite, "
                 f"train.max_skipped_steps allows {most}: {_ADVICE}"
             )
-
-    def export(self) -> None:
-        """Replace ``export/`` by the present weights, which must be finite."""
-        self._settle()
-        self.check_finite()
-        weights = checkpoint.full_weights(self.engine, trainable_only=self.task.frozen_elsewhere)
-        if weights is not None:
-            new, old = self.folder.path / ".export.new", self.folder.path / ".export.old"
-            shutil.rmtree(new, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-            with checkpoint.room_for(new):
-                self.task.export(weights, new, self.state.step)
-            if self.folder.export.exists():
-                os.replace(self.folder.export, old)
-            os.replace(new, self.folder.export)
-            shutil.rmtree(old, ignore_errors=True)
 
     def _optimizer_step(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         self.buffers.keep()

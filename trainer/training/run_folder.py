@@ -3,7 +3,9 @@
 ::
 
     RUN/  config.yaml  identity.json  events.jsonl  metrics.jsonl  heartbeat/RANK
-          checkpoints/step-NNNNNNNN/  latest  best  export/  reports/  logs/  completed.json
+          checkpoints/step-NNNNNNNN/  latest  best  export/  reports/  logs/  completed.json  undone/
+
+All but the checkpoints follows from the one that ``latest`` names; :mod:`trainer.training.settle` mends what a kill left otherwise.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +28,13 @@ from trainer.training.completed import COMPLETED
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8}\Z")
 HEARTBEAT_SECONDS = 5.0
+LINE_FILES = ("events.jsonl", "metrics.jsonl", "items.jsonl")
 _OF_A_START = {
     "config.yaml",
     "identity.json",
     "files.sha256",
-    "events.jsonl",
-    "metrics.jsonl",
+    *LINE_FILES,
+    "latest",
     "checkpoints",
     "universal",
     "heartbeat",
@@ -49,6 +53,8 @@ class RunFolder:
         self.path = Path(path)
         self.rank = rank
         self._last_heartbeat = -HEARTBEAT_SECONDS
+        self.lines = threading.Lock()
+        """Held while a line is appended or a file of lines is rewritten: a callback's thread may write, too."""
 
     @property
     def checkpoints(self) -> Path:
@@ -59,6 +65,12 @@ class RunFolder:
     def export(self) -> Path:
         """Folder of the exported encoder: the best so far, or the last where nothing is validated."""
         return self.path / "export"
+
+    @property
+    def undone(self) -> Path:
+        """Folder of what was set aside when the run was wound back, or continued after a kill: lines of steps that are done again, and the
+        export of such a step."""
+        return self.path / "undone"
 
     @property
     def logs(self) -> Path:
@@ -132,18 +144,30 @@ class RunFolder:
         """Move ``latest`` or ``best`` to a checkpoint, atomically."""
         write_atomically(self.path / name, f"{checkpoint.name}\n".encode())
 
+    def sync_lines(self) -> None:
+        """Make the lines so far durable: a checkpoint must not outlive those of its step."""
+        for path in (self.path / name for name in LINE_FILES):
+            if path.is_file():
+                with path.open("rb") as lines:
+                    os.fsync(lines.fileno())
+
     def _append(self, file: str, line: dict[str, Any]) -> None:
         if self.rank == 0:
             path = self.path / file
             # Half a character, as in file names that are no text, stands as its escape.
             text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
             try:
-                with path.open("ab+") as lines:
+                with self.lines, path.open("ab+") as lines:
                     # A line cut short by a kill must not spoil the next one.
                     torn = lines.tell() > 0 and (lines.seek(-1, os.SEEK_END), lines.read(1))[1] != b"\n"
                     lines.write(b"\n" * torn + text + b"\n")
             except OSError as error:  # a write that finds the disk full does not say which file it was for
                 raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def step_of(checkpoint: Path) -> int:
+    """Step of a checkpoint's folder."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,178 @@
+"""All in a run folder agrees with the checkpoint from which the run goes on, after any kill and any winding back.
+
+The checkpoint that ``latest`` names is the only truth: its counters say which step was the best, and the checkpoint of that step has the
+export. So what a kill left between two steps of writing, or what is of a future that was wound back, is made anew from it at the next
+start. Every function here may be killed anywhere and called again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from data_prep.contract.errors import UserError
+from data_prep.contract.files import copy_durably, fsync_folder, read_json, write_atomically
+from trainer.training.checkpoint import publish
+from trainer.training.run_folder import CHECKPOINT_NAME, LINE_FILES, RunFolder, read_lines
+from trainer.training.seal import EXPORT, MANIFEST, best_of, discard, read_checkpoint
+from trainer.training.state import TrainState
+
+_KEPT_ANYWAY = ("fault",)
+"""Events that tell of processes, not of how far the run is."""
+
+
+# ------------------------------------------------------------------------------------------------------- before the start
+
+
+def best_is_lost(folder: RunFolder, state: TrainState) -> bool:
+    """Whether a state has a best step whose export is neither in its checkpoint nor, as in older runs, in ``export/``."""
+    best = best_of(folder, state)
+    return best is not None and not _has_export(best) and exported_step(folder.export) != state.best_step
+
+
+def forget_best(state: TrainState) -> None:
+    """The best starts anew."""
+    state.best_score, state.best_step, state.validations_since_best = None, 0, 0
+
+
+def adopt(folder: RunFolder, source: RunFolder, found: Path, state: TrainState) -> None:
+    """Bring a checkpoint of another run, the best at it, and the lines up to it: from here on the run goes on from its own."""
+    folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    best = best_of(source, state)
+    for path in dict.fromkeys((best, found)):
+        if path is not None and (path / MANIFEST).is_file():
+            partial, own = folder.checkpoints / f".{path.name}.partial", folder.checkpoints / path.name
+            shutil.rmtree(partial, ignore_errors=True)
+            copy_durably(path, partial)
+            if own.exists():
+                discard(own)
+            os.rename(partial, own)
+    if best is not None and not _has_export(best) and exported_step(source.export) == state.best_step:  # of an older run
+        shutil.rmtree(folder.export, ignore_errors=True)
+        copy_durably(source.export, folder.export)
+    for name in LINE_FILES[1:]:
+        if (source.path / name).is_file():
+            kept, _ = _divided(source.path / name, state.step)
+            write_atomically(folder.path / name, kept)
+
+
+def tracking_run(folder: RunFolder, state: TrainState, *, num_steps: int, elsewhere: bool) -> str:
+    """MLflow's run that continues; empty: a new one. A tracker cannot take points back: what was wound back, or will end before points that
+    it has, gets a new run with the points up to here.
+
+    Parameters
+    ----------
+    elsewhere
+        The checkpoint is of another run folder, whose tracked run stays as it is.
+    """
+    known = ""
+    since: list[dict[str, Any]] = []
+    for event in read_lines(folder.path / "events.jsonl"):
+        if event.get("event") == "tracking":
+            known, since = str(event.get("run_id", "")), []
+        else:
+            since.append(event)
+    if not known:
+        return "" if elsewhere else state.tracking_run_id
+    wound = any((event.get("wound_back_from") or 0) > state.step for event in since)
+    beyond = any(line.get("step", 0) > num_steps for line in read_lines(folder.path / "metrics.jsonl"))
+    return "" if wound or beyond else known
+
+
+def tracked_before(folder: RunFolder) -> str:
+    """MLflow's run that the folder had until now; empty: none."""
+    found = [event for event in read_lines(folder.path / "events.jsonl") if event.get("event") == "tracking"]
+    return str(found[-1].get("run_id", "")) if found else ""
+
+
+# -------------------------------------------------------------------------------------------------------- after the start
+
+
+def settle(folder: RunFolder, state: TrainState) -> None:
+    """On rank 0, once nothing can refuse the start any more: make pointer, export, checkpoints and lines those of ``state``."""
+    for left in folder.path.glob(".*.partial"):  # atomic writes that were killed
+        left.unlink(missing_ok=True)
+    best = best_of(folder, state)
+    if best is None or not (best / MANIFEST).is_file():
+        (folder.path / "best").unlink(missing_ok=True)
+    elif folder.pointed("best") != best:
+        folder.point("best", best)
+    _settle_export(folder, state, best)
+    if folder.checkpoints.is_dir():
+        for path in folder.checkpoints.iterdir():
+            if CHECKPOINT_NAME.match(path.name) and path.name > f"step-{state.step:08d}":
+                discard(path)  # before its lines go: what can be resumed has all of its own
+    for name in LINE_FILES:
+        _cut(folder, name, state.step)
+
+
+def exported_step(export: Path) -> int | None:
+    """Step of the weights in an export folder; None: there is none, or it does not say."""
+    try:
+        found = read_json(export / "config.json")
+    except (UserError, OSError):
+        return None
+    step = found.get("step") if isinstance(found, dict) else None
+    return step if isinstance(step, int) else None
+
+
+def _settle_export(folder: RunFolder, state: TrainState, best: Path | None) -> None:
+    there = exported_step(folder.export)
+    if there is not None and there > state.step:
+        kept = folder.undone / f"export-{there:08d}"
+        folder.undone.mkdir(exist_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)
+        os.rename(folder.export, kept)
+    if best is not None and _has_export(best):
+        sealed = read_checkpoint(best).exported
+        if not all(file.is_that_of(folder.export / name) for name, file in sealed.items()):
+            publish(folder, best)
+    elif exported_step(folder.export) != state.best_step or best is None:
+        shutil.rmtree(folder.export, ignore_errors=True)
+    for name in (".export.new", ".export.old"):
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+
+
+def _has_export(checkpoint: Path) -> bool:
+    return (checkpoint / MANIFEST).is_file() and (checkpoint / EXPORT).is_dir() and bool(read_checkpoint(checkpoint).exported)
+
+
+def _cut(folder: RunFolder, name: str, step: int) -> None:
+    """Move lines of steps after ``step``, and what a kill left of a line, to ``undone/``."""
+    path = folder.path / name
+    if not path.is_file():
+        return
+    with folder.lines:
+        kept, gone = _divided(path, step)
+        if not gone:
+            return
+        folder.undone.mkdir(exist_ok=True)
+        with (folder.undone / name).open("ab") as aside:
+            aside.write(gone)
+            aside.flush()
+            os.fsync(aside.fileno())
+        fsync_folder(folder.undone)
+        write_atomically(path, kept)
+
+
+def _divided(path: Path, step: int) -> tuple[bytes, bytes]:
+    kept: list[bytes] = []
+    gone: list[bytes] = []
+    for line in path.read_bytes().split(b"\n"):
+        if line:
+            (kept if _stays(line, step) else gone).append(line + b"\n")
+    return b"".join(kept), b"".join(gone)
+
+
+def _stays(line: bytes, step: int) -> bool:
+    try:
+        found: Any = json.loads(line)
+    except ValueError:
+        return False
+    if not isinstance(found, dict):
+        return False
+    at = found.get("step", 0)
+    return found.get("event") in _KEPT_ANYWAY or not isinstance(at, int) or at <= step
