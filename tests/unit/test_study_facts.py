@@ -115,8 +115,8 @@ def test_a_file_that_does_not_tell_is_called_unknown(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ("{", "facts: not JSON"),
-        ("[" * 100_000, "facts: not JSON"),
+        ("{", "facts: not valid JSON"),
+        ("[" * 100_000, "facts: not valid JSON"),
         ('{"study": 3}', "facts: "),
         ("[]", "facts: "),
         (

@@ -20,8 +20,8 @@ from trainer.training.run_folder import CHECKPOINT_NAME, LINE_FILES, RunFolder, 
 from trainer.training.seal import EXPORT, MANIFEST, best_of, discard, read_checkpoint
 from trainer.training.state import TrainState
 
-_KEPT_ANYWAY = ("fault",)
-"""Events that tell of processes, not of how far the run is."""
+_OF_STEPS = ("checkpoint", "skipped", "end")
+"""Events that say how far the run is. Others may name a step, too, such as that of the weights it began with, and stay."""
 
 
 # ------------------------------------------------------------------------------------------------------- before the start
@@ -175,4 +175,4 @@ def _stays(line: bytes, step: int) -> bool:
     if not isinstance(found, dict):
         return False
     at = found.get("step", 0)
-    return found.get("event") in _KEPT_ANYWAY or not isinstance(at, int) or at <= step
+    return found.get("event", _OF_STEPS[0]) not in _OF_STEPS or not isinstance(at, int) or at <= step
