@@ -287,6 +287,7 @@ def poisoned(checkpoint: Path, to: Path, number: int, payload: Payload) -> Path:
     torch.save({**values, "more": payload}, file)
     seal = read_json(copy / "manifest.json")
     seal["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    del seal["sha256"]  # as manifests of earlier versions
     write_json(copy / "manifest.json", seal)
     return copy
 

@@ -56,7 +56,14 @@ def test_what_was_written_before_is_read_and_written_again(name: str) -> None:
     found = WRITTEN_BEFORE[name]
     record = from_json(KINDS[name], found, name, written_by="a test")
     again = present(json.loads(json.dumps(to_json(record))))
-    assert {name: value for name, value in again.items() if name in found or value != []} == present(found)
+    assert known(again, found) == present(found)
+
+
+def known(again: Any, found: Any) -> Any:
+    """What ``found`` has of ``again``, and what is new in it beside counters at nought and empty lists."""
+    if not isinstance(again, dict) or not isinstance(found, dict):
+        return again
+    return {name: known(value, found.get(name)) for name, value in again.items() if name in found or value not in ([], 0)}
 
 
 @pytest.mark.parametrize("name", KINDS)
