@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract.arrays import read_archive
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, StudyError
 from data_prep.contract.json_text import parse_json
 from data_prep.contract.records import from_json
 from trainer.evaluate.study_facts import StudyFacts
@@ -61,4 +61,8 @@ def read_embeddings(path: Path) -> Pairs:
 def _facts(array: Any, where: str) -> StudyFacts | None:
     if array is None:
         return None
-    return from_json(StudyFacts, parse_json(str(array), where), where, written_by="export-embeddings")
+    try:
+        plain = parse_json(str(array), where)
+    except StudyError as error:  # the file is of a command, not of a study
+        raise CommandError(str(error)) from error
+    return from_json(StudyFacts, plain, where, written_by="export-embeddings")
