@@ -56,7 +56,7 @@ def _write_and_rename(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
+    fsync(path.parent)
 
 
 def copy_durably(source: Path, target: Path) -> None:
@@ -64,14 +64,10 @@ def copy_durably(source: Path, target: Path) -> None:
 
     def copy(one: str, other: str) -> None:
         shutil.copyfile(one, other)
-        handle = os.open(other, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        fsync(Path(other))
 
     shutil.copytree(source, target, copy_function=copy)
-    fsync_folder(target)
+    fsync(target)
 
 
 def replace_folder(new: Path, final: Path) -> None:
@@ -89,7 +85,7 @@ def replace_folder(new: Path, final: Path) -> None:
     else:
         os.rename(final, old)
         os.rename(new, final)
-    fsync_folder(final.parent)
+    fsync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -101,9 +97,9 @@ def _exchange(one: Path, other: Path) -> bool:
     return False
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Make the bytes of a file durable, or the renames inside a folder."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -43,6 +43,14 @@ def alone(folder: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]
         os.close(handle)
 
 
+@contextmanager
+def first_come(file: Path) -> Iterator[None]:
+    """Hold the lock ``file``, made if missing: who comes first makes what all need, the others wait until it is there, however long."""
+    with file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _locked(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,12 +6,13 @@ A bit that flips in it is found like one in a file: either a hash is no longer i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, write_atomically
 from data_prep.contract.lock import alone
+from data_prep.contract.terminal import Terminal
 
 SEALS = "files.sha256"
 _TEXTS = (".json", ".md", ".jinja", ".txt")
@@ -70,6 +71,20 @@ def broken_seals(folder: Path) -> Iterator[str]:
             yield f"{path}: no such file, expected one: {folder / SEALS} lists it"
         elif (found := sha256_file(path)) != sha256:
             yield f"{path}: SHA-256 {found[:12]}…, {folder / SEALS} says {sha256[:12]}…: altered"
+
+
+def refuse_faults(root: Path, faults: Sequence[str], console: Terminal) -> None:
+    """Print every fault of a folder; none is no fault of this.
+
+    Raises
+    ------
+    StudyError
+        How many there are, and the first.
+    """
+    for fault in faults:
+        console.print(f"fault: {fault}", soft_wrap=True)
+    if faults:
+        raise StudyError(f"{root}: {len(faults)} faults, first: {faults[0]}")
 
 
 def unsealed(folder: Path) -> list[str]:

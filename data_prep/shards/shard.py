@@ -14,7 +14,7 @@ import numpy as np
 
 from data_prep.contract import schema
 from data_prep.contract.errors import StudyError
-from data_prep.contract.files import canonical_json, fsync_folder, write_atomically
+from data_prep.contract.files import canonical_json, fsync, write_atomically
 from data_prep.contract.manifest import Shard
 from data_prep.contract.records import SealedFile, read_record, write_record
 from data_prep.shards import ustar
@@ -124,7 +124,7 @@ def write_shard(job: Job, number: int, samples: range) -> Done:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    fsync_folder(job.root)
+    fsync(job.root)
     files = {"tar": SealedFile(bytes=size, sha256=digest.hexdigest())}
     for kind, table in (("index", index), ("trials", np.array(trials, schema.TRIALS_DTYPE))):
         data = ustar.npy_bytes(table)

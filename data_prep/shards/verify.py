@@ -23,7 +23,7 @@ from data_prep.contract.files import read_json, sha256_file
 from data_prep.contract.manifest import Manifest, Shard, read_manifest
 from data_prep.contract.progress import tracked
 from data_prep.contract.repetitions import read_shard_tables, repetition_table
-from data_prep.contract.seal import broken_seals, unsealed
+from data_prep.contract.seal import broken_seals, refuse_faults, unsealed
 from data_prep.contract.split import assign_parts, read_split, split_names
 from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import listed
@@ -53,10 +53,7 @@ def run(config: VerifyConfig) -> int:
             f"{root}: no hash is known of {listed(unknown, 4)}, which an earlier version or another program wrote: only content is checked"
         )
         console.print(note, soft_wrap=True)
-    for fault in faults:
-        console.print(f"fault: {fault}", soft_wrap=True)
-    if faults:
-        raise StudyError(f"{root}: {len(faults)} faults, first: {faults[0]}")
+    refuse_faults(root, faults, console)
     manifest = read_manifest(root)
     console.print(f"{root}: whole, {len(manifest.shards)} shards, fingerprint {manifest.fingerprint[:12]}", soft_wrap=True)
     return 0

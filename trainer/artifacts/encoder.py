@@ -28,6 +28,7 @@ from torch import Tensor
 from data_prep.contract.arrays import read_archive
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError, UserError
+from data_prep.contract.manifest import Tables
 from data_prep.contract.seal import seal_all
 from data_prep.contract.terminal import Terminal
 from data_prep.contract.trust import allow_classes
@@ -73,10 +74,20 @@ def write_export(
     facts
         What else is to be kept of it, such as hashes of what it read.
     """
+    export = _described(model, loss, loader, lineage, facts or {})
+    output.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in weights.items()}, output / WEIGHTS)
+    if loader.transform is not None:
+        _write_transform(output / TRANSFORM, loader.transform, loader.index.manifest.tables)
+    write_config(output, export)
+    seal_all(output)
+
+
+def _described(model: ContrastiveModelConfig, loss: LossConfig, loader: Loader, lineage: Lineage, facts: Mapping[str, Any]) -> Export:
     manifest, tables = loader.index.manifest, loader.index.manifest.tables
     signal, transformed = loader.index.signal, loader.transform is not None
     embedding = manifest.embedding(loader.config.embedding)
-    export = Export(
+    return Export(
         **vars(lineage.completed_by(loader)),
         model=to_plain(model),
         loss=to_plain(loss),
@@ -109,23 +120,21 @@ def write_export(
         trained_subjects=tuple(tables.subjects[i] for i in loader.subjects),
         trained_concepts=tuple(tables.concepts[i] for i in loader.concepts),
         level=measure_level(loader),
-        facts=facts or {},
+        facts=facts,
     )
-    output.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in weights.items()}, output / WEIGHTS)
-    if loader.transform is not None:
-        fitted = loader.transform
-        with (output / TRANSFORM).open("wb") as file:
-            np.savez(
-                file,
-                subject=np.array([tables.subjects[i] for i in fitted.subject_K]),
-                session=np.array([tables.sessions[i] for i in fitted.session_K]),
-                matrix=fitted.matrix_KOI.numpy(),
-                mean=fitted.mean_KI.numpy(),
-                kind=np.array(fitted.kind),
-            )
-    write_config(output, export)
-    seal_all(output)
+
+
+def _write_transform(path: Path, fitted: Transform, tables: Tables) -> None:
+    """By labels, as :meth:`FittedTransform.read` reads it."""
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            subject=np.array([tables.subjects[i] for i in fitted.subject_K]),
+            session=np.array([tables.sessions[i] for i in fitted.session_K]),
+            matrix=fitted.matrix_KOI.numpy(),
+            mean=fitted.mean_KI.numpy(),
+            kind=np.array(fitted.kind),
+        )
 
 
 def _rows(positions: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:

@@ -11,19 +11,18 @@ paths of artifacts, which a folder that is moved or copied leaves behind. Every 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
 import sqlite3
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from trainer.training.tracking import ARTIFACTS, sqlite_file, sqlite_uri
+from data_prep.contract.lock import first_come
+from trainer.training.tracking import ARTIFACTS, quiet_mlflow, sqlite_file, sqlite_uri
 
 BESIDE = "eegvision.artifacts"
 """Tag of an experiment whose artifacts lie beside the database, wherever that is: its value is ``beside``."""
@@ -48,14 +47,10 @@ def open_store(uri: str, timeout_seconds: int) -> Any:
     timeout_seconds
         Longest wait for one answer of a server; one retry.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(timeout_seconds)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    with quiet_mlflow():
+        from mlflow import MlflowClient
     settle(uri)
     _forget_places()
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -69,7 +64,7 @@ def settle(uri: str) -> None:
     if database.is_file() and not os.access(database.absolute().parent, os.W_OK):
         return  # to be read only
     database.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(database.with_name(f"{database.name}.lock")):
+    with first_come(database.with_name(f"{database.name}.lock")):
         if not database.exists() or not database.stat().st_size:
             _make(database)
         _follow(database)
@@ -103,13 +98,6 @@ def _forget_places() -> None:
     from mlflow.tracking._tracking_service import utils
 
     getattr(utils, "_artifact_repos_cache", {}).clear()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _make(database: Path) -> None:

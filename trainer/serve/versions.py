@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.words import short
 from trainer.serve.registered import Registered
 from trainer.serve.whole import META, TAG
+from trainer.training.tracking import quiet_mlflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,9 @@ class Version:
 
 def quiet_client(tracking_uri: str) -> Any:
     """MLflow's client, for whom one retry is enough; it keeps to itself."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    with quiet_mlflow():
+        import mlflow
     if tracking_uri:
         from trainer.callbacks.mlflow_store import settle  # brings torch
 

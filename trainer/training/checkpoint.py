@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import copy_durably, fsync_folder, replace_folder, sha256_file
+from data_prep.contract.files import copy_durably, fsync, replace_folder, sha256_file
 from data_prep.contract.records import SealedFile
 from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.weights_only import weights_only
@@ -132,7 +131,7 @@ def save(
     without_frozen
         Leave out frozen parameters, such as a base model's, which every run loads from where it came.
     """
-    path = folder.checkpoints / f"step-{state.step:08d}"
+    path = folder.checkpoint(state.step)
     if not sealed:
         if world.rank == 0 and path.exists():
             discard(path)  # of a run that was killed while saving
@@ -155,7 +154,7 @@ def save(
                 folder.event("checkpoint", step=state.step, best=export is not None)
                 folder.sync_lines()
                 _seal(path, engine, state, world, before)
-            fsync_folder(folder.checkpoints)
+            fsync(folder.checkpoints)
         folder.point("latest", path)
         if export is not None:
             folder.point("best", path)
@@ -166,11 +165,11 @@ def save(
 
 
 def _seal(path: Path, engine: Any, state: TrainState, world: World, before: Seal | None) -> None:
-    files = {
-        file.relative_to(path).as_posix(): SealedFile(bytes=file.stat().st_size, sha256=_synced_hash(file))
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file != path / MANIFEST
-    }
+    files = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file != path / MANIFEST:
+            fsync(file)
+            files[file.relative_to(path).as_posix()] = SealedFile(bytes=file.stat().st_size, sha256=sha256_file(file))
     seal = Seal(
         zero_stage=engine.zero_optimization_stage(),
         world_size=before.world_size if before else world.size,
@@ -326,12 +325,3 @@ def persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
         own = [(name, buffer) for name, buffer in part.named_buffers(recurse=False) if name not in part._non_persistent_buffers_set]
         found += [(f"{prefix}.{name}" if prefix else name, buffer) for name, buffer in own]
     return found
-
-
-def _synced_hash(file: Path) -> str:
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    return sha256_file(file)

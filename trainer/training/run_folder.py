@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import write_atomically
+from data_prep.contract.files import fsync, write_atomically
 from data_prep.contract.seal import SEALS, write_seals
 from data_prep.contract.secrets import masked_values
 from data_prep.contract.words import listed
@@ -60,6 +60,10 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Folder of the checkpoint of a step; :func:`step_of` reads it back."""
+        return self.checkpoints / f"step-{step:08d}"
 
     @property
     def export(self) -> Path:
@@ -148,8 +152,7 @@ class RunFolder:
         """Make the lines so far durable: a checkpoint must not outlive those of its step."""
         for path in (self.path / name for name in LINE_FILES):
             if path.is_file():
-                with path.open("rb") as lines:
-                    os.fsync(lines.fileno())
+                fsync(path)
 
     def _append(self, file: str, line: dict[str, Any]) -> None:
         if self.rank == 0:

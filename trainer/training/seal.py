@@ -97,7 +97,7 @@ def write_seal(path: Path, seal: Seal) -> None:
 
 def best_of(folder: RunFolder, state: TrainState) -> Path | None:
     """Where the checkpoint of a state's best step lies; None: there is no best yet."""
-    return folder.checkpoints / f"step-{state.best_step:08d}" if state.best_step else None
+    return folder.checkpoint(state.best_step) if state.best_step else None
 
 
 def discard(path: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.contract.errors import UserError
-from data_prep.contract.files import copy_durably, fsync_folder, read_json, write_atomically
+from data_prep.contract.files import copy_durably, fsync, read_json, write_atomically
 from trainer.training.checkpoint import publish
-from trainer.training.run_folder import CHECKPOINT_NAME, LINE_FILES, RunFolder, read_lines
+from trainer.training.run_folder import CHECKPOINT_NAME, LINE_FILES, RunFolder, read_lines, step_of
 from trainer.training.seal import EXPORT, MANIFEST, best_of, discard, read_checkpoint
 from trainer.training.state import TrainState
 
@@ -103,7 +103,7 @@ def settle(folder: RunFolder, state: TrainState) -> None:
     _settle_export(folder, state, best)
     if folder.checkpoints.is_dir():
         for path in folder.checkpoints.iterdir():
-            if CHECKPOINT_NAME.match(path.name) and path.name > f"step-{state.step:08d}":
+            if CHECKPOINT_NAME.match(path.name) and step_of(path) > state.step:
                 discard(path)  # before its lines go: what can be resumed has all of its own
     for name in LINE_FILES:
         _cut(folder, name, state.step)
@@ -154,7 +154,7 @@ def _cut(folder: RunFolder, name: str, step: int) -> None:
             aside.write(gone)
             aside.flush()
             os.fsync(aside.fileno())
-        fsync_folder(folder.undone)
+        fsync(folder.undone)
         write_atomically(path, kept)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -45,6 +49,16 @@ class MlflowConfig:
     def uri(self, run_folder: Path) -> str:
         """The tracking URI that applies to a run folder."""
         return self.tracking_uri or sqlite_uri(run_folder.absolute().parent / DATABASE)
+
+
+@contextlib.contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Context that imports mlflow: it reports to nobody, draws no bars, and from then on says errors alone."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    yield
+    for name in ("mlflow", "alembic"):  # its import sets their levels
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def sqlite_uri(database: Path) -> str:

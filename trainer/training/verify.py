@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.contract.errors import CommandError, StudyError, UserError
-from data_prep.contract.seal import SEALS, broken_seals
+from data_prep.contract.errors import CommandError, UserError
+from data_prep.contract.seal import SEALS, broken_seals, refuse_faults
 from data_prep.contract.terminal import Terminal
 from trainer.training.checkpoint import check_files, read_checkpoint
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
+from trainer.training.seal import MANIFEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,7 @@ def run(config: VerifyConfig) -> int:
     for folder in _folders(root):
         if not (folder / SEALS).is_file():
             console.print(f"{folder}: no hash is known of its files, which an earlier version wrote", soft_wrap=True)
-    for fault in faults:
-        console.print(f"fault: {fault}", soft_wrap=True)
-    if faults:
-        raise StudyError(f"{root}: {len(faults)} faults, first: {faults[0]}")
+    refuse_faults(root, faults, console)
     console.print(f"{root}: whole", soft_wrap=True)
     return 0
 
@@ -60,7 +58,7 @@ def _folders(root: Path) -> list[Path]:
 
 def _checkpoint_faults(run: RunFolder) -> Iterator[str]:
     for path in sorted(run.checkpoints.glob("*")):
-        if CHECKPOINT_NAME.match(path.name) and (path / "manifest.json").is_file():  # without it, it was never finished
+        if CHECKPOINT_NAME.match(path.name) and (path / MANIFEST).is_file():  # without it, it was never finished
             try:
                 check_files(read_checkpoint(path))
             except (UserError, OSError) as error:

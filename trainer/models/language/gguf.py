@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +14,7 @@ import torch
 
 from data_prep.contract.cli import first_sentence
 from data_prep.contract.errors import CommandError
+from data_prep.contract.lock import first_come
 from trainer.distributed.child import environment_of_its_own
 
 _SAMPLED_BLOCKS = 64
@@ -36,8 +36,7 @@ def converted(file: Path, home: str | None) -> Path:
         return target
     root.mkdir(parents=True, exist_ok=True)
     # Several ranks ask at once: the first converts, the others wait for it.
-    with (root / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with first_come(root / f".{target.name}.lock"):
         if not (target / "config.json").is_file():
             _convert(file, target)
     return target
