@@ -160,6 +160,8 @@ class Items:
     targets: list[list[int]]
     rows: int
     shape: Shape
+    fault: str = ""
+    """As a loader's batch has it: nothing is wrong with made-up items."""
 
     @property
     def num_tokens(self) -> int:
