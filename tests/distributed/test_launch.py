@@ -75,6 +75,7 @@ def test_a_taken_port_is_refused_before_there_are_ranks(home: Path) -> None:
     assert not (home / "refused").exists()
 
 
+@pytest.mark.usefixtures("hangups_are_heard")
 def test_a_terminal_that_goes_stops_the_ranks_which_save_though_nobody_reads_what_they_say(home: Path) -> None:
     run = home / "hung-up"
     argv = [sys.executable, "-m", "launch", "run", "--num_processes", "2", "--", "contrastive", "--config", str(home / "config.yaml")]

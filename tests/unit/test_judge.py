@@ -116,12 +116,12 @@ def test_the_judge_sees_no_arm_and_captions_only_as_data(serve: Callable[[Answer
 
 def test_the_key_comes_from_the_environment(serve: Callable[[Answer], Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve(by_candidate)
-    monkeypatch.setenv("MY_JUDGE_KEY", "abc")
+    monkeypatch.setenv("MY_JUDGE_KEY", "key-of-mine")
     score_judge(CAPTIONS[:1], [0], config(server.url, key_variable="MY_JUDGE_KEY"), folder=tmp_path, seed=0)
     monkeypatch.delenv("MY_JUDGE_KEY")
     score_judge(CAPTIONS[1:2], [0], config(server.url, key_variable="MY_JUDGE_KEY"), folder=tmp_path, seed=0)
-    assert [headers.get("Authorization") for _, headers, _ in server.requests] == ["Bearer abc", None]
-    assert "abc" not in (tmp_path / "judge.jsonl").read_text()
+    assert [headers.get("Authorization") for _, headers, _ in server.requests] == ["Bearer key-of-mine", None]
+    assert "key-of-mine" not in (tmp_path / "judge.jsonl").read_text()
 
 
 def test_errors_and_answers_without_a_score_are_asked_again(serve: Callable[[Answer], Server], tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ print(*run_in_group([sys.executable, "-c", child], {}, grace_seconds=20))
 """
 
 
+@pytest.mark.usefixtures("hangups_are_heard")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_hang_up_asks_a_child_to_stop_as_sigterm_does(number: signal.Signals) -> None:
     process = subprocess.Popen([sys.executable, "-c", HANGUP], stdout=subprocess.PIPE, text=True)
@@ -101,6 +102,7 @@ def test_a_hang_up_asks_a_child_to_stop_as_sigterm_does(number: signal.Signals) 
     assert process.communicate(timeout=30)[0] == f"75 {int(signal.SIGTERM)}\n"
 
 
+@pytest.mark.usefixtures("hangups_are_heard")
 def test_under_nohup_a_hang_up_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signal.SIGHUP in stop_signals()
     ignored: Any = lambda number: signal.SIG_IGN  # noqa: E731
