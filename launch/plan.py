@@ -72,21 +72,18 @@ def plan(config: LaunchConfig, *, python: str, port: int) -> Plan:
     if not config.trainer_command:
         raise UserError("trainer_command: nothing after '--', expected e.g. -- contrastive --config configs/contrastive/quickstart.yaml")
     environment = {"DS_ACCELERATOR": config.accelerator, "OMP_NUM_THREADS": str(config.threads_per_process)}
-    launcher = _of_hosts(config, port) if config.hostfile else _of_this_host(config, port)
+    port = config.master_port or port
+    launcher = _of_hosts(config.hostfile, port) if config.hostfile else of_this_host(config.num_processes, port)
     return Plan(argv=(python, "-m", *launcher, "--module", "trainer", *config.trainer_command), environment=environment)
 
 
-def _of_hosts(config: LaunchConfig, port: int) -> tuple[str, ...]:
-    # --quiet: of the launchers' own lines only errors; what the ranks say comes through as it is.
-    return ("deepspeed.launcher.runner", "--quiet", "--hostfile", config.hostfile, "--master_port", str(config.master_port or port))
-
-
-def _of_this_host(config: LaunchConfig, port: int) -> tuple[str, ...]:
+def of_this_host(ranks: int, port: int) -> tuple[str, ...]:
+    """Module and arguments of the launcher of so many ranks here; ``--module`` and what they run come behind."""
     # What the runner would start on one host. It would import torch and DeepSpeed for that alone.
-    devices = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(config.num_processes))}).encode()).decode()
-    return (
-        "deepspeed.launcher.launch",
-        f"--world_info={devices}",
-        "--master_addr=127.0.0.1",
-        f"--master_port={config.master_port or port}",
-    )
+    devices = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
+    return ("deepspeed.launcher.launch", f"--world_info={devices}", "--master_addr=127.0.0.1", f"--master_port={port}")
+
+
+def _of_hosts(hostfile: str, port: int) -> tuple[str, ...]:
+    # --quiet: of the launchers' own lines only errors; what the ranks say comes through as it is.
+    return ("deepspeed.launcher.runner", "--quiet", "--hostfile", hostfile, "--master_port", str(port))

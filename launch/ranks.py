@@ -20,6 +20,7 @@ from typing import Any
 
 from data_prep.contract.cli import parse
 from data_prep.contract.errors import CommandError
+from launch.hostfile import read_hostfile
 from launch.plan import LaunchConfig, Plan, plan
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.generations import FACTS
@@ -31,8 +32,9 @@ from trainer.distributed.rendezvous import free_port, hold_meeting_place
 from trainer.distributed.stop_signals import stop_signals
 from trainer.distributed.world import World, check_world_size
 from trainer.generate.config import GenerateConfig
-from trainer.training.checkpoint import find
 from trainer.training.config import RunConfig
+from trainer.training.owner import refuse_if_alive
+from trainer.training.resume import find
 from trainer.training.run_folder import RunFolder, read_lines
 from trainer.training.start import STOPPED_STATUS
 
@@ -46,7 +48,7 @@ def start(config: LaunchConfig) -> int:
         What the ranks would refuse; or they ended without success.
     """
     command = parse_trainers(config)
-    check(command, ranks=None if config.hostfile else config.num_processes)
+    check(command, ranks=sum(host.slots for host in read_hostfile(config.hostfile)) if config.hostfile else config.num_processes)
     done = last_file(command)
     logs = RunFolder(done.parent).logs
     before, logged = _stamp(done), _stamp(logs / "rank-0.log")
@@ -74,8 +76,8 @@ def parse_trainers(config: LaunchConfig) -> Any:
     return parse(getattr(importlib.import_module(module), config_class), arguments)
 
 
-def check(command: Any, *, ranks: int | None) -> None:
-    """Refuse what every rank would refuse for itself, half a minute later; ``ranks`` is None where only the hostfile knows."""
+def check(command: Any, *, ranks: int) -> None:
+    """Refuse what every rank would refuse for itself, half a minute later."""
     if isinstance(command, GenerateConfig):
         export = find_text_export(command.export)
         changes = {name: value for name, value in (("study", command.study), ("split", command.split)) if value}
@@ -84,9 +86,9 @@ def check(command: Any, *, ranks: int | None) -> None:
         return
     if not isinstance(command, RunConfig):
         return
-    if ranks is not None:
-        check_world_size(World(size=ranks, local_size=ranks), command.train.world_size)
-        command.train.rank_batch_size(ranks)
+    check_world_size(World(size=ranks, local_size=ranks), command.train.world_size)
+    command.train.rank_batch_size(ranks)
+    refuse_if_alive(Path(command.run))
     find(RunFolder(command.run), command.resume)
     study = StudyIndex.open(command.data.study)
     study.split(command.data.split)
@@ -102,8 +104,8 @@ def become(prepared: Plan) -> int:
     """Run the plan's module in this process, as ``python -m`` would; its exit status."""
     where = prepared.argv.index("-m") + 1
     sys.argv = list(prepared.argv[where:])
-    if signal.SIGHUP in stop_signals():  # the launcher ends its ranks on SIGTERM, and on this would leave them alone
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    for number in {*stop_signals()} - {signal.SIGTERM}:  # the launcher ends its ranks on SIGTERM, and on these would leave them alone
+        signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         runpy.run_module(prepared.argv[where], run_name="__main__", alter_sys=True)
     except SystemExit as ended:
@@ -121,7 +123,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
         previous = signal.set_wakeup_fd(said.fileno(), warn_on_full_buffer=False)
         numbers: set[int] = set()
         try:
-            yield lambda: bool(numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+            yield lambda: bool(numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP})
         finally:
             signal.set_wakeup_fd(previous)
             with contextlib.suppress(BlockingIOError):

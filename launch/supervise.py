@@ -10,10 +10,10 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
+from launch.hostfile import read_hostfile
 from launch.plan import LaunchConfig, Plan, plan
 from trainer.distributed.child import run_in_group
 from trainer.distributed.rendezvous import free_port
@@ -28,9 +28,8 @@ def run(config: LaunchConfig) -> int:
         The launcher was ended and could not say why; everything else it says itself.
     """
     prepared = plan(config, python=sys.executable, port=config.master_port)
-    if config.hostfile and not Path(config.hostfile).is_file():
-        # The runner itself only warns, and trains on one rank.
-        raise CommandError(f"hostfile: {config.hostfile}: no such file")
+    if config.hostfile:
+        read_hostfile(config.hostfile)
     status = supervise(Plan(argv=launcher(config), environment=prepared.environment), grace_seconds=config.grace_seconds)
     if status < 0:
         raise CommandError(f"{config.trainer_command[0]}: the launcher was ended by {signal.Signals(-status).name}")

@@ -14,8 +14,8 @@ COMMANDS = {
         help="tune a language model to caption from EEG",
     ),
     "export": Command(
-        config="trainer.artifacts.encoder:ExportConfig",
-        run="trainer.artifacts.encoder:run",
+        config="trainer.artifacts.command:ExportConfig",
+        run="trainer.artifacts.command:run",
         help="write a run's best encoder where you like",
     ),
     "verify": Command(

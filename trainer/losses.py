@@ -23,6 +23,8 @@ from torch import Tensor
 from data_prep.contract.cli import polymorphic
 
 Gather = Callable[[Tensor], Tensor]
+MAX_LOGIT = 1000.0
+"""Beyond it, up or down, a logit scale or a bias gives all pairs the same gradient or none, and would not come back."""
 BUILT_IN = ("contrastive", "mse", "cosine", "cross_entropy")
 """Losses that ``LossConfig.<name>_weight`` turns on."""
 
@@ -128,10 +130,14 @@ class LossConfig:
                 raise ValueError(f"loss.{where}: {weight}, expected 0 or a positive number")
         if not any(weights.values()):
             raise ValueError("loss: every weight is 0, expected at least one positive weight")
-        if not self.max_logit_scale > 0:
-            raise ValueError(f"loss.max_logit_scale: {self.max_logit_scale}, expected a positive number")
+        if not 0 < self.max_logit_scale <= MAX_LOGIT:
+            raise ValueError(f"loss.max_logit_scale: {self.max_logit_scale}, expected a positive number, at most {MAX_LOGIT:g}")
         if not self.temperature > 0 or 1 / self.temperature > self.max_logit_scale:
             raise ValueError(f"loss.temperature: {self.temperature}, expected at least 1 / max_logit_scale = {1 / self.max_logit_scale:g}")
+        if self.temperature > MAX_LOGIT:
+            raise ValueError(f"loss.temperature: {self.temperature}, expected at most {MAX_LOGIT:g}: all logits would be alike")
+        if not abs(self.logit_bias) <= MAX_LOGIT:
+            raise ValueError(f"loss.logit_bias: {self.logit_bias}, expected -{MAX_LOGIT:g} to {MAX_LOGIT:g}")
 
     @property
     def named_terms(self) -> dict[str, LossTerm]:

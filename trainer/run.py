@@ -6,10 +6,13 @@ first step, on whichever rank, leaves its folder as it was (:mod:`trainer.traini
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,11 +20,16 @@ import torch.distributed as dist
 from data_prep.contract.cli import to_yaml
 from data_prep.contract.errors import CommandError, set_traceback_folder
 from data_prep.contract.files import write_atomically, write_json
+from data_prep.contract.output import waiting_at_most
+from data_prep.contract.records import from_json, to_json
+from data_prep.contract.version import code_version
+from data_prep.contract.words import listed
 from trainer.callbacks.checkpoints import Checkpoints
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.callbacks.mlflow import MlflowTracking
 from trainer.callbacks.progress import ProgressLine
 from trainer.distributed import world as worlds
+from trainer.distributed.agreement import agree
 from trainer.distributed.deepspeed_config import build_deepspeed_config, check_parameters
 from trainer.distributed.library_log import LibraryLog, collected
 from trainer.distributed.precision import check_precision
@@ -34,10 +42,16 @@ from trainer.training.callback import Callback
 from trainer.training.completed import Completed, write_completed
 from trainer.training.config import RunConfig, TrainConfig
 from trainer.training.loop import Loop
+from trainer.training.owner import SHARED_SECONDS, Claim, Owner, owned
+from trainer.training.provenance import facts_of_the_data, facts_of_the_start
+from trainer.training.resume import find, newest_whole
 from trainer.training.run_folder import RunFolder, step_of
 from trainer.training.start import STOPPED_STATUS, Start, starting
+from trainer.training.state import TrainState
 from trainer.training.task import Task, say
 
+_UNREAD_SECONDS = 30.0
+"""A rank waits no longer for somebody to read its output: the others wait for it."""
 TaskBuilder = Callable[[World, torch.device], Task]
 
 
@@ -67,6 +81,8 @@ def run(config: RunConfig, build_task: TaskBuilder) -> int:
     """Train the task that ``build_task`` makes on each rank; exit status 0, or 75 when a signal stopped it."""
     set_traceback_folder(None)
     world = worlds.read_world()
+    if world.is_main:
+        code_version()  # now, not when it is first written down: a commit made meanwhile is not what runs
     worlds.check_world_size(world, config.train.world_size)
     micro_batch_size = config.train.rank_batch_size(world.size)
     device = worlds.choose_device(config.train.device, world)
@@ -83,8 +99,42 @@ def run(config: RunConfig, build_task: TaskBuilder) -> int:
 
 def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch.device, micro_batch_size: int, said: LibraryLog) -> int:
     folder = RunFolder(config.run, rank=world.rank)
+    if world.size > 1:
+        with worlds.all_or_none(world, config.train.timeout_seconds, "agreement"):
+            agree(world, "start", facts_of_the_start(config, device.type), timeout_seconds=config.train.timeout_seconds)
+    with _owned(folder, world):
+        loop = _start(config, build_task, world, device, micro_batch_size, folder, said)
+        return _train(loop)
+
+
+@contextlib.contextmanager
+def _owned(folder: RunFolder, world: World) -> Iterator[None]:
+    """Context in which this run, of all on whatever host, owns its folder: rank 0 takes it, and every rank sees that it did."""
+    with contextlib.ExitStack() as stack:
+
+        def take() -> dict[str, Any]:
+            folder.refuse_what_is_no_run()
+            folder.owner = stack.enter_context(owned(folder.path))
+            return to_json(folder.owner.claim)
+
+        claim = checkpoint.on_rank_0(world, take)
+        if not world.is_main:
+            folder.owner = Owner(folder.path, from_json(Claim, claim, "rank 0", written_by="a training"))
+        yield
+
+
+def _start(
+    config: RunConfig,
+    build_task: TaskBuilder,
+    world: World,
+    device: torch.device,
+    micro_batch_size: int,
+    folder: RunFolder,
+    said: LibraryLog,
+) -> Loop:
     loop: Loop | None = None
     with starting(folder.path) as start:
+        start.owner = folder.owner
         try:
             with worlds.all_or_none(world, config.train.timeout_seconds):
                 loop = _set_up(config, build_task, world, device, micro_batch_size, folder, start)
@@ -95,7 +145,7 @@ def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch
                 loop.fault(error, started=False)
             raise
     set_traceback_folder(folder.path, world.rank)
-    return _train(loop)
+    return loop
 
 
 def _set_up(
@@ -107,8 +157,11 @@ def _set_up(
     folder: RunFolder,
     start: Start,
 ) -> Loop:
-    checkpoint.on_rank_0(world, lambda: str(checkpoint.find(folder, config.resume)))  # refused here, before the study is opened
+    _check_shared(folder, world)
+    checkpoint.on_rank_0(world, lambda: str(find(folder, config.resume)))  # refused here, before the study is opened
     task = build_task(world, device)
+    facts = facts_of_the_data(identity.make_identity(config, task.study), task.num_items)
+    agree(world, "data", facts, timeout_seconds=config.train.timeout_seconds)
     say(world, f"study opened: {task.num_items} training items a data pass")
     found, universal = checkpoint.on_rank_0(world, lambda: _choose(config, task, folder, world, start))
     start.scratch = Path(universal).parent if universal else None
@@ -131,7 +184,8 @@ def _set_up(
     if resumed is None:
         task.start(model)
     check_parameters(model)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=task.build_optimizer(model), config=deepspeed_config)
+    with worlds.new_groups_wait(config.train.timeout_seconds):
+        engine, *_ = deepspeed.initialize(model=model, optimizer=task.build_optimizer(model), config=deepspeed_config)
     worlds.set_group_timeouts(config.train.timeout_seconds)
 
     loop = Loop(config, task, world, device, engine, folder, make_callbacks(config))
@@ -154,11 +208,22 @@ def _set_up(
     return loop
 
 
+def _check_shared(folder: RunFolder, world: World) -> None:
+    """Refuse a folder that is another one on some host: its checkpoints would lack the parts of those ranks."""
+    here = folder.owner is not None and folder.owner.sees_itself(wait_seconds=SHARED_SECONDS)
+    seen: list[Any] = [None] * world.size
+    dist.all_gather_object(seen, (socket.gethostname(), here))
+    if blind := [f"{host} (rank {rank})" for rank, (host, found) in enumerate(seen) if not found]:
+        raise CommandError(
+            f"run: {folder.path} on {listed(blind, 4)} is not the folder that {seen[0][0]} (rank 0) writes: expected one for all hosts"
+        )
+
+
 def _train(loop: Loop) -> int:
     folder = loop.folder
-    with loop.stop_signal:
+    with loop.stop_signal, waiting_at_most(min(_UNREAD_SECONDS, loop.config.train.timeout_seconds / 4)):
         try:
-            checkpoint.on_rank_0(loop.world, lambda: settle.settle(folder, loop.state))
+            checkpoint.on_rank_0(loop.world, lambda: _begin(folder, loop.state))
             reason = loop.train()
         except BaseException as error:
             loop.fault(error)
@@ -168,6 +233,7 @@ def _train(loop: Loop) -> int:
     if reason == "signal":
         return STOPPED_STATUS
     if loop.world.rank == 0:
+        folder.guard()
         write_completed(
             folder.path,
             Completed(
@@ -185,6 +251,12 @@ def _train(loop: Loop) -> int:
     return 0
 
 
+def _begin(folder: RunFolder, state: TrainState) -> None:
+    if folder.owner is not None:
+        folder.owner.begin()
+    settle.settle(folder, state)
+
+
 def make_callbacks(config: RunConfig) -> list[Callback]:
     """Callbacks of a run, in the order in which they are called: the run's own, then those that its config names."""
     callbacks: list[Callback] = [ProgressLine()]
@@ -198,14 +270,22 @@ def make_callbacks(config: RunConfig) -> list[Callback]:
 def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World, start: Start) -> tuple[str | None, str | None]:
     """On rank 0: the checkpoint that is continued, if any, and its universal form where the world has another size. Refuses what the
     run cannot start from; writes nothing of the run."""
-    found = checkpoint.find(folder, config.resume)
+    found = find(folder, config.resume)
     if found is None:
         task.check_start()
         return None, None
+    if config.resume == "auto":
+        found, damaged = newest_whole(folder, found)
+        for fault in damaged:
+            say(world, f"passed over, as it is not what was saved: {fault}")
+            task.notes.append(("note", {"message": f"resumed from {found.name}: {fault}"}))
     source = found.parents[1]
     identity.check_identity(source / "identity.json", identity.make_identity(config, task.study))
     saved = checkpoint.read_checkpoint(found)
-    checkpoint.check_checkpoint(saved, zero_stage=config.zero.stage)
+    if config.resume == "auto":  # its files were looked at when it was chosen
+        checkpoint.check_stage(saved, zero_stage=config.zero.stage)
+    else:
+        checkpoint.check_checkpoint(saved, zero_stage=config.zero.stage)
     if source.resolve() != folder.path.resolve() and folder.holds_a_run():
         raise CommandError(f"run: {folder.path} already holds a run; to continue {found} elsewhere choose another folder")
     universal = None
@@ -227,9 +307,12 @@ def _claim(loop: Loop, found: str | None, start: Start) -> None:
     latest = folder.pointed("latest")
     wound_back_from = step_of(latest) if latest is not None and step_of(latest) > state.step else None
     if found is None:
-        folder.event("start", world_size=loop.world.size, checkpoint=None)
+        (folder.path / "latest").unlink(missing_ok=True)  # of a start that was killed before there was a run
+        folder.event("start", world_size=loop.world.size, checkpoint=None, code=code_version())
     else:
-        folder.event("resume", world_size=loop.world.size, checkpoint=found, resumed_at=state.step, wound_back_from=wound_back_from)
+        facts = {"checkpoint": found, "elsewhere": elsewhere, "resumed_at": state.step, "wound_back_from": wound_back_from}
+        facts["code"] = code_version()
+        folder.event("resume", world_size=loop.world.size, **facts)
     if source is not None and found is not None:
         if elsewhere:
             settle.adopt(folder, source, Path(found), state)

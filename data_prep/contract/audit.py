@@ -26,6 +26,18 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that a paper could say of a score on the test part."""
+
+    name: str
+    sentence: str
+    verdict: Literal["sound", "caution", "unsound", "not made"]
+    """``not made``: the study has not what it would be said of."""
+    reasons: tuple[str, ...]
+    """Messages of the findings that break or cloud it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Audit:
     """The verdict on a split."""
 
@@ -39,6 +51,8 @@ class Audit:
     findings: tuple[Finding, ...]
     parts: Mapping[str, Mapping[str, Any]]
     """Part -> how many trials, samples, subjects, stimuli, ..."""
+    claims: tuple[Claim, ...] = ()
+    """The verdict on every claim that a paper could make; none in audits of earlier versions."""
 
     @property
     def warnings(self) -> tuple[Finding, ...]:

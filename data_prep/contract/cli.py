@@ -14,9 +14,11 @@ import atexit
 import contextlib
 import dataclasses
 import enum
+import functools
 import gc
 import importlib
 import io
+import math
 import os
 import sys
 import tempfile
@@ -76,6 +78,10 @@ class Command:
     help: str
     prints: bool = False
     """Its result is what it prints: a standard output that cannot take it is then a failure."""
+    first: str | None = None
+    """Field whose value may stand right behind the command, without its name."""
+    switches: tuple[str, ...] = ()
+    """Fields that are true where their name alone stands on the line."""
 
 
 class _Parser(ArgumentParser):
@@ -141,7 +147,7 @@ def main(prog: str, description: str, commands: Mapping[str, Command], argv: Seq
         command = commands[name]
         with said_if_slow(f"{name}: loading libraries"):
             action = _load(command.run)  # first: what a package registers, its config may name
-            config = parse(_load(command.config), arguments, prog=f"{prog} {name}")
+            config = parse(_load(command.config), _spelled_out(command, arguments), prog=f"{prog} {name}")
         status: int | None = action(config)
         if command.prints and not status and (lost := lost_output()):
             raise UserError(f"standard output: {sentence_of(lost)}, expected one that takes what {name} prints")
@@ -159,6 +165,19 @@ def ending(action: Callable[[], int | None], *, debug: bool = False) -> int:
         return 130
     except Exception as error:
         return _fail(error, debug=debug)
+
+
+def _spelled_out(command: Command, arguments: Sequence[str]) -> list[str]:
+    """``fetch things-meg --list`` as ``fetch --study things-meg --list true``."""
+    words = list(arguments)
+    if command.first is not None and words and not words[0].startswith("-"):
+        words.insert(0, f"--{command.first}")
+    spelled: list[str] = []
+    for word, after in zip(words, [*words, "--"][1:], strict=True):
+        spelled.append(word)
+        if word.removeprefix("--") in command.switches and word.startswith("--") and after.startswith("-"):
+            spelled.append("true")
+    return spelled
 
 
 @contextlib.contextmanager
@@ -210,6 +229,7 @@ def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") 
     parser.add_class_arguments(Limits, "file_limits")
     parser.set_defaults({f"file_limits.{name}": value for name, value in dataclasses.asdict(limits()).items()})
     parser.add_class_arguments(config_class)
+    parser.set_defaults(_plain_defaults(config_class))
     try:
         words = _config_first(arguments)
         use_limits(_limits_on_the_line(words))  # the config's own file is read first
@@ -225,8 +245,17 @@ def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") 
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(masked(in_our_words(config_class, str(error)))) from error
     _refuse_empty(config)
-    _refuse_secrets(config)
+    plain = to_plain(config)
+    _refuse_secrets(plain)
+    _refuse_what_is_no_number(plain)
     return config
+
+
+def _plain_defaults(config_class: type[Any]) -> dict[str, Any]:
+    """Lists that a field holds by default, as YAML holds them: of objects the parser knows no words, ``--print_config`` would lose them."""
+    hints = get_type_hints(config_class)
+    made = {f.name: f.default_factory() for f in dataclasses.fields(config_class) if f.default_factory is not dataclasses.MISSING}
+    return {name: to_plain(value, hints[name]) for name, value in made.items() if isinstance(value, list)}
 
 
 def _refuse_empty(config: Any, dotted: str = "") -> None:
@@ -239,10 +268,18 @@ def _refuse_empty(config: Any, dotted: str = "") -> None:
             _refuse_empty(value, f"{name}.")
 
 
-def _refuse_secrets(config: Any) -> None:
+def _refuse_secrets(plain: Any) -> None:
     """A config is written down, shown and handed to children on their command lines."""
-    if (field := field_with_secret(to_plain(config))) is not None:
+    if (field := field_with_secret(plain)) is not None:
         raise ConfigError(f"{field}: holds a password or token, expected none: credentials come from the environment or a file")
+
+
+def _refuse_what_is_no_number(plain: Any, name: str = "") -> None:
+    """``.nan`` is above no limit and below none, so that a check against one lets everything pass; and what is infinite has null."""
+    if isinstance(plain, float) and not math.isfinite(plain):
+        raise ConfigError(f"{name}: is {plain}, expected a number")
+    for key, inner in plain.items() if isinstance(plain, Mapping) else enumerate(plain) if isinstance(plain, list) else ():
+        _refuse_what_is_no_number(inner, f"{name}.{key}" if name else str(key))
 
 
 def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
@@ -250,8 +287,8 @@ def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
 
     It imports no class of a stranger's, see :mod:`data_prep.contract.trust`.
     """
-    parser = _Parser(exit_on_error=False)
-    parser.add_class_arguments(config_class)
+    key: Any = config_class  # a class is hashable, which mypy does not see
+    parser = _plain_parser(key, tuple(_bases))
     try:
         with nothing_else_imported(_bases):
             namespace = parser.parse_object(dict(plain))
@@ -260,6 +297,14 @@ def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
         raise ConfigError(masked(_one_line(str(error)))) from error
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(masked(in_our_words(config_class, str(error)))) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _plain_parser(config_class: type[Any], _known: tuple[type, ...]) -> _Parser:
+    """Made once for a class and the bases known then: it takes longer to make than to ask."""
+    parser = _Parser(exit_on_error=False)
+    parser.add_class_arguments(config_class)
+    return parser
 
 
 def to_plain(config: Any, declared: Any = None) -> Any:

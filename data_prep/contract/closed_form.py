@@ -22,6 +22,7 @@ import numpy as np
 from scipy import linalg
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.row_products import CutRows, cut_rows, row_products
 
 ALPHAS = tuple(float(a) for a in np.logspace(-4, 4, 25))
 """Ridge penalties tried, in units of the mean eigenvalue of the features' covariance."""
@@ -152,21 +153,31 @@ class EncodingModel:
         numpy.ndarray
             float64 (q, g): the highest in a row is the model's answer.
         """
+        n_reps = np.broadcast_to(np.asarray(n_reps_Q, np.float64), (len(eeg_QCT),))
+        if (n_reps < 1).any():
+            raise UserError(f"n_reps holds {n_reps.min()}, expected at least 1")
+        queries = self.cut_queries(eeg_QCT)
+        scores_QG = np.empty((len(queries), len(gallery_GE)))
+        for n in np.unique(n_reps):
+            candidates, offset_G = self.cut_candidates(gallery_GE, float(n))
+            scores_QG[n_reps == n] = row_products(queries[n_reps == n], candidates) + offset_G
+        return scores_QG
+
+    def cut_queries(self, eeg_QCT: np.ndarray) -> CutRows:
+        """Averaged EEG (q, chans, times) in the coordinates of ``to_white_DW``; the log-likelihood is their product with a candidate's
+        row, and the candidate's offset: see :meth:`cut_candidates`."""
         x = np.asarray(eeg_QCT, np.float32).reshape(len(eeg_QCT), -1)
         if x.shape[1] != len(self.mean_D):
             raise UserError(f"EEG has {x.shape[1]} features, the model was fitted on {len(self.mean_D)}")
-        n_reps = np.broadcast_to(np.asarray(n_reps_Q, np.float64), (len(x),))
-        if (n_reps < 1).any():
-            raise UserError(f"n_reps holds {n_reps.min()}, expected at least 1")
-        queries_QW = ((x - self.mean_D) @ self.to_white_DW).astype(np.float64)
-        candidates_GW = (np.asarray(gallery_GE, np.float64) - self.embedding_mean_E) @ self.components_EK @ self.weights_KW
-        scores_QG = np.empty((len(x), len(candidates_GW)))
-        for n in np.unique(n_reps):
-            rows = n_reps == n
-            precision_W = 1.0 / (1.0 / n + self.lack_W)
-            weighted = candidates_GW * precision_W
-            scores_QG[rows] = queries_QW[rows] @ weighted.T - 0.5 * (weighted * candidates_GW).sum(1)
-        return scores_QG
+        return cut_rows((x - self.mean_D) @ self.to_white_DW)
+
+    def cut_candidates(self, gallery_GE: np.ndarray, n_reps: float) -> tuple[CutRows, np.ndarray]:
+        """Rows (g, w) and offsets (g,) of candidates for EEG averaged over ``n_reps`` repetitions; each of one candidate alone."""
+        centred_GE = np.asarray(gallery_GE, np.float64) - self.embedding_mean_E
+        components_GK = row_products(cut_rows(centred_GE), cut_rows(self.components_EK.T))
+        candidates_GW = row_products(cut_rows(components_GK), cut_rows(self.weights_KW.T))
+        weighted_GW = candidates_GW * (1.0 / (1.0 / n_reps + self.lack_W))
+        return cut_rows(weighted_GW), -0.5 * (weighted_GW * candidates_GW).sum(axis=1)
 
 
 def fit_encoding_model(
@@ -353,9 +364,6 @@ def _lack_of_fit(values_W: np.ndarray, freedom: int, noise_freedom: int, noise: 
     middle = values_W / bulk + 1 - ratio
     debiased = 0.5 * bulk * (middle + np.sqrt(np.maximum(middle**2 - 4 * values_W / bulk, 0.0)))
     return np.where(spikes, np.maximum(debiased, bulk), bulk) - noise
-
-
-# --------------------------------------------------------------------------------------------------------- retrieval
 
 
 # ------------------------------------------------------------------------------------------------- shared arithmetic

@@ -17,8 +17,7 @@ _TEXT = "tag:yaml.org,2002:str"
 
 def read_fields(path: Path) -> dict[str, Any]:
     """The fields of a config as plain values; see :func:`check_config_file`."""
-    found: dict[str, Any] = yaml.safe_load(check_config_file(str(path)))
-    return found
+    return _read(str(path))[1]
 
 
 def check_config_file(name: str) -> str:
@@ -29,6 +28,11 @@ def check_config_file(name: str) -> str:
     ConfigError
         One sentence naming the file; where there is none, also the configs near it.
     """
+    return _read(name)[0]
+
+
+def _read(name: str) -> tuple[str, dict[str, Any]]:
+    """Text and fields."""
     if not name.strip():
         raise ConfigError(f"--config: {name!r}, expected the name of a YAML file")
     path = Path(name)
@@ -43,7 +47,9 @@ def check_config_file(name: str) -> str:
     for key, _ in root.value:
         if key.tag != _TEXT:
             raise ConfigError(f"{path}: line {_line(key)} begins with {short(key.value)!r}, expected the name of a field")
-    return text
+    if root.value and all(isinstance(value, yaml.ScalarNode) and not value.value and not value.style for _, value in root.value):
+        raise ConfigError(f"{path}: gives no field a value, expected the fields of a config, one a line (field: value)")
+    return text, _values(path, text)
 
 
 def _text(path: Path) -> str:
@@ -85,6 +91,18 @@ def _parsed(path: Path, text: str) -> yaml.Node | None:
     except RecursionError as error:
         raise ConfigError(f"{path}: not a config: nested too deep") from error
     return None if isinstance(root, yaml.ScalarNode) and not root.value and not root.style else root
+
+
+def _values(path: Path, text: str) -> dict[str, Any]:
+    """Of nodes that are well formed some are still no values: a lone ``<<``, the 13th month, ``!!int x``."""
+    try:
+        found: dict[str, Any] = yaml.safe_load(text)
+        return found
+    except yaml.MarkedYAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}: no plain value{where}: {short(error.problem or error.context, 120)}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of the types that values are made of
+        raise ConfigError(f"{path}: holds what is no plain value ({short(error, 120)}), expected text in quotes") from error
 
 
 def _check_nodes(path: Path, root: yaml.Node) -> None:

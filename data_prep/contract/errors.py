@@ -68,13 +68,18 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         words = _SYSTEM.get(error.errno or 0) or error.strerror or " ".join(str(error).split()) or type(error).__name__
         return f"{error.filename}: {words}" if error.filename else words
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _no_memory(error):
         return f"out of memory: lower the batch size ({' '.join(str(error).split())[:160] or 'no more is known'})"
     if port_is_taken(error):
         return "the port where the ranks meet is in use by another program: start again, or choose another with --master_port"
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _PEER_IS_GONE):
         return f"another rank is gone, see its error ({' '.join(str(error).split())[:160]})"
     return None
+
+
+def _no_memory(error: BaseException) -> bool:
+    """Whether torch got no memory of the host: it has no class of errors for that."""
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def port_is_taken(error: BaseException) -> bool:

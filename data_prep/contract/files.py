@@ -27,8 +27,33 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def check_ordinary(path: Path) -> None:
+    """Refuse what is there and no file of bytes: a pipe keeps its reader waiting, and a device has no end.
+
+    Raises
+    ------
+    StudyError
+    """
+    if not path.is_file() and path.exists():
+        raise StudyError(f"{path}: is {'a folder' if path.is_dir() else 'a pipe or a device'}, expected an ordinary file")
+
+
+def refuse_links_out(folder: Path) -> None:
+    """Refuse a folder of a stranger's before it is copied: a link in it would bring a file from elsewhere on this machine into the copy.
+
+    Raises
+    ------
+    StudyError
+    """
+    inside = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise StudyError(f"{path}: a link to {os.readlink(path)}, expected none that leads out of {folder}")
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file, read in blocks."""
+    check_ordinary(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -60,7 +85,8 @@ def _write_and_rename(path: Path, data: bytes) -> None:
 
 
 def copy_durably(source: Path, target: Path) -> None:
-    """Copy a folder to the new folder ``target``, each file after fsync."""
+    """Copy a folder to the new folder ``target``, each file after fsync; a link that leads out of it is a :class:`StudyError`."""
+    refuse_links_out(source)
 
     def copy(one: str, other: str) -> None:
         shutil.copyfile(one, other)
@@ -113,6 +139,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; a missing or broken one, or one beyond the limits, is a :class:`StudyError` naming it."""
+    check_ordinary(path)
     try:
         size = path.stat().st_size
         if size > limits().json_bytes:

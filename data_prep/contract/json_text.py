@@ -41,6 +41,15 @@ def parse_json(content: bytes | str, where: Path | str, *, halves: bool = False)
     return value
 
 
+def parse_line(line: bytes | str) -> dict[str, Any] | None:
+    """The object of a line of JSON lines; None: cut short by a kill, damaged, or something else."""
+    try:
+        found = parse_json(line, "the line", halves=True)
+    except StudyError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _check_size(raw: bytes, where: Path | str) -> None:
     if len(raw) > limits().json_bytes:
         raise too_much(where, f"{len(raw):,} bytes of JSON", "json_bytes")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.contract.errors import StudyError
+from data_prep.contract.urls import refuse_url
 
 WAIT_SECONDS = 60.0
 """How long a writer of small files waits for another."""
@@ -29,6 +30,7 @@ def alone(folder: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]
     StudyError
         After ``wait_seconds`` another process still writes there; the sentence names it where the system tells.
     """
+    refuse_url(folder)
     handle = os.open(folder, os.O_RDONLY)
     end = time.monotonic() + wait_seconds
     try:

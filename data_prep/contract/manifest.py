@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_file, sha256_json, write_atomically, write_json
 from data_prep.contract.records import FLAT, known_fields
 from data_prep.contract.schema import SCHEMA_VERSION
+from data_prep.contract.urls import refuse_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,14 +164,25 @@ class Manifest:
     embeddings: Mapping[str, Embedding]
     tar_embeddings: list[str]
     """Those with a copy in the tars."""
+    masked: Mapping[str, list[str]] = field(default_factory=dict)
+    """Recording -> channels that are zero in it, as its device has no electrode near."""
     captions: bool = False
     """Whether samples have a ``.txt`` member."""
     captions_missing: int = 0
     """Stimuli whose ``.txt`` is empty."""
+    captions_source: Mapping[str, Any] = field(default_factory=dict)
+    """How they were made, as plain values: ``source`` (``reader``, ``file``, ``template``, ``model``), and of a model its name, hash of
+    weights, prompt and decoding."""
+    clean_baseline: bool = False
+    """Whether the trials tables have the column ``clean_baseline``, see :func:`schema.trials_dtype`."""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     """What was done to the signal, and of a simulated study ``simulated`` and ``ceiling``, as plain values."""
     quality: Quality = field(default_factory=Quality)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """What the writer measured, as plain values: ``findings``, ``levels`` of parts, repetitions ``lost``, pairs of ``images``. It is
+    no part of the study's identity."""
     code_version: str = ""
+    """Of the code that wrote it: a commit or a version, see :func:`data_prep.contract.version.code_version`."""
 
     @property
     def class_level(self) -> bool:
@@ -214,6 +226,10 @@ class Manifest:
         """Identity of the trials with their EEG: the :attr:`fingerprint` without the embeddings, of which a study may get more."""
         return sha256_json(self._content)
 
+    def masked_channels(self, recordings: Sequence[int]) -> set[str]:
+        """Channels that are masked in any of these recordings (rows of the table)."""
+        return {name for recording in recordings for name in self.masked.get(self.tables.recordings[recording], ())}
+
     def embedding(self, name: str) -> Embedding:
         """Facts of an embedding.
 
@@ -236,8 +252,13 @@ class Manifest:
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         own |= {name: asdict(own[name]) for name in ("signal", "tables", "quality")}
         own |= {"shards": [asdict(shard) for shard in self.shards]}
+        if not self.masked:
+            del own["masked"]
+        own |= {"captions_source": dict(self.captions_source)}
+        if not self.captions_source:
+            del own["captions_source"]
         own |= {"embeddings": {name: embedding.plain() for name, embedding in self.embeddings.items()}}
-        return own | {"preprocessing": dict(self.preprocessing), "fingerprint": self.fingerprint}
+        return own | {"preprocessing": dict(self.preprocessing), "measured": dict(self.measured), "fingerprint": self.fingerprint}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Manifest:
@@ -272,6 +293,7 @@ def read_manifest(root: Path) -> Manifest:
     """
     path = root / "manifest.json"
     if not path.is_file():
+        refuse_url(root)
         lacking = "manifest.json (sharding not run, or not finished)" if root.is_dir() else "such folder"
         raise StudyError(f"{root}: not a finished study: there is no {lacking}")
     plain = read_json(path)

@@ -11,11 +11,14 @@ import io
 import os
 import select
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 _NOBODY_READS = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 """A pipe, a terminal or a connection whose other end has gone: there is nobody to be told."""
 _lost: dict[int, OSError] = {}
+_patience_seconds: list[float | None] = [None]
+_DROPPED = b"... (what came here was dropped: nobody read it)\n"
 
 
 def keep_output() -> None:
@@ -41,6 +44,17 @@ def keep_output() -> None:
         setattr(sys, f"__{name}__", kept)
 
 
+@contextlib.contextmanager
+def waiting_at_most(seconds: float) -> Iterator[None]:
+    """Inside, what nobody reads (a pipe that is full, a terminal that was stopped) is dropped after so long, and so is all that comes
+    until somebody reads again: ranks that wait for each other must not wait for a reader."""
+    before, _patience_seconds[0] = _patience_seconds[0], seconds
+    try:
+        yield
+    finally:
+        _patience_seconds[0] = before
+
+
 def lost_output() -> OSError | None:
     """Why standard output could not take all that this process wrote; None: it did, or its reader had gone."""
     with contextlib.suppress(OSError, ValueError):
@@ -51,11 +65,16 @@ def lost_output() -> OSError | None:
 class _Output(io.FileIO):
     """A file descriptor that takes every write, as long as it can to where it leads."""
 
+    _unread = False
+
     def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
         while len(rest):
+            if _patience_seconds[0] is not None and not self._is_read(_patience_seconds[0]):
+                break
             try:
-                written = super().write(rest)
+                # So much never blocks where there is room for any.
+                written = super().write(rest if _patience_seconds[0] is None else rest[: select.PIPE_BUF])
             except OSError as error:
                 self._lose(error)
                 break
@@ -64,6 +83,16 @@ class _Output(io.FileIO):
             else:
                 rest = rest[written:]
         return len(data)
+
+    def _is_read(self, patience_seconds: float) -> bool:
+        ready = bool(select.select([], [self.fileno()], [], 0.0 if self._unread else patience_seconds)[1])
+        if ready and self._unread:
+            self._unread = False
+            with contextlib.suppress(OSError):
+                os.write(self.fileno(), _DROPPED)
+            return self._is_read(patience_seconds)
+        self._unread = not ready
+        return ready
 
     def _lose(self, error: OSError) -> None:
         number = self.fileno()

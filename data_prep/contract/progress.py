@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TextIO, TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from data_prep.contract.terminal import Terminal
 
@@ -29,8 +30,16 @@ class Advance(Protocol):
     def __call__(self, count: int = 1) -> None: ...
 
 
+class _Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2g}/s", style="progress.data.speed")
+
+
 class ProgressLines:
-    """Plain lines such as ``shards 3/12 (20 s)``, each flushed; safe to call from several threads.
+    """Plain lines such as ``shards 3/12 (20 s, 0.15/s, 60 s left)``, each flushed; safe to call from several threads.
 
     Parameters
     ----------
@@ -79,7 +88,15 @@ class ProgressLines:
 
     def _say(self, now: float) -> None:
         self._said = now
-        self._write(f"{self._what} {self._count()} ({now - self._began:.0f} s)")
+        seconds = now - self._began
+        self._write(f"{self._what} {self._count()} ({seconds:.0f} s{self._ahead(seconds)})")
+
+    def _ahead(self, seconds: float) -> str:
+        """``, 2.5/s, 30 s left``, while there is more to come and something to judge by."""
+        if self._total is None or not 0 < self._done < self._total or seconds <= 0:
+            return ""
+        rate = self._done / seconds
+        return f", {rate:.2g}/s, {(self._total - self._done) / rate:.0f} s left"
 
     def _write(self, line: str) -> None:
         self._stream.write(f"{line}\n")
@@ -103,6 +120,7 @@ def progress(
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            _Rate(),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Terminal(file=stream), transient=True) as bar:

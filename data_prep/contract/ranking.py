@@ -11,6 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from data_prep.contract.errors import UserError
+from data_prep.contract.row_products import cut_rows, row_blocks, row_products
+
+FIRST, SECOND = "the first embeddings", "the second embeddings"
+"""What an error calls the rows whose cosines are asked for."""
 
 
 def check_scores(scores_QG: np.ndarray) -> np.ndarray:
@@ -48,27 +52,29 @@ def check_relevant(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray
 
 
 def cosine_similarity(a_QE: np.ndarray, b_GE: np.ndarray) -> np.ndarray:
-    """Cosine of every row of ``a_QE`` with every row of ``b_GE``: float64 (Q, G).
+    """Cosine of every row of ``a_QE`` with every row of ``b_GE``: float64 (Q, G), each a function of its two rows alone.
 
     Raises
     ------
     UserError
         Not two-dimensional, or a row that is zero, NaN or infinite.
     """
-    units = []
-    for name, rows in (("first", a_QE), ("second", b_GE)):
-        rows = np.asarray(rows, dtype=np.float64)
-        if rows.ndim != 2 or 0 in rows.shape:
-            raise UserError(f"the {name} embeddings have shape {rows.shape}, expected (rows, dimensions), at least one of each")
-        if np.isnan(rows).any():
-            raise UserError(f"the {name} embeddings hold NaN (first in row {int(np.argwhere(np.isnan(rows))[0][0])}): expected numbers")
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        lacking = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-        if len(lacking):
-            raise UserError(f"row {int(lacking[0])} of the {name} embeddings has no direction (norm {norms[lacking[0], 0]:g})")
-        units.append(rows / norms)
-    cosine_QG: np.ndarray = units[0] @ units[1].T
-    return cosine_QG
+    return row_products(cut_rows(a_QE, FIRST, unit=True), cut_rows(b_GE, SECOND, unit=True))
+
+
+def ranks_among(query_QE: np.ndarray, gallery_GE: np.ndarray, query_Q: np.ndarray, gallery_G: np.ndarray) -> np.ndarray:
+    """:func:`retrieval_ranks` by cosine, of queries ``query_Q`` among candidates ``gallery_G``; relevant is what is equal: float64 (Q,).
+
+    Some queries at a time: no matrix of all scores is ever in memory.
+
+    Raises
+    ------
+    UserError
+        A row that is zero, NaN or infinite, or a query whose own candidate is not in the gallery.
+    """
+    left, right = cut_rows(query_QE, FIRST, unit=True), cut_rows(gallery_GE, SECOND, unit=True)
+    blocks = row_blocks(len(left), len(right))
+    return np.concatenate([retrieval_ranks(row_products(left[rows], right), query_Q[rows, None] == gallery_G) for rows in blocks])
 
 
 def retrieval_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
@@ -91,6 +97,24 @@ def retrieval_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarra
     tied_irrelevant_Q, tied_relevant_Q = (tied_QG & ~relevant_QG).sum(axis=1), (tied_QG & relevant_QG).sum(axis=1)
     rank_Q: np.ndarray = 1.0 + (scores_QG > best_Q1).sum(axis=1) + tied_irrelevant_Q / (tied_relevant_Q + 1)
     return rank_Q
+
+
+def within(scores_QG: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates whose mean rank is at most ``k``, fewer than ``2 * k`` a query.
+
+    Returns
+    -------
+    (query_P, candidate_P)
+        One pair a candidate, by query.
+    """
+    scores_QG = check_scores(scores_QG)
+    place = max(0, scores_QG.shape[1] - k)
+    last_Q1 = np.partition(scores_QG, place, axis=1)[:, place, None]
+    better_QG, tied_QG = scores_QG > last_Q1, scores_QG == last_Q1
+    # The tied ones share the places from the last one on: they are within k if the middle of these is.
+    tied_QG &= better_QG.sum(axis=1, keepdims=True) + (tied_QG.sum(axis=1, keepdims=True) + 1) / 2 <= k
+    query_P, candidate_P = np.nonzero(better_QG | tied_QG)
+    return query_P, candidate_P
 
 
 def top_k(scores_QG: np.ndarray, target_Q: np.ndarray, k: int) -> float:

@@ -57,10 +57,11 @@ def check_shape(shape: object) -> tuple[int, ...]:
 
 
 class RawFile:
-    """A file, or bytes that were unpacked from one; its arrays keep it open."""
+    """A file, or bytes that were unpacked from one; its arrays keep it open. Arrays of ``mapped_bytes`` or more stay in it."""
 
-    def __init__(self, path: Path, content: bytes | None = None) -> None:
+    def __init__(self, path: Path, content: bytes | None = None, *, mapped_bytes: int = MAPPED_BYTES) -> None:
         self.path = path
+        self.mapped_bytes = mapped_bytes
         self._handle: int | None = None
         self._buffer: bytes | mmap.mmap
         if content is not None:
@@ -142,7 +143,7 @@ class RawFile:
                 raise Refusal(f"a tensor of shape {sides} and strides {tuple(strides)} from {length:,} bytes, which do not hold it")
         if isinstance(content, Span) and content.offset + length > self.size:
             raise EOFError(f"an array of {length:,} bytes from byte {content.offset:,} of {self.size:,}")
-        if isinstance(content, Span) and length < MAPPED_BYTES:
+        if isinstance(content, Span) and length < self.mapped_bytes:
             content = self.read(content)
         buffer, offset = (self._buffer, content.offset) if isinstance(content, Span) else (content, 0)
         steps = None if strides is None else [stride * dtype.itemsize for stride in strides]
@@ -150,7 +151,7 @@ class RawFile:
             return np.empty(sides, dtype)
         found: np.ndarray = np.ndarray(sides, dtype, buffer, offset, steps, order if steps is None else None)
         _check_characters(found)
-        return found if length >= MAPPED_BYTES else found.copy(order="K")
+        return found if length >= self.mapped_bytes else found.copy(order="K")
 
 
 def _check_characters(array: np.ndarray) -> None:

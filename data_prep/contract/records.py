@@ -7,13 +7,14 @@ its owner. Fields that this version does not know are passed over; one that is m
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, sha256_file, write_json
@@ -62,15 +63,25 @@ def from_json(kind: type[T], found: Any, where: str, *, written_by: str) -> T:
     CommandError
         A field that is missing or of another kind, or no object at all.
     """
-    from pydantic import TypeAdapter, ValidationError  # after the first line of a command
+    from pydantic import ValidationError  # after the first line of a command
 
     try:
         # As JSON, where a list may stand for a tuple.
-        return TypeAdapter(kind).validate_json(json.dumps(_nested(kind, found)), strict=True)
+        record: T = _adapter(cast(Any, kind)).validate_json(json.dumps(_nested(kind, found), allow_nan=False), strict=True)
+        return record
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"])) or "the file"
         raise CommandError(f"{where}: {name}: {first['msg']}, expected what {written_by} of this version writes") from error
+    except ValueError as error:  # comparisons with NaN are all false: a limit that is none would let everything pass
+        raise CommandError(f"{where}: holds a number that is not finite, expected what {written_by} of this version writes") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def check_format(found: Any, expected: int, where: str) -> None:

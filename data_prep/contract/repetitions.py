@@ -14,7 +14,7 @@ from data_prep.contract.arrays import read_array
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file
 from data_prep.contract.manifest import Manifest, Shard
-from data_prep.contract.schema import TRIALS_DTYPE, index_dtype
+from data_prep.contract.schema import CLEAN_BASELINE, index_dtype, trials_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class RepetitionTable:
     """Every repetition of a study, in shard order; each array is int32 (n_repetitions,).
 
     ``sample`` counts samples through the whole study, ``repetition`` counts inside its sample, and the rest are rows of
-    the manifest's tables.
+    the manifest's tables, but for ``clean_baseline``.
     """
 
     sample: np.ndarray
@@ -32,6 +32,8 @@ class RepetitionTable:
     concept: np.ndarray
     session: np.ndarray
     recording: np.ndarray
+    clean_baseline: np.ndarray
+    """1, 0, or -1 where it is unknown (:data:`schema.CLEAN_BASELINE`)."""
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -56,6 +58,8 @@ def repetition_table(indexes: Iterable[np.ndarray], trials: Iterable[np.ndarray]
             columns[name].append(index[name][sample])
         columns["session"].append(trial["session"])
         columns["recording"].append(trial["recording"])
+        known = "clean_baseline" in (trial.dtype.names or ())
+        columns["clean_baseline"].append(trial["clean_baseline"] if known else np.full(len(trial), CLEAN_BASELINE[None]))
         first_sample += len(index)
     joined = {f: np.concatenate(parts).astype(np.int32) if parts else np.empty(0, np.int32) for f, parts in columns.items()}
     return RepetitionTable(**joined)
@@ -67,7 +71,7 @@ def read_shard_tables(root: Path, manifest: Manifest, shard: Shard) -> tuple[np.
     Returns
     -------
     (index, trials)
-        Structured arrays of :func:`index_dtype` (rows,) and :data:`TRIALS_DTYPE` (repetitions,).
+        Structured arrays of :func:`index_dtype` (rows,) and :func:`trials_dtype` (repetitions,).
     """
     name = shard.name
     if not re.fullmatch(r"\d{6}", name):
@@ -78,7 +82,7 @@ def read_shard_tables(root: Path, manifest: Manifest, shard: Shard) -> tuple[np.
         found = "no such file" if size is None else f"{size} bytes"
         raise StudyError(f"{tar}: {found}, expected {shard.tar_bytes} bytes: truncated or of another study")
     index = _read_table(root / f"{name}.index.npy", shard.index_sha256, index_dtype(manifest.tar_embeddings, captions=manifest.captions))
-    trials = _read_table(root / f"{name}.trials.npy", shard.trials_sha256, TRIALS_DTYPE)
+    trials = _read_table(root / f"{name}.trials.npy", shard.trials_sha256, trials_dtype(clean_baseline=manifest.clean_baseline))
     if len(index) != shard.rows or len(trials) != index["n_reps"].sum():
         raise StudyError(
             f"{root / name}: {len(index)} samples and {len(trials)} repetitions, expected {shard.rows} and {index['n_reps'].sum()}"
@@ -86,7 +90,17 @@ def read_shard_tables(root: Path, manifest: Manifest, shard: Shard) -> tuple[np.
     for member in {n.rsplit("_", 1)[0] for n in index.dtype.names or () if n.endswith("_offset")}:
         if len(index) and int((index[f"{member}_offset"] + index[f"{member}_bytes"]).max()) > size:
             raise StudyError(f"{root / name}.index.npy: an offset of {member!r} lies beyond the tar's {size} bytes")
+    for kind, table, columns in (("index", index, ("subject", "stimulus", "concept")), ("trials", trials, ("session", "recording"))):
+        for column in columns:
+            _check_ids(root / f"{name}.{kind}.npy", column, table[column], len(manifest.tables.labels(column)))
     return index, trials
+
+
+def _check_ids(path: Path, column: str, ids: np.ndarray, count: int) -> None:
+    """Once, here: no batch's ids are looked at again, which on a GPU would wait for the device."""
+    wrong = np.flatnonzero((ids < 0) | (ids >= count))
+    if len(wrong):
+        raise StudyError(f"{path}: {column} of row {wrong[0]} is {ids[wrong[0]]}, the manifest's table has rows 0 to {count - 1}")
 
 
 def _read_table(path: Path, sha256: str, dtype: np.dtype[Any]) -> np.ndarray:

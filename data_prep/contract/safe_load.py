@@ -10,6 +10,7 @@ were checked; large ones stay in the file. Neither ``pickle`` nor torch takes pa
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +23,23 @@ from data_prep.contract.arrays import not_readable, read_archive, read_array
 from data_prep.contract.described import NUMPY, Array, Plain
 from data_prep.contract.errors import StudyError
 from data_prep.contract.pickle_machine import Machine
-from data_prep.contract.raw_file import RawFile, Refusal, Span
+from data_prep.contract.raw_file import LARGE_BYTES, MAPPED_BYTES, RawFile, Refusal, Span
 from data_prep.contract.words import listed, short
 from data_prep.contract.zip_file import ZipMembers
 
+_ARCHIVE = "an archive of arrays or tensors (.npz, .pt)"
+_START = 32
+"""Bytes that tell what a file is: a frame of protocol 4 or 5 may stand before the mark of torch's old format."""
 
-def load(path: Path) -> Any:
+
+def load(path: Path, *, headers_only: bool = False) -> Any:
     """Load ``.npy``, ``.npz``, a pickle or ``.pt``/``.pth`` by its content; nothing in the file is executed.
+
+    Parameters
+    ----------
+    headers_only
+        Read what describes the arrays and leave the arrays in the file, those of 64 KiB too; large members of a torch file are then not
+        checked against their CRC-32: :func:`check_content` does it when they are wanted.
 
     Returns
     -------
@@ -45,15 +56,28 @@ def load(path: Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise StudyError(f"{path}: no such file")
-    with RawFile(path) as file:
-        start = file.read(Span(0, min(16, file.size)))
+    with RawFile(path, mapped_bytes=LARGE_BYTES if headers_only else MAPPED_BYTES) as file:
+        start = file.read(Span(0, min(_START, file.size)))
         if start.startswith(npy.MAGIC):
             return _load(file, "an array (.npy)", _npy)
         if start.startswith(b"PK"):
-            return _load(file, "an archive of arrays or tensors (.npz, .pt)", _zip)
+            return _load(file, _ARCHIVE, functools.partial(_zip, unchecked_bytes=MAPPED_BYTES if headers_only else math.inf))
         if torch_file.LEGACY_START in start:
             return _load(file, "a file of tensors (.pt)", torch_file.read_legacy)
         return _load(file, "a readable pickle", _pickle)
+
+
+def check_content(path: Path) -> None:
+    """Check what :func:`load` with ``headers_only`` left unread: a torch file's large members against their CRC-32. Others have none.
+
+    Raises
+    ------
+    StudyError
+        One sentence: the file is damaged.
+    """
+    with RawFile(path) as file:
+        if file.read(Span(0, min(2, file.size))) == b"PK":
+            _load(file, _ARCHIVE, lambda opened: ZipMembers(opened, unchecked_bytes=MAPPED_BYTES).check())
 
 
 def load_mapping(path: Path, required: tuple[str, ...]) -> dict[str, Any]:
@@ -120,8 +144,8 @@ def _npy(file: RawFile) -> Any:
     return value[()] if value.ndim == 0 else value
 
 
-def _zip(file: RawFile) -> Any:
-    members = ZipMembers(file)
+def _zip(file: RawFile, unchecked_bytes: float) -> Any:
+    members = ZipMembers(file, unchecked_bytes=unchecked_bytes)
     if any(name.rsplit("/", 1)[-1] == "data.pkl" for name in members.names):
         return torch_file.read_zip(members)
     return read_archive(file.path, mapped=True)

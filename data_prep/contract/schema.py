@@ -40,6 +40,8 @@ KEY_PART = re.compile(r"[A-Za-z0-9]+\Z")
 RESERVED_MEMBERS = ("eeg", "txt", "json")
 TRIALS_DTYPE = np.dtype([("sample", "<i4"), ("session", "<i4"), ("recording", "<i4")])
 """One row a repetition: row of its sample inside the shard, ids into the manifest's session and recording tables."""
+CLEAN_BASELINE = {True: 1, False: 0, None: -1}
+"""How the trials table says whether the time before a trial's onset holds no response to another stimulus; None: unknown."""
 
 
 def check_embedding_name(name: str) -> str:
@@ -76,6 +78,21 @@ def _key_part(text: str) -> str:
 def shard_name(number: int) -> str:
     """``000007`` for shard 7; its files are ``000007.tar``, ``.index.npy``, ``.trials.npy``, ``.done.json``."""
     return f"{number:06d}"
+
+
+def trials_dtype(*, clean_baseline: bool) -> np.dtype:
+    """Dtype of ``NNNNNN.trials.npy``: :data:`TRIALS_DTYPE`, and ``clean_baseline`` (:data:`CLEAN_BASELINE`) where the study knows it."""
+    return np.dtype([*TRIALS_DTYPE.descr, ("clean_baseline", "<i1")]) if clean_baseline else TRIALS_DTYPE
+
+
+def trial_rows(
+    sample: int, session: Sequence[int], recording: Sequence[int], clean_baseline: Sequence[bool | None] | None
+) -> list[tuple[int, ...]]:
+    """Rows of a trials table for one sample; the lists have one entry a repetition."""
+    columns: list[Sequence[int]] = [session, recording]
+    if clean_baseline is not None:
+        columns.append([CLEAN_BASELINE[each] for each in clean_baseline])
+    return [(sample, *row) for row in zip(*columns, strict=True)]
 
 
 def index_dtype(embeddings: Sequence[str], *, captions: bool) -> np.dtype:

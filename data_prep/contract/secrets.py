@@ -12,20 +12,29 @@ from typing import Any
 from urllib.parse import unquote, unquote_plus
 
 MASK = "***"
-_SLASHES = re.compile(r"//(?=(?P<rest>\S{0,8192}))")
+_SLASHES = re.compile(r"(?://|(?<=[A-Za-z]{2}:)/(?!/))(?=(?P<rest>\S{0,8192}))")  # a path makes one slash of two
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*):\Z")
 _LONGEST_SCHEME = 32
 _BARE = re.compile(r"[^\s/@:]+:(?P<secret>[^\s/@][^\s@]*)@[A-Za-z0-9.\-]+(:\d+)?(/\S*)?")
+_BARE_WITH_PORT = re.compile(r"(?<![\w/:@.+\-])[\w.+\-]{1,64}:(?P<secret>[^\s/@]{6,200})@[A-Za-z0-9.\-]{1,253}:\d{2,5}\b")
 _FIELD = re.compile(r"(?<=[?&;#])(?P<name>[^=&;#\s]+)=(?P<value>[^&;#\s]+)")
 _INNER = re.compile(r"(?:^|[?&;#{\s])(?P<name>[\w.\-]+)\s*=\s*(?P<value>[^&;#\s]+)")
+_QUERY = re.compile(r"(?<=[?&;])(?P<name>[\w.%\-]{1,64})=(?P<value>[^&;#\s\"')]+)")
+"""Fields of a URL of which an error shows only the end."""
+_ASSIGNED = re.compile(
+    r"""(?<![\w.%])(?P<name>[A-Za-z_][\w.\-]{0,63})["']?\s?[:=]\s?["']?(?P<value>[^\s;,&"']{6,})|--(?P<flag>[\w.\-]{1,64})\s(?P<word>[^\s"']{6,})"""
+)
 _HEADER = re.compile(
     r"(?:\bauthorization\W{1,5}(?:\w{1,16}\s+)?|\bbearer\s+)(?P<secret>(?=[^\s\"',]{0,200}\d)[A-Za-z0-9+/=._~\-]{8,})", re.IGNORECASE
 )
 _TOKEN = re.compile(
-    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w\-]{16,}|sk-(?=[\w\-]{0,200}\d)[\w\-]{16,}|dapi[0-9a-f]{24,}"
-    r"|xox[abprs]-[\w\-]{10,}|A[KS]IA[A-Z0-9]{16}|ey[\w\-]{10,}\.ey[\w\-]{10,}\.[\w\-]+)"
+    r"(?<![A-Za-z0-9])(?:(?:hf|api_org)_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w\-]{16,}|sk-(?=[\w\-]{0,200}\d)[\w\-]{16,}|dapi[0-9a-f]{24,}"
+    r"|xox[abprs]-[\w\-]{10,}|A[KS]IA[A-Z0-9]{16}|ey[\w\-]{10,}\.ey[\w\-]{10,}\.[\w\-]+|AIza[\w\-]{35}|npm_[A-Za-z0-9]{36}|nvapi-[\w\-]{20,}|(?:gsk|r8|sk_live|rk_live|dckr_pat)_[A-Za-z0-9_\-]{16,}"
+    r"|xai-[A-Za-z0-9]{20,}|pypi-[\w\-]{20,}|hvs\.[\w\-]{20,}|ya29\.[\w\-.]{20,}|gl(?:dt|rt|cbt|oas)-[\w\-]{16,}|bot\d{6,12}:[\w\-]{30,}"
+    r"|hooks\.slack\.com/services/(?:\w+/){2}\w{16,}|discord(?:app)?\.com/api/webhooks/\d+/[\w\-]{20,})"
 )
 """Tokens that are known by their beginning: of hubs, of services, signed ones."""
+_RANDOM = re.compile(r"(?=[^\s]*\d)(?=[^\s]*[A-Za-z])(?![\d.]+(?:e[+\-]?\d+)?\Z)[A-Za-z0-9_\-.~+/=]{8,}")
 _NAMES = (
     *(
         "password",
@@ -45,10 +54,25 @@ _NAMES = (
     *("credential", "credentials", "jwt", "bearer", "cookie", "sessionid", "sas"),
 )
 """Endings of the names of fields and variables that hold secrets, without case, points, hyphens and underscores."""
+_IN_QUERIES = ("code", "otp", "assertion", "samlresponse", "ticket")
+"""Names of fields of a URL that hold what may be exchanged for a token."""
+_CERTAIN = (
+    *("password", "passwd", "passphrase", "pwd", "secret", "apikey", "accesskey", "secretkey", "accountkey", "privatekey", "signingkey"),
+    *("accesstoken", "authtoken", "refreshtoken", "sessiontoken", "privatetoken", "bearertoken"),
+)
+"""Endings of names that hold secrets in any text, not only in URLs."""
 _NO_SECRET = ("sslkey", "partitionkey", "sortkey", "primarykey")
 _USER_IS_TOKEN = ("http", "https", "ws", "wss")
 """Schemes whose user alone is as good as a password; elsewhere it is a name, a bucket or a container."""
+_LOCAL = ("file", "sqlite")
 _LEAST_CHARACTERS = 8
+_SEGMENT = re.compile(r"""(?<=/)(?P<name>[\w.%\-]{2,64})(?=(?:/|=|%3D|%2F|:)(?P<value>[^/?#&;,\s"'<>)\]}|\\]{6,}))""", re.IGNORECASE)
+"""A part of a path that names a secret, and the part after it: ``/token/SECRET``; that one is only looked at, it may name the next."""
+_FILE = re.compile(
+    r"(?i)[\w\-. ]+\.(jpe?g|png|webp|gif|tiff?|bmp|svg|pdf|mp4|np[yz]|pth?|pkl|[ct]sv|jsonl?|ya?ml|txt|md|html?|tar|gz|zip|fif|[ebg]df|set"
+    r"|vhdr|vmrk|eeg|mat|h5|hdf5|xdf|cnt|mff|safetensors|gguf|parquet|py|js|css)"
+)
+"""What is named like a file, in a folder that is named like a secret."""
 
 
 def secrets_in(text: str) -> list[tuple[int, int]]:
@@ -60,6 +84,12 @@ def secrets_in(text: str) -> list[tuple[int, int]]:
         scheme = _SCHEME.search(text[max(0, begin - _LONGEST_SCHEME) : begin])
         if scheme or text[begin - 1 : begin].strip() in ("", "'", '"', "=", "(", ","):
             found += _of_url(scheme["scheme"] if scheme else "", slashes["rest"], slashes.end())
+    found += [match.span("secret") for match in _BARE_WITH_PORT.finditer(text)]
+    found += [match.span("value") for match in _QUERY.finditer(text) if _is_secret(match["name"], match["value"])]
+    for assigned in _ASSIGNED.finditer(text):
+        name, value = ("name", "value") if assigned["name"] else ("flag", "word")
+        if _holds_secret(assigned[name], assigned[value]):
+            found.append(assigned.span(value))
     if match := _BARE.fullmatch(text.strip()):
         offset = len(text) - len(text.lstrip())
         found.append((match.start("secret") + offset, match.end("secret") + offset))
@@ -72,9 +102,9 @@ def masked(text: str) -> str:
         text = text.replace(value, MASK)
     pieces, end = [], 0
     for first, last in secrets_in(text):
-        if last > end:
-            pieces += [text[end : max(first, end)], MASK]
-            end = last
+        if first >= end:
+            pieces += [text[end:first], MASK]
+        end = max(end, last)
     return "".join([*pieces, text[end:]])
 
 
@@ -83,7 +113,7 @@ def masked_values(value: Any) -> Any:
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, Mapping):
-        return {masked(str(name)): masked_values(inner) for name, inner in value.items()}
+        return {masked(str(name)): MASK if _holds_secret(str(name), inner) else masked_values(inner) for name, inner in value.items()}
     return [masked_values(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -98,6 +128,8 @@ def field_with_secret(value: Any, name: str = "") -> str | None:
     for key, inner in items:
         if secrets_in(str(key)):
             return name or "the value"
+        if isinstance(value, Mapping) and _holds_secret(str(key), inner):
+            return f"{name}.{key}" if name else str(key)
         listed = not isinstance(value, Mapping)
         if found := field_with_secret(inner, name if listed else f"{name}.{key}" if name else str(key)):
             return found
@@ -124,6 +156,10 @@ def _of_url(scheme: str, rest: str, offset: int) -> Iterator[tuple[int, int]]:
     for match in _FIELD.finditer(rest):
         if _is_secret(match["name"], match["value"]):
             yield offset + match.start("value"), offset + match.end("value")
+    path = re.split(r"[?#]", rest, maxsplit=1)[0]
+    for match in () if scheme.lower() in _LOCAL else _SEGMENT.finditer(path, max(user_end, path.find("/"), 0)):
+        if _is_secret_segment(scheme.lower().split("+")[-1] in _USER_IS_TOKEN, match["name"], match["value"]):
+            yield offset + match.start("value"), offset + match.end("value")
 
 
 def _user_end(rest: str) -> int:
@@ -137,9 +173,23 @@ def _user_end(rest: str) -> int:
     return 0
 
 
+def _is_secret_segment(on_the_web: bool, name: str, value: str) -> bool:
+    """Whether ``name/value`` in a path is a secret: a folder of a store may be named like one, and a file in it is none."""
+    words = re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", unquote(name))
+    last, whole = words[-1].lower().removesuffix("s"), "".join(words).lower().removesuffix("s")
+    if last not in _NAMES and not whole.endswith(_CERTAIN):
+        return False
+    inner = unquote(value)
+    return not _FILE.fullmatch(inner) and (_looks_drawn(inner) or (on_the_web and words[-1].lower() == last))
+
+
+def _looks_drawn(text: str) -> bool:
+    return len(text) >= _LEAST_CHARACTERS and bool(re.search(r"\d", text) and re.search(r"[A-Za-z]", text))
+
+
 def _is_secret(name: str, value: str) -> bool:
     inner = unquote_plus(value)
-    if _names_a_secret(unquote_plus(name)):
+    if _names_a_secret(unquote_plus(name)) or re.sub(r"[\W_]", "", unquote_plus(name)).lower() in _IN_QUERIES:
         return True
     if inner == value:
         return False
@@ -149,6 +199,16 @@ def _is_secret(name: str, value: str) -> bool:
 def _names_a_secret(name: str) -> bool:
     plain = re.sub(r"[\W_]", "", name).lower()
     return plain.endswith(_NAMES) and not plain.endswith(_NO_SECRET)
+
+
+def _holds_secret(name: str, value: Any) -> bool:
+    """Whether a field of that name and value is one outside of URLs: where names such as ``token`` or ``key`` mean much else."""
+    if not isinstance(value, str) or not value or value[0] in "$<{[*(/":  # a variable, a placeholder, a special token, a folder
+        return False
+    plain = re.sub(r"[\W_]", "", name).lower()
+    if plain.endswith(_CERTAIN):
+        return value.lower() not in ("none", "null", "true", "false")
+    return plain.endswith("token") and bool(_RANDOM.fullmatch(value))
 
 
 def _of_environment(environment: Mapping[str, str]) -> list[str]:

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-from scipy import signal
 
 from data_prep.contract.errors import UserError
 
@@ -48,6 +47,8 @@ def band_pass(eeg_CT: np.ndarray, sfreq: float, *, low_hz: float | None = 0.5, h
     ValueError
         An edge at or above Nyquist, edges in the wrong order, or a signal shorter than the filter's own padding.
     """
+    from scipy import signal  # more than a second, which commands that filter nothing need not wait for
+
     _check_signal(eeg_CT, sfreq)
     if low_hz is None and high_hz is None:
         raise UserError("low_hz and high_hz are both None, expected at least one edge")
@@ -87,6 +88,8 @@ def notch(eeg_CT: np.ndarray, sfreq: float, *, notch_hz: float = 50.0, quality: 
     ValueError
         ``notch_hz`` at or above Nyquist, or a signal shorter than the filter's own padding.
     """
+    from scipy import signal
+
     _check_signal(eeg_CT, sfreq)
     if not 0 < notch_hz < sfreq / 2:
         raise UserError(f"notch_hz is {notch_hz} Hz, expected above 0 and below the Nyquist frequency of {sfreq / 2} Hz (sfreq {sfreq} Hz)")
@@ -111,6 +114,8 @@ def resample(eeg_T: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
     ValueError
         Rates whose ratio is not a fraction of reasonable size (256.0213 Hz is a measured rate: name the nominal one).
     """
+    from scipy import signal
+
     _check_signal(eeg_T, sfreq)
     if not (np.isfinite(new_sfreq) and new_sfreq > 0):
         raise UserError(f"new_sfreq is {new_sfreq}, expected a positive number of Hz")

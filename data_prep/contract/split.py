@@ -24,7 +24,7 @@ from data_prep.contract.words import listed
 SPLIT_FORMAT_VERSION = 1
 Clause = Mapping[str, Sequence[int]]
 """Fields of :data:`CLAUSE_FIELDS` with the ids that match; a repetition matches a clause if it matches all its fields."""
-CLAUSE_FIELDS = ("subject", "stimulus", "concept", "session", "recording", "repetition", "row")
+CLAUSE_FIELDS = ("subject", "stimulus", "concept", "session", "recording", "repetition", "row", "clean_baseline")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def read_split(root: Path, manifest: Manifest, name: str) -> Split:
     try:
         split = Split(**{"policy": "", "name": name} | known_fields(Split, plain))
         unchanged = split.hash == plain.get("hash")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{path}: not a split ({error}): make it again") from error
     if not unchanged:
         raise StudyError(f"{path}: its hash does not follow from its parts: altered")

@@ -47,7 +47,7 @@ class Tars:
         if shard not in self._handles:
             path = self._study.tar_path(shard)
             try:
-                opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe in its place is no wait
             except OSError as error:
                 raise StudyError(f"{path}: cannot be opened ({error.strerror}), expected a tar of the study") from error
             if self._handles.setdefault(shard, opened) != opened:  # two threads asked at once

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from data_prep.contract.secrets import masked
 
-_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""All that moves the cursor, rings, recolours or turns the direction of writing; not the newline."""
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""All that moves the cursor, rings, recolours or turns the direction of writing; not the newline. And half
+characters, as in file names that are no text, which no terminal takes."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠")
 
 

@@ -21,3 +21,9 @@ def short(value: Any, most: int = 60) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def as_given(text: str, most: int = 60) -> str:
+    """A text in quotes, every character of it visible, in at most some ``most`` characters: a blank at its end may be what is wrong."""
+    shown = ascii(text) if text.isprintable() is False else repr(text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 import zlib
@@ -25,6 +26,11 @@ class Member:
 class ZipMembers:
     """An archive's members by name, each checked (sizes, CRC-32) when it is first asked for.
 
+    Parameters
+    ----------
+    unchecked_bytes
+        Stored members of this size or more are not read for their CRC-32: :meth:`check` does it when their content is wanted.
+
     Raises
     ------
     StudyError
@@ -33,8 +39,9 @@ class ZipMembers:
         Of several kinds: no archive, damaged, encrypted, members that overlap or have one name.
     """
 
-    def __init__(self, file: RawFile) -> None:
+    def __init__(self, file: RawFile, *, unchecked_bytes: float = math.inf) -> None:
         self.file = file
+        self._unchecked_bytes = unchecked_bytes
         with zipfile.ZipFile(file.path) as archive:
             infos = archive.infolist()
         if len(infos) > limits().members:
@@ -78,6 +85,17 @@ class ZipMembers:
             found = Member(RawFile(self.file.path, content), Span(0, len(content)))
         else:
             raise ValueError(f"a member compressed by method {info.compress_type}")
-        if found.file.crc32(found.span) != info.CRC:
-            raise ValueError(f"bad CRC-32 of {name[:60]!r}")
+        if found.file is not self.file or packed.length < self._unchecked_bytes:
+            _check_crc(found, info)
         return found
+
+    def check(self) -> None:
+        """Read every stored member that :meth:`member` left unread, and check its CRC-32."""
+        for name, info in self._infos.items():
+            if info.compress_type == zipfile.ZIP_STORED and info.file_size >= self._unchecked_bytes:
+                _check_crc(self.member(name), info)
+
+
+def _check_crc(member: Member, info: zipfile.ZipInfo) -> None:
+    if member.file.crc32(member.span) != info.CRC:
+        raise ValueError(f"bad CRC-32 of {info.filename[:60]!r}")

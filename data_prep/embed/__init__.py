@@ -1,5 +1,31 @@
-"""Image embeddings, one file an encoder; importing the package lets configs name each by its class name alone."""
+"""Embeddings of images and texts, one file an encoder; importing the package lets configs name each by its class name alone."""
 
-from data_prep.embed import efficientnet_lite0, imported, open_clip
+from data_prep.embed import (
+    blurred,
+    captioned,
+    classes,
+    efficientnet_lite0,
+    imported,
+    low_level,
+    open_clip,
+    open_clip_text,
+    timm,
+    torchvision,
+    transformers,
+    transformers_text,
+)
 
-__all__ = ["efficientnet_lite0", "imported", "open_clip"]
+__all__ = [
+    "blurred",
+    "captioned",
+    "classes",
+    "efficientnet_lite0",
+    "imported",
+    "low_level",
+    "open_clip",
+    "open_clip_text",
+    "timm",
+    "torchvision",
+    "transformers",
+    "transformers_text",
+]

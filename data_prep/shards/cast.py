@@ -28,21 +28,23 @@ def cast_eeg(eeg_RCT: np.ndarray, dtype: np.dtype, plan: SamplePlan, facts: Stud
     expected = (plan.n_reps, facts.n_chans, facts.n_times)
     if eeg_RCT.shape != expected:
         raise StudyError(f"sample {plan.key}: EEG has shape {eeg_RCT.shape}, expected {expected} (n_reps, n_chans, n_times)")
-    eeg = np.asarray(eeg_RCT, dtype=np.float64)
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(eeg_RCT, dtype=dtype)
     bad_C = ~np.isfinite(cast).all(axis=(0, 2))
     if bad_C.any():
         name = facts.ch_names[int(bad_C.argmax())]
-        kind = f"values beyond the range of {dtype.name}" if np.isfinite(eeg).all() else "values that are not finite"
+        kind = f"values beyond the range of {dtype.name}" if np.isfinite(eeg_RCT).all() else "values that are not finite"
         raise StudyError(f"sample {plan.key}: channel {name} has {kind}, expected finite {facts.unit}")
-    within = eeg - eeg.mean(axis=2, keepdims=True)
-    std_C = np.sqrt((within**2).mean(axis=(0, 2)))
-    constant_C = np.ptp(eeg, axis=(0, 2)) == 0
+    constant_C = np.ptp(eeg_RCT, axis=(0, 2)) == 0
+    masked_RC = facts.masked_channels(plan.recording)
+    if masked_RC is not None:
+        constant_C &= ~masked_RC.any(0)
     if constant_C.any():
         name = facts.ch_names[int(constant_C.argmax())]
         raise StudyError(f"sample {plan.key}: channel {name} is constant, expected a signal: drop the channel or the trial")
-    error_C = np.sqrt(((cast - eeg) ** 2).mean(axis=(0, 2)))
+    if cast.dtype == eeg_RCT.dtype:
+        return cast
+    std_C, error_C = _std_and_error(eeg_RCT, cast)
     coarse_C = error_C > MAX_ROUNDING * std_C
     if coarse_C.any():
         worst = int(coarse_C.argmax())
@@ -52,3 +54,16 @@ def cast_eeg(eeg_RCT: np.ndarray, dtype: np.dtype, plan: SamplePlan, facts: Stud
             f"expected at most {MAX_ROUNDING:.0%}: high-pass first, or write eeg_dtype float32"
         )
     return cast
+
+
+def _std_and_error(eeg_RCT: np.ndarray, cast_RCT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviation of each channel within trials, and root mean square of what the cast changes: (C,), (C,)."""
+    power_C, error_C = np.zeros(eeg_RCT.shape[1]), np.zeros(eeg_RCT.shape[1])
+    for given_CT, stored_CT in zip(eeg_RCT, cast_RCT, strict=True):  # one at a time, in float64: all at once leave the processor's caches
+        eeg_CT = np.asarray(given_CT, np.float64)
+        apart_CT = stored_CT - eeg_CT
+        within_CT = eeg_CT - eeg_CT.mean(axis=1, keepdims=True)
+        power_C += np.einsum("ct,ct->c", within_CT, within_CT)
+        error_C += np.einsum("ct,ct->c", apart_CT, apart_CT)
+    count = eeg_RCT.shape[0] * eeg_RCT.shape[2]
+    return np.sqrt(power_C / count), np.sqrt(error_C / count)

@@ -51,6 +51,13 @@ class StudyFolder(OpenStudy):
         said: dict[str, Any] = parse_json(bytes(self._bytes(sample, "json")), f"{self.root}: the JSON of sample {sample}")
         return said
 
+    def captions(self, sample: int) -> list[str]:
+        """Captions of one sample's stimulus, none where the study has none; raises as :meth:`eeg` does."""
+        if not self.manifest.captions:
+            return []
+        text = bytes(self._bytes(sample, "txt")).decode("utf-8", errors="replace")
+        return [line for line in text.split("\n") if line.strip()]
+
     def first_repetition(self) -> np.ndarray:
         """Row in :attr:`table` of each sample's first repetition: (n_samples,)."""
         first: np.ndarray = np.cumsum(self.samples["n_reps"]) - self.samples["n_reps"]

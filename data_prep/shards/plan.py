@@ -12,7 +12,7 @@ from data_prep.contract.errors import StudyError
 from data_prep.contract.files import read_json, sha256_json, write_json
 from data_prep.contract.manifest import Signal, Tables
 from data_prep.contract.words import listed
-from data_prep.studies.base import ReaderConfig, SamplePlan, Source, StudyFacts
+from data_prep.studies.base import ReaderConfig, Source, StudyFacts
 
 
 def check_source(source: Source) -> None:
@@ -25,6 +25,8 @@ def check_source(source: Source) -> None:
     _refuse_repeats("stimulus ids", [stimulus.id for stimulus in facts.stimuli])
     _refuse_repeats("sample keys", [sample.key for sample in source.samples])
     limits = {"session": len(facts.sessions), "recording": len(facts.recordings)}
+    if len({sample.clean_baseline is None for sample in source.samples}) > 1:
+        raise StudyError("the reader says of some samples which trials have a clean baseline and of others not: expected all or none")
     for sample in source.samples:
         for name, limit in limits.items():
             if not 0 <= min(getattr(sample, name)) <= max(getattr(sample, name)) < limit:
@@ -57,7 +59,10 @@ def make_plan(
     """What the bytes of a study follow from, by name: values, or hashes of what is long."""
     facts = source.facts
     signal, tables = asdict(signal_of(facts, "")), asdict(tables_of(facts))
-    samples = [{name: getattr(sample, name) for name in SamplePlan.__dataclass_fields__} for sample in source.samples]
+    samples = [vars(sample).copy() for sample in source.samples]
+    for sample in samples:
+        if sample["clean_baseline"] is None:  # as plans of before this field
+            del sample["clean_baseline"]
     return {
         "schema": str(schema.SCHEMA_VERSION),
         "facts": sha256_json([facts.stimulus_level, signal, tables, facts.captions, facts.preprocessing]),

@@ -19,7 +19,7 @@ from data_prep.contract.errors import StudyError
 from data_prep.contract.files import sha256_file, write_atomically
 from data_prep.contract.json_text import parse_json
 from data_prep.contract.lock import alone
-from data_prep.contract.manifest import Manifest, Shard, Stimulus, read_manifest
+from data_prep.contract.manifest import Manifest, Shard, read_manifest
 from data_prep.contract.progress import tracked
 from data_prep.contract.terminal import Terminal
 from data_prep.shards import ustar
@@ -104,7 +104,7 @@ def rebuild_tables(tar: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarra
         "recording": {label: i for i, label in enumerate(tables.recordings)},
     }
     rows: list[list[int]] = []
-    trials: list[tuple[int, int, int]] = []
+    trials: list[tuple[int, ...]] = []
     with tar.open("rb") as file:
         members = list(ustar.read_members(tar))
         if len(members) % len(suffixes):
@@ -129,10 +129,10 @@ def rebuild_tables(tar: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarra
                     n_reps = shape[0] if suffix == "eeg.npy" else n_reps
                 row += [offset + header, size - header]
             file.seek(group[-1][1])
-            trials += _describe(file.read(group[-1][2]), f"{tar}: {names[-1]}", ids, n_reps, len(rows), row, tables.stimuli)
+            trials += _describe(file.read(group[-1][2]), f"{tar}: {names[-1]}", ids, n_reps, len(rows), row, manifest)
             rows.append(row)
     dtype = schema.index_dtype(manifest.tar_embeddings, captions=captions)
-    return np.array([tuple(row) for row in rows], dtype), np.array(trials, schema.TRIALS_DTYPE)
+    return np.array([tuple(row) for row in rows], dtype), np.array(trials, schema.trials_dtype(clean_baseline=manifest.clean_baseline))
 
 
 def _embedding_shape(manifest: Manifest, suffix: str) -> tuple[int, ...]:
@@ -140,17 +140,21 @@ def _embedding_shape(manifest: Manifest, suffix: str) -> tuple[int, ...]:
 
 
 def _describe(
-    text: bytes, where: str, ids: Mapping[str, Mapping[str, int]], n_reps: int, number: int, row: list[int], stimuli: list[Stimulus]
-) -> list[tuple[int, int, int]]:
+    text: bytes, where: str, ids: Mapping[str, Mapping[str, int]], n_reps: int, number: int, row: list[int], manifest: Manifest
+) -> list[tuple[int, ...]]:
     """Append n_reps, subject, stimulus and concept to ``row``; return the sample's rows of the trials table."""
+    stimuli = manifest.tables.stimuli
+    clean: list[bool | None] | None = None
     try:
         said = parse_json(text, where)
         stimulus = ids["stimulus"][said["stimulus"]]
         row += [n_reps, ids["subject"][said["subject"]], stimulus, stimuli[stimulus].concept]
         sessions = [ids["session"][label] for label in said["session"]]
         recordings = [ids["recording"][label] for label in said["recording"]]
+        if manifest.clean_baseline:
+            clean = [None if each == schema.UNKNOWN else bool(each) for each in said["clean_baseline"]]
         if said["concept"] != stimuli[stimulus].concept or not len(sessions) == len(recordings) == n_reps:
             raise ValueError(f"concept {said['concept']}, {len(sessions)} sessions, {n_reps} repetitions")
     except (ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{where}: does not agree with the manifest's tables ({type(error).__name__}: {error})") from error
-    return [(number, s, r) for s, r in zip(sessions, recordings, strict=True)]
+    return schema.trial_rows(number, sessions, recordings, clean)

@@ -1,27 +1,34 @@
-"""One shard: tar, index, trials and, last, the mark with the hashes of the other three."""
+"""One shard: tar, index, trials, what was measured and, last, the mark with the hashes of the other four."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from data_prep.contract import schema
+from data_prep.contract.arrays import read_array
 from data_prep.contract.errors import StudyError
 from data_prep.contract.files import canonical_json, fsync, write_atomically
 from data_prep.contract.manifest import Shard
 from data_prep.contract.records import SealedFile, read_record, write_record
+from data_prep.measure.trials import MEASURED_DTYPE, STORED_DTYPE
 from data_prep.shards import ustar
 from data_prep.shards.cast import cast_eeg
+from data_prep.shards.measuring import MeasureConfig, Trials, keep_trials
 from data_prep.studies.base import SamplePlan, Source, StudyFacts
 
 KINDS = ("tar", "index", "trials")
+MEASURED = "measured"
+"""``NNNNNN.measured.npy``: one row a repetition, :data:`data_prep.measure.trials.STORED_DTYPE`; for the audit, no reader needs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +40,11 @@ class Job:
     tables: dict[str, np.ndarray]
     eeg_dtype: np.dtype
     captions: bool
+    clean_baseline: bool
     plan_hash: str
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    twins: Mapping[int, Collection[int]] = field(default_factory=dict)
+    """Sample -> repetitions to leave out, since other trials hold their signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +55,11 @@ class Done:
     rows: int
     repetitions: int
     files: Mapping[str, SealedFile]
-    """By kind: ``tar``, ``index``, ``trials``."""
+    """By kind: ``tar``, ``index``, ``trials``, ``measured``; none where no trial of its samples stayed."""
     quality: Mapping[str, int]
     """Trials by label."""
+    lost: Mapping[str, int] = field(default_factory=dict)
+    """Repetitions that did not stay, by reason; see :class:`data_prep.shards.measuring.Trials`."""
 
     def manifest_row(self, number: int) -> Shard:
         """The shard as the manifest has it."""
@@ -63,23 +76,31 @@ def read_done(path: Path) -> Done:
         It is missing or damaged; the message names the field.
     """
     done = read_record(path, Done, written_by="shard")
-    if {*done.files} != {*KINDS}:
+    if done.rows and not {*KINDS} <= {*done.files} <= {*KINDS, MEASURED}:
         raise StudyError(f"{path}: files are {', '.join(done.files) or 'none'}, expected {', '.join(KINDS)}")
     return done
 
 
-def finished(root: Path, number: int, plan_hash: str) -> Done | None:
-    """The mark of a shard of this plan that is whole; None: it is to be written."""
+def finished(root: Path, number: int, plan_hash: str, elsewhere: Mapping[str, int] = MappingProxyType({})) -> Done | None:
+    """The mark of a shard of this plan that is whole; None: it is to be written.
+
+    ``elsewhere``: bytes of files that were sent away, by name.
+    """
     name = schema.shard_name(number)
     path = root / f"{name}.done.json"
     if not path.is_file():
         return None
     done = read_done(path)
-    whole = all(sealed.is_that_of(_shard_file(root, name, kind)) for kind, sealed in done.files.items())
+    # One of an earlier version was not measured.
+    whole = MEASURED in done.files or not done.rows
+    for kind, sealed in done.files.items():
+        file = shard_file(root, name, kind)
+        whole = whole and (sealed.is_that_of(file) or elsewhere.get(file.name) == sealed.bytes)
     return done if whole and done.plan_hash == plan_hash else None
 
 
-def _shard_file(root: Path, name: str, kind: str) -> Path:
+def shard_file(root: Path, name: str, kind: str) -> Path:
+    """File of a shard by kind."""
     return root / (f"{name}.tar" if kind == "tar" else f"{name}.{kind}.npy")
 
 
@@ -88,23 +109,28 @@ def write_shard(job: Job, number: int, samples: range) -> Done:
     name = schema.shard_name(number)
     # A stale mark beside a new tar would be believed after a crash between the renames.
     (job.root / f"{name}.done.json").unlink(missing_ok=True)
-    partial = job.root / f".{name}.tar.partial"
+    # A name of its own: a worker that was given up may still be writing.
+    partial = job.root / f".{name}.tar.{os.getpid()}-{secrets.token_hex(4)}.partial"
     index = np.zeros(len(samples), schema.index_dtype(list(job.tables), captions=job.captions))
-    trials: list[tuple[int, int, int]] = []
-    quality = Counter[str]()
-    digest, size = hashlib.sha256(), 0
+    trials: list[tuple[int, ...]] = []
+    measured: list[np.ndarray] = [np.zeros(0, MEASURED_DTYPE)]
+    quality, lost = Counter[str](), Counter[str]()
+    digest, size, row = hashlib.sha256(), 0, 0
     try:
         with partial.open("wb") as file:
-            for row, i in enumerate(samples):
-                plan = job.source.samples[i]
-                for member, suffix, header, content in _members(job, i):
+            for i in samples:
+                kept = read_trials(job.source, i, job.measure, job.twins)
+                lost.update(kept.lost)
+                if (plan := kept.plan) is None:
+                    continue
+                for member, suffix, header, content in _members(job, plan, kept.eeg_RCT):
                     length = len(header) + len(content)
-                    block = b"".join((ustar.member_header(f"{plan.key}.{suffix}", length), header, content, ustar.padding(length)))
                     index[row][f"{member}_offset"] = size + ustar.BLOCK_BYTES + len(header)
                     index[row][f"{member}_bytes"] = len(content)
-                    file.write(block)
-                    digest.update(block)
-                    size += len(block)
+                    for block in (ustar.member_header(f"{plan.key}.{suffix}", length), header, content, ustar.padding(length)):
+                        file.write(block)
+                        digest.update(block)
+                        size += len(block)
                 stimulus = job.source.facts.stimuli[plan.stimulus]
                 for column, value in zip(
                     ("n_reps", "subject", "stimulus", "concept"),
@@ -112,34 +138,80 @@ def write_shard(job: Job, number: int, samples: range) -> Done:
                     strict=True,
                 ):
                     index[row][column] = value
-                trials += [(row, s, r) for s, r in zip(plan.session, plan.recording, strict=True)]
+                trials += schema.trial_rows(row, plan.session, plan.recording, plan.clean_baseline)
                 quality.update(plan.quality)
+                measured.append(kept.rows)
+                row += 1
             file.write(ustar.END)
             digest.update(ustar.END)
             size += len(ustar.END)
             file.flush()
             os.fsync(file.fileno())
         partial.chmod(0o644)
-        os.replace(partial, job.root / f"{name}.tar")
+        if row:
+            os.replace(partial, job.root / f"{name}.tar")
+        else:
+            partial.unlink()
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     fsync(job.root)
-    files = {"tar": SealedFile(bytes=size, sha256=digest.hexdigest())}
-    for kind, table in (("index", index), ("trials", np.array(trials, schema.TRIALS_DTYPE))):
+    index = index[:row]
+    files = {"tar": SealedFile(bytes=size, sha256=digest.hexdigest())} if row else {}
+    tables = {
+        "index": index,
+        "trials": np.array(trials, schema.trials_dtype(clean_baseline=job.clean_baseline)),
+        MEASURED: np.concatenate(measured).view(STORED_DTYPE),
+    }
+    for kind, table in tables.items() if row else ():
         data = ustar.npy_bytes(table)
-        write_atomically(_shard_file(job.root, name, kind), data)
+        write_atomically(shard_file(job.root, name, kind), data)
         files[kind] = SealedFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    done = Done(plan_hash=job.plan_hash, rows=len(index), repetitions=len(trials), files=files, quality=dict(sorted(quality.items())))
+    done = Done(
+        plan_hash=job.plan_hash,
+        rows=row,
+        repetitions=len(trials),
+        files=files,
+        quality=dict(sorted(quality.items())),
+        lost=dict(sorted(lost.items())),
+    )
     write_record(job.root / f"{name}.done.json", done)
     return done
 
 
-def _members(job: Job, i: int) -> Iterator[tuple[str, str, bytes, bytes]]:
+def read_measured(root: Path, shards: Sequence[Shard]) -> np.ndarray:
+    """What was measured of every repetition of a study: :data:`data_prep.measure.trials.MEASURED_DTYPE`.
+
+    Raises
+    ------
+    StudyError
+        A file is missing or damaged.
+    """
+    tables = [read_array(shard_file(root, shard.name, MEASURED), STORED_DTYPE).view(MEASURED_DTYPE) for shard in shards]
+    return np.concatenate([np.zeros(0, MEASURED_DTYPE), *tables])
+
+
+def read_trials(source: Source, i: int, measure: MeasureConfig, twins: Mapping[int, Collection[int]]) -> Trials:
+    """Sample ``i``, measured: what is stored of it.
+
+    Raises
+    ------
+    StudyError
+        The reader gives an array of another shape than it said.
+    """
+    plan, facts = source.samples[i], source.facts
+    eeg_RCT = source.eeg(i)
+    expected = (plan.n_reps, facts.n_chans, facts.n_times)
+    if eeg_RCT.shape != expected:
+        raise StudyError(f"sample {plan.key}: EEG has shape {eeg_RCT.shape}, expected {expected} (n_reps, n_chans, n_times)")
+    return keep_trials(i, plan, eeg_RCT, measure, twins.get(i, ()), source.facts.masked_channels(plan.recording))
+
+
+def _members(job: Job, plan: SamplePlan, eeg_RCT: np.ndarray) -> Iterator[tuple[str, str, bytes, bytes | memoryview]]:
     """Member name, tar suffix, npy header (empty for text) and content of one sample, in the order of the index."""
-    plan, facts = job.source.samples[i], job.source.facts
-    eeg = cast_eeg(job.source.eeg(i), job.eeg_dtype, plan, facts)
-    yield "eeg", "eeg.npy", ustar.npy_header(eeg), eeg.tobytes()
+    facts = job.source.facts
+    eeg = cast_eeg(eeg_RCT, job.eeg_dtype, plan, facts)
+    yield "eeg", "eeg.npy", ustar.npy_header(eeg), eeg.data.cast("B")
     for name, table in job.tables.items():
         yield name, f"{name}.npy", ustar.npy_header(table[plan.stimulus]), table[plan.stimulus].tobytes()
     if job.captions:
@@ -151,6 +223,7 @@ def _members(job: Job, i: int) -> Iterator[tuple[str, str, bytes, bytes]]:
 def describe(plan: SamplePlan, facts: StudyFacts) -> dict[str, Any]:
     """What ``KEY.json`` says: who, what and, one entry a repetition, when; ``unknown`` where the source has lost it."""
     stimulus = facts.stimuli[plan.stimulus]
+    clean = plan.clean_baseline
     return {
         "subject": facts.subjects[plan.subject],
         "stimulus": stimulus.id,
@@ -162,4 +235,5 @@ def describe(plan: SamplePlan, facts: StudyFacts) -> dict[str, Any]:
         "trial": [t if t >= 0 else schema.UNKNOWN for t in plan.trial],
         "onset_seconds": [schema.UNKNOWN if t is None else t for t in plan.onset_seconds],
         "quality": plan.quality,
+        **({} if clean is None else {"clean_baseline": [schema.UNKNOWN if each is None else each for each in clean]}),
     }

@@ -23,7 +23,7 @@ from data_prep.contract.files import read_json, sha256_file
 from data_prep.contract.manifest import Manifest, Shard, read_manifest
 from data_prep.contract.progress import tracked
 from data_prep.contract.repetitions import read_shard_tables, repetition_table
-from data_prep.contract.seal import broken_seals, refuse_faults, unsealed
+from data_prep.contract.seal import SEALS, broken_seals, read_seals, refuse_faults, unsealed
 from data_prep.contract.split import assign_parts, read_split, split_names
 from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import listed
@@ -53,9 +53,14 @@ def run(config: VerifyConfig) -> int:
             f"{root}: no hash is known of {listed(unknown, 4)}, which an earlier version or another program wrote: only content is checked"
         )
         console.print(note, soft_wrap=True)
+    old = [folder for folder in _SEALED if _is_of_earlier_version(root / folder)]
+    for folder in old:
+        note = f"{root / folder / SEALS}: of an earlier version, whose lists do not show whether lines of them are missing"
+        console.print(note, soft_wrap=True)
     refuse_faults(root, faults, console)
     manifest = read_manifest(root)
-    console.print(f"{root}: whole, {len(manifest.shards)} shards, fingerprint {manifest.fingerprint[:12]}", soft_wrap=True)
+    whole = "whole as far as hashes are known" if unknown or old else "whole"
+    console.print(f"{root}: {whole}, {len(manifest.shards)} shards, fingerprint {manifest.fingerprint[:12]}", soft_wrap=True)
     return 0
 
 
@@ -77,7 +82,7 @@ def verify(root: Path) -> list[str]:
     for check in tracked((_check_embeddings, _check_splits, _check_transforms, _check_strangers), "other checks"):
         faults += check(root, manifest)
     for folder in _SEALED:
-        faults += [broken for broken in broken_seals(root / folder) if not any(broken.partition(": ")[0] in fault for fault in faults)]
+        faults += [str(broken) for broken in broken_seals(root / folder) if not any(str(broken.path) in fault for fault in faults)]
     return faults
 
 
@@ -87,6 +92,12 @@ def _unsealed(root: Path) -> list[str]:
         with contextlib.suppress(StudyError):  # a damaged list is a fault of its own
             faults += [f"{folder}/{name}" if folder else name for name in unsealed(root / folder) if not _HASHED.search(name)]
     return faults
+
+
+def _is_of_earlier_version(folder: Path) -> bool:
+    with contextlib.suppress(StudyError):
+        return (folder / SEALS).is_file() and not read_seals(folder).guarded
+    return False
 
 
 def _check_shard(root: Path, manifest: Manifest, shard: Shard) -> None:

@@ -8,8 +8,7 @@ Shape suffixes: R repetitions, C channels.
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,22 +21,33 @@ from data_prep.contract.lock import alone
 from data_prep.contract.progress import progress
 from data_prep.contract.split import Split, assign_parts, read_split
 from data_prep.contract.terminal import Terminal
+from data_prep.contract.words import listed
 from data_prep.shards.open import StudyFolder, open_study
 from data_prep.splits import transforms
+from data_prep.splits.alignment import transductive_rows
+from data_prep.splits.audit_content import content_findings
+from data_prep.splits.claims import claims
+from data_prep.splits.time_baseline import time_baseline
 
 VERDICTS: dict[str, Literal["sound", "caution", "unsound"]] = {"info": "sound", "caution": "caution", "problem": "unsound"}
 CLAIMS = {
     "zero-shot": ("concept", "stimulus"),
     "recording": ("recording",),
+    "session": ("session",),
     "subject": ("subject",),
+    "eeg-clip/by-subject": ("subject",),
     "closed-set": ("stimulus",),
+    "official": ("stimulus",),
 }
 """What must not be shared between train and another part for the policy's claim to hold."""
 SENTENCES = {
     "zero-shot": "tells images of concepts never trained on apart, for subjects that were trained on",
     "recording": "decodes new recordings of subjects that were trained on",
+    "session": "decodes new sessions of subjects that were trained on",
     "subject": "decodes subjects that were never trained on",
+    "eeg-clip/by-subject": "decodes subjects that were never trained on, on images that were",
     "closed-set": "recognises new images of concepts that were trained on; it says nothing about new concepts",
+    "official": "recognises the images that the data's makers held out",
 }
 RUN_LIMIT = 0.5
 """Share of neighbouring trials with one label, above chance (0) up to always (1), from which a design counts as blocked."""
@@ -61,6 +71,9 @@ def run(config: AuditConfig) -> int:
     console.print(f"{config.split}: {report.verdict}: {report.claim}", soft_wrap=True)
     for finding in report.findings:
         console.print(f"  {finding.level}: {finding.message}", soft_wrap=True)
+    for claim in report.claims:
+        because = f" ({'; '.join(claim.reasons)})" if claim.reasons else ""
+        console.print(f"  claim {claim.name!r}, that {claim.sentence}: {claim.verdict}{because}", soft_wrap=True)
     return int(report.verdict == "unsound")
 
 
@@ -74,20 +87,26 @@ def write_audit(study: StudyFolder, split: Split) -> Audit:
     return report
 
 
-def audit(study: StudyFolder, split: Split) -> Audit:
-    """The audit of a split."""
+def audit(study: StudyFolder, split: Split, transductive: Sequence[tuple[int, int]] | None = None) -> Audit:
+    """The audit of a split; ``transductive``: (subject, session) whose transform saw trials that are not training, None: as beside it."""
     part = assign_parts(split, study.table)
     findings: list[Finding] = []
-    with progress(f"audit checks of {split.name}", 5) as advance:
+    with progress(f"audit checks of {split.name}", 6) as advance:
         _overlaps(study, split, part, findings)
+        _alone(study, part, findings)
         advance()
         _blocks(study, part, findings)
         advance()
         _lost(study, split, part, findings)
+        _parts_for_recordings(study, split, findings)
         advance()
         _balance(study, part, findings)
         advance()
         _whitened(study, part, findings)
+        _aligned(study, transductive_rows(study.root, split) if transductive is None else transductive, part, findings)
+        advance()
+        _row_order(study, findings)
+        findings += content_findings(study, split, part)
         advance()
     worst = max((finding.level for finding in findings), key=list(VERDICTS).index, default="info")
     what = SENTENCES.get(split.policy, "holds for trials like the test part's")
@@ -101,6 +120,7 @@ def audit(study: StudyFolder, split: Split) -> Audit:
         verdict=VERDICTS[worst],
         claim=f"A score on this test part {verb} that a model {what} (stimuli are {level}).",
         findings=tuple(findings),
+        claims=claims(findings, class_level=study.manifest.class_level),
         parts={name: _count(study, part == number) for number, name in enumerate(schema.PARTS, start=1)},
     )
 
@@ -126,8 +146,16 @@ def _ids(study: StudyFolder, part: np.ndarray, number: int, field: str) -> list[
     return ids
 
 
-def _label(study: StudyFolder, field: str, i: int) -> str:
-    return study.manifest.tables.labels(field)[i]
+def _labels(study: StudyFolder, part: np.ndarray, number: int, field: str) -> set[str]:
+    """Labels that are in a part; ``unknown`` is none. A session is one of a subject, whatever others call theirs."""
+    tables, rows = study.manifest.tables, part == number
+    labels = tables.labels(field)
+    if field != "session":
+        return {labels[i] for i in np.unique(study.table.column(field)[rows]).tolist()} - (
+            {schema.UNKNOWN} if field == "recording" else set()
+        )
+    pairs = np.unique(np.stack([study.table.subject, study.table.session], axis=1)[rows], axis=0).tolist()
+    return {f"sub-{tables.subjects[subject]}, session {labels[session]}" for subject, session in pairs if labels[session] != schema.UNKNOWN}
 
 
 def _overlaps(study: StudyFolder, split: Split, part: np.ndarray, findings: list[Finding]) -> None:
@@ -135,9 +163,9 @@ def _overlaps(study: StudyFolder, split: Split, part: np.ndarray, findings: list
         for field in ("subject", "concept", "stimulus", "session", "recording"):
             if field in ("stimulus", "concept") and study.manifest.class_level:
                 continue
-            theirs = _ids(study, part, number, field)
-            shared = sorted(set(_ids(study, part, 1, field)) & set(theirs))
-            if not shared or (field in ("session", "recording") and _label(study, field, shared[0]) == schema.UNKNOWN):
+            ours, theirs = (_labels(study, part, of, field) for of in (1, number))
+            shared = sorted(ours & theirs)
+            if not shared:
                 continue
             broken = field in CLAIMS.get(split.policy, ())
             findings.append(
@@ -145,63 +173,83 @@ def _overlaps(study: StudyFolder, split: Split, part: np.ndarray, findings: list
                     level="problem" if broken else "info",
                     kind=f"{field}_overlap",
                     message=f"{len(shared)} of {len(theirs)} {field} ids of {name} are in train as well"
-                    + (f", first {_label(study, field, shared[0])!r}: the policy promises none" if broken else ""),
+                    + (f", first {shared[0]!r}: the policy promises none" if broken else ""),
                     part=name,
                     shared=len(shared),
                 )
             )
 
 
+def _alone(study: StudyFolder, part: np.ndarray, findings: list[Finding]) -> None:
+    for number, name in enumerate(schema.PARTS, start=1):
+        if len(_ids(study, part, number, "stimulus")) == 1:
+            level: Literal["caution", "problem"] = "caution" if name == "validation" else "problem"
+            what = "class" if study.manifest.class_level else "image"
+            findings.append(_finding(level, "alone", f"the {name} part shows a single {what}: there is nothing to tell apart"))
+
+
 def _blocks(study: StudyFolder, part: np.ndarray, findings: list[Finding]) -> None:
-    """Whether labels come in runs inside recordings that train and test share: then slow drift tells the label."""
+    """Whether time tells labels inside recordings that train and test share: then slow drift does, too."""
     table = study.table
-    shared = set(_ids(study, part, 1, "recording")) & set(_ids(study, part, 3, "recording"))
+    shared = sorted(set(_ids(study, part, 1, "recording")) & set(_ids(study, part, 3, "recording")))
     # Drift can only tell a label that was trained on.
     if not shared or not set(_ids(study, part, 1, "concept")) & set(_ids(study, part, 3, "concept")):
         return
-    orders: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    lost = 0
-    first = study.first_repetition()
-    for sample in np.unique(table.sample[np.isin(table.recording, sorted(shared)) & (part > 0)]).tolist():
-        described = study.description(sample)
-        for repetition, trial in enumerate(described["trial"]):
-            row = first[sample] + repetition
-            if trial == schema.UNKNOWN:
-                lost += 1
-            elif int(table.recording[row]) in shared:
-                orders[int(table.recording[row])].append((trial, int(table.concept[row])))
+    rows = np.flatnonzero(np.isin(table.recording, shared) & (part > 0))
+    place_N = _places(study, rows)
+    lost = int(np.isnan(place_N).sum())
     if lost:
-        findings.append(
-            _finding(
-                level="caution",
-                kind="order_unknown",
-                message=f"the order of {lost} trials is lost, and train and test may share recordings: blocks cannot be ruled out",
-                trials=lost,
-            )
+        message = f"the order of {lost} trials is lost, and train and test may share recordings: blocks cannot be ruled out"
+        findings.append(_finding("caution", "order_unknown", message, trials=lost))
+    known = ~np.isnan(place_N)
+    rows, place_N = rows[known], place_N[known]
+    recording_N, label_N = table.recording[rows], table.concept[rows]
+    runs, num_recordings = _neighbours(recording_N, place_N, label_N), len(np.unique(recording_N))
+    told = time_baseline(recording_N, place_N, label_N, part[rows] == 1, part[rows] == 3)
+    if told is not None:
+        alone = f"the nearest training trial in time has the label of {told.accuracy:.0%} of test trials ({told.chance:.0%} by chance)"
+    if runs is not None and (runs[0] - runs[1]) / (1 - runs[1]) > RUN_LIMIT:
+        message = (
+            f"block design: {runs[0]:.0%} of neighbouring trials have the same label ({runs[1]:.0%} by chance) in {num_recordings} "
+            "recordings that train and test share, so slow drift gives the label away and accuracy is inflated (Li et al. 2021)"
         )
-    pairs, same, counts = 0, 0, Counter[int]()
-    for trials in orders.values():
-        labels = [concept for _, concept in sorted(trials)]
-        counts.update(labels)
-        pairs += len(labels) - 1
-        same += sum(a == b for a, b in itertools.pairwise(labels))
-    if not pairs or len(counts) < 2:
+    elif told is not None and told.tells:
+        message = (
+            "block design: time within a recording that train and test share gives the label away, and so does slow drift: accuracy is "
+            "inflated (Li et al. 2021)"
+        )
+    else:
         return
-    chance = sum((n / counts.total()) ** 2 for n in counts.values())
-    runs = (same / pairs - chance) / (1 - chance)
-    if runs > RUN_LIMIT:
-        findings.append(
-            _finding(
-                level="problem",
-                kind="block_design",
-                message=f"block design: {same / pairs:.0%} of neighbouring trials have the same label ({chance:.0%} by chance) in "
-                f"{len(orders)} recordings that train and test share, so slow drift gives the label away and accuracy is inflated "
-                "(Li et al. 2021)",
-                recordings=len(orders),
-                same_neighbours=round(same / pairs, 4),
-                chance=round(chance, 4),
-            )
-        )
+    facts: dict[str, Any] = {"recordings": num_recordings}
+    if runs is not None:
+        facts |= {"same_neighbours": round(runs[0], 4), "chance": round(runs[1], 4)}
+    if told is not None:
+        message += f": {alone}"
+        facts |= {"time_accuracy": round(told.accuracy, 4), "time_chance": round(told.chance, 4), "test_trials": told.trials}
+    findings.append(_finding("problem", "block_design", message, **facts))
+
+
+def _places(study: StudyFolder, rows: np.ndarray) -> np.ndarray:
+    """Place of each repetition in its recording: float, NaN where it is lost."""
+    first, table = study.first_repetition(), study.table
+    place_N = np.full(len(table), np.nan)
+    for sample in np.unique(table.sample[rows]).tolist():
+        for repetition, trial in enumerate(study.description(sample)["trial"]):
+            if trial != schema.UNKNOWN:
+                place_N[first[sample] + repetition] = trial
+    places: np.ndarray = place_N[rows]
+    return places
+
+
+def _neighbours(recording_N: np.ndarray, place_N: np.ndarray, label_N: np.ndarray) -> tuple[float, float] | None:
+    """Share of neighbours in time with one label, and of random pairs; None where there is one label, or no neighbours."""
+    order = np.lexsort((place_N, recording_N))
+    pairs = recording_N[order][1:] == recording_N[order][:-1]
+    counts = np.unique(label_N, return_counts=True)[1]
+    if not pairs.any() or len(counts) < 2:
+        return None
+    same = (label_N[order][1:] == label_N[order][:-1])[pairs].mean()
+    return float(same), float(np.square(counts / counts.sum()).sum())
 
 
 def _lost(study: StudyFolder, split: Split, part: np.ndarray, findings: list[Finding]) -> None:
@@ -219,6 +267,13 @@ def _lost(study: StudyFolder, split: Split, part: np.ndarray, findings: list[Fin
                     trials=lost,
                 )
             )
+
+
+def _parts_for_recordings(study: StudyFolder, split: Split, findings: list[Finding]) -> None:
+    said = str(study.manifest.preprocessing.get("recordings", ""))
+    if split.policy == "recording" and said.startswith("not known"):
+        message = f"recordings are {said}: the parts on both sides of a border may share one"
+        findings.append(_finding(level="caution", kind="recordings_not_known", message=message))
 
 
 def _balance(study: StudyFolder, part: np.ndarray, findings: list[Finding]) -> None:
@@ -245,8 +300,55 @@ def _balance(study: StudyFolder, part: np.ndarray, findings: list[Finding]) -> N
         findings.append(_finding(level="caution", kind="no_validation", message=message))
 
 
+def _row_order(study: StudyFolder, findings: list[Finding]) -> None:
+    """Imported features whose rows have no names and were not held against the images: another order is a wrong pairing in silence."""
+    for name, embedding in study.manifest.embeddings.items():
+        facts = embedding.provenance
+        if facts.get("row_order") == "unproven" or facts.get("aligned_by") == "row order":  # the second: older manifests
+            reason = str(facts.get("row_order_reason") or "its rows have no names")
+            message = f"embedding {name!r}: which image a row is of is unproven ({reason}): scores on it hold only if the rows are in order"
+            findings.append(_finding("caution", "row_order_unproven", message, embedding=name))
+
+
+def _aligned(study: StudyFolder, rows: Sequence[tuple[int, int]], part: np.ndarray, findings: list[Finding]) -> None:
+    """Subjects whose alignment was fitted on their own unlabelled trials, those of the test among them."""
+    subjects = sorted({subject for subject, _ in rows})
+    if not subjects:
+        return
+    table = study.table
+    seen = sum(int(((table.subject == subject) & (table.session == session) & (part == 3)).sum()) for subject, session in rows)
+    told = listed(study.manifest.tables.subjects[subject] for subject in subjects)
+    message = (
+        f"transductive: the alignment of subject {told} is fitted on their own unlabelled trials, {seen} of them test trials: a score "
+        "with it needs all of a subject's trials at once and is to be reported apart"
+    )
+    findings.append(_finding("caution", "transductive_alignment", message, subjects=len(subjects), test_trials=seen))
+
+
+def _whitened_on_training(study: StudyFolder, part: np.ndarray) -> int:
+    """Trials of the test that are of the source's training part, on which it was whitened."""
+    if study.manifest.preprocessing.get("whitened_on") != "training":
+        return 0
+    trained = np.array([stimulus.part == "training" for stimulus in study.manifest.tables.stimuli])
+    return int(trained[study.table.stimulus[part == 3]].sum())
+
+
 def _whitened(study: StudyFolder, part: np.ndarray, findings: list[Finding]) -> None:
-    """A source in z-scores whose test noise is white was whitened by somebody, perhaps with the test's own covariance."""
+    """A source in z-scores whose test noise is white was whitened by somebody, perhaps with the test's own covariance. Readers may know."""
+    saw_test = study.manifest.preprocessing.get("whitening_saw_test")
+    if saw_test == "yes":
+        how = study.manifest.preprocessing.get("whitening", "by its makers")
+        message = f"the source was whitened with the covariance of the test's trials, too ({how}): the test is not untouched"
+        findings.append(_finding("caution", "whitening_saw_test", message))
+    seen = _whitened_on_training(study, part)
+    if seen:
+        message = (
+            f"the source was whitened on its training images ({study.manifest.preprocessing.get('whitening')}), and {seen:,} test trials "
+            "show some of them: the test is not untouched"
+        )
+        findings.append(_finding("caution", "whitening_saw_test", message, test_trials=seen))
+    if saw_test in ("yes", "no"):
+        return
     if study.manifest.signal.unit != "zscore" or study.manifest.class_level:
         return
     rows = np.flatnonzero(part == 3)

@@ -3,14 +3,17 @@
 The validation part repeats the test's claim inside the training data, so that a model is never chosen on easier ground than it
 is tested on:
 
-==============  ====================================  ==========================================
-policy          test                                  validation, out of the training data
-==============  ====================================  ==========================================
-``zero-shot``   images of concepts never trained on   training concepts held out
-``recording``   recordings never trained on           other recordings held out
-``subject``     subjects never trained on             another subject held out
-``closed-set``  new images of trained concepts        other images of trained concepts
-==============  ====================================  ==========================================
+======================  ====================================  ==========================================
+policy                  test                                  validation, out of the training data
+======================  ====================================  ==========================================
+``zero-shot``           images of concepts never trained on   training concepts held out
+``recording``           recordings never trained on           other recordings held out
+``session``             sessions never trained on             other sessions held out
+``subject``             subjects never trained on             another subject held out
+``closed-set``          new images of trained concepts        other images of trained concepts
+``eeg-clip/by-subject`` a tenth of the subjects               another tenth
+``official``            what the data's makers chose          what they chose
+======================  ====================================  ==========================================
 
 Choices are made by hashing labels with the seed, so they depend on nothing else.
 """
@@ -19,7 +22,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +33,7 @@ from data_prep.contract.manifest import Stimulus
 from data_prep.contract.words import listed
 from data_prep.shards.open import StudyFolder
 from data_prep.splits.config import SplitConfig
+from data_prep.splits.official import official_rows
 
 Parts = dict[str, list[dict[str, list[int]]]]
 """Part -> clauses; see :func:`data_prep.contract.split.assign_parts`."""
@@ -41,9 +46,11 @@ class View:
         tables = study.manifest.tables
         self.subjects: list[str] = tables.subjects
         self.recordings: list[str] = tables.recordings
+        self.sessions: list[str] = tables.sessions
         self.concepts: list[str] = tables.concepts
         self.stimuli: list[Stimulus] = tables.stimuli
         self.stimulus_level: str = study.manifest.stimulus_level
+        self.study = study
         self.table = study.table
         wanted = range(len(self.subjects)) if config.subjects is None else find("subjects", config.subjects, self.subjects)
         self.rows = np.isin(study.table.subject, list(wanted))
@@ -81,7 +88,15 @@ def divide(view: View, config: SplitConfig) -> Parts:
     StudyError
         An unknown label, a policy that the study cannot serve, more to be held out than there is.
     """
-    policies = {"zero-shot": _zero_shot, "recording": _recording, "subject": _subject, "closed-set": _closed_set}
+    policies = {
+        "zero-shot": _zero_shot,
+        "recording": _recording,
+        "session": _session,
+        "subject": _subject,
+        "closed-set": _closed_set,
+        "official": _official,
+        "eeg-clip/by-subject": _share_of_subjects,
+    }
     return policies[config.policy](view, config)
 
 
@@ -113,6 +128,8 @@ def _unseen_concepts(view: View, config: SplitConfig) -> tuple[list[int], list[i
     count = min(200, max(1, len(concepts) // 10)) if config.num_validation_concepts is None else config.num_validation_concepts
     _refuse_too_many("num_validation_concepts", count, len(concepts) - 1, "training concepts")
     validation = view.stimuli_of(choose(concepts, count, config.seed, "validation", view.concepts), rest)
+    if config.num_validation_concepts is None and len(validation) == 1 and len(concepts) > 3:  # among one image the first is always right
+        validation = view.stimuli_of(choose(concepts, 2, config.seed, "validation", view.concepts), rest)
     return [i for i in rest if i not in set(validation)], validation, test
 
 
@@ -129,6 +146,7 @@ def _recording(view: View, config: SplitConfig) -> Parts:
         absent = set(test) - set(usable)
         if absent:
             raise StudyError(f"test_recordings: {view.recordings[min(absent)]!r} has no trials of the chosen subjects, expected some")
+    _refuse_nobody(set(usable) - set(test), test, view.recordings, "recording")
     validation: set[int] = set()
     for subject in sorted({s for r in test for s in owners[r]} & set(view.subject_ids)):
         others = [r for r in by_subject[subject] if r not in test]
@@ -139,9 +157,53 @@ def _recording(view: View, config: SplitConfig) -> Parts:
     return {"train": _clause(recording=train), "validation": _clause(recording=sorted(validation)), "test": _clause(recording=test)}
 
 
+def _session(view: View, config: SplitConfig) -> Parts:
+    """A session is one of a subject: labels such as ``01`` come again with each."""
+    pairs = np.unique(np.stack([view.table.subject, view.table.session], axis=1)[view.rows], axis=0).tolist()
+    if any(view.sessions[session] == schema.UNKNOWN for _, session in pairs):
+        raise StudyError("policy 'session': the source has lost which trial is from which session, expected known sessions")
+    wanted = None if config.test_sessions is None else set(find("test_sessions", config.test_sessions, view.sessions))
+    if wanted is not None and (absent := wanted - {session for _, session in pairs}):
+        raise StudyError(f"test_sessions: {view.sessions[min(absent)]!r} has no trials of the chosen subjects, expected some")
+    parts: Parts = {"train": [], "validation": [], "test": []}
+    for subject in view.subject_ids:
+        own = [session for owner, session in pairs if owner == subject]
+        test = own[-1:] if wanted is None else [session for session in own if session in wanted]
+        others = [session for session in own if session not in test]
+        validation: list[int] = []
+        if test:
+            if not others:
+                held_out = listed((view.sessions[session] for session in test), 5)
+                raise StudyError(
+                    f"policy 'session': with session {held_out} as the test no session of subject {view.subjects[subject]} is left to "
+                    "train on, expected at least one more"
+                )
+            _refuse_too_many("num_validation_sessions", config.num_validation_sessions, len(others) - 1, "other sessions")
+            validation = sorted(choose(others, config.num_validation_sessions, config.seed, "validation", view.sessions))
+        train = [session for session in others if session not in validation]
+        for part, sessions in (("train", train), ("validation", validation), ("test", test)):
+            parts[part] += _clause(subject=[subject], session=sessions)
+    return parts
+
+
+def _share_of_subjects(view: View, config: SplitConfig) -> Parts:
+    """As EEG-CLIP divides: subjects apart, all images in every part."""
+    order = choose(view.subject_ids, len(view.subject_ids), config.seed, "eeg-clip/by-subject", view.subjects)
+    num_test = max(1, round(config.test_share * len(order)))
+    num_validation = max(1, round(config.validation_share * len(order))) if config.validation_share else 0
+    _refuse_nobody(order[num_test + num_validation :], order[: num_test + num_validation], view.subjects, "subject")
+    test, validation, train = order[:num_test], order[num_test : num_test + num_validation], order[num_test + num_validation :]
+    return {
+        "train": _clause(subject=sorted(train)),
+        "validation": _clause(subject=sorted(validation)),
+        "test": _clause(subject=sorted(test)),
+    }
+
+
 def _subject(view: View, config: SplitConfig) -> Parts:
     test = view.subject_ids[-1:] if config.test_subjects is None else find("test_subjects", config.test_subjects, view.subjects)
     others = [s for s in view.subject_ids if s not in test]
+    _refuse_nobody(others, test, view.subjects, "subject")
     count = config.num_validation_subjects
     _refuse_too_many("num_validation_subjects", count, len(others) - 1, "subjects besides the test's")
     validation = choose(others, count, config.seed, "validation", view.subjects)
@@ -182,9 +244,20 @@ def _closed_set(view: View, config: SplitConfig) -> Parts:
     return {part: _clause(stimulus=sorted(stimuli)) for part, stimuli in parts.items()}
 
 
+def _official(view: View, config: SplitConfig) -> Parts:
+    assert config.file is not None
+    return {part: _clause(row=rows) for part, rows in official_rows(view.study, Path(config.file), config.split_number).items()}
+
+
 def _clause(**fields: Sequence[int]) -> list[dict[str, list[int]]]:
     """One clause, or none where any of its fields has no ids."""
     return [{name: list(ids) for name, ids in fields.items()}] if all(fields.values()) else []
+
+
+def _refuse_nobody(others: Collection[int], test: Sequence[int], labels: Sequence[str], what: str) -> None:
+    if not others:
+        held_out = listed((labels[i] for i in test), 5)
+        raise StudyError(f"policy {what!r}: with {what} {held_out} as the test no {what} is left to train on, expected at least one more")
 
 
 def _refuse_too_many(field: str, count: int, most: int, what: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from data_prep.contract import cli, schema
 from data_prep.contract.audit import Audit, write_audit_file
 from data_prep.contract.errors import StudyError
@@ -18,9 +20,12 @@ from data_prep.contract.seal import seal
 from data_prep.contract.split import Split, assign_parts
 from data_prep.contract.terminal import Terminal
 from data_prep.shards.open import StudyFolder, open_study
-from data_prep.splits import audit, transforms
+from data_prep.splits import alignment, audit, transforms
 from data_prep.splits.config import SplitConfig
 from data_prep.splits.policies import View, divide
+
+_NOT_OF_THE_PARTS = ("study", "name", "policy", "transform", "alignment_by", "alignment_unseen", "overwrite", "folds")
+"""Fields that do not say which trials are in which part."""
 
 
 def run(config: SplitConfig) -> None:
@@ -28,7 +33,7 @@ def run(config: SplitConfig) -> None:
     console = Terminal(stderr=True)
     study = open_study(config.study)
     for number, fold in enumerate(folds(config, study)):
-        name = config.name or config.policy
+        name = config.split_name
         split, report = write_split(fold, f"{name}-{number:02d}" if config.folds else name, study)
         counts = ", ".join(f"{part} {facts['trials']}" for part, facts in report.parts.items())
         console.print(f"split {split.name}: trials {counts}; audit: {report.verdict}", soft_wrap=True)
@@ -43,6 +48,8 @@ def folds(config: SplitConfig, study: StudyFolder) -> list[SplitConfig]:
     view = View(study, config)
     if config.policy == "subject":
         return [replace(config, folds=False, test_subjects=[view.subjects[s]]) for s in view.subject_ids]
+    if config.policy == "session":
+        return [replace(config, folds=False, test_sessions=[view.sessions[s]]) for s in view.ids("session")]
     return [replace(config, folds=False, test_recordings=[view.recordings[r]]) for r in view.recording_ids]
 
 
@@ -60,11 +67,11 @@ def write_split(config: SplitConfig, name: str = "", study: StudyFolder | None =
         A part without trials, an unknown label, a policy that the study cannot serve, a different split of that name.
     """
     study = study or open_study(config.study)
-    name = name or config.name or config.policy
+    name = name or config.split_name
     split = make_split(config, name, study)
     _refuse_another(study, split, config)
-    arrays = None if config.transform == "none" else transforms.fit_transform(study, split, config.transform)
-    report = audit.audit(study, split)
+    arrays = _fit(study, split, config)
+    report = audit.audit(study, split, transductive=None if arrays is None else alignment.transductive_of(arrays))
     with alone(study.root):
         _refuse_another(study, split, config)  # one of this name may have come meanwhile
         path = _path(study, split)
@@ -74,6 +81,14 @@ def write_split(config: SplitConfig, name: str = "", study: StudyFolder | None =
             transforms.write_transform(study.root, name, arrays)
         write_audit_file(study.root, report)
     return split, report
+
+
+def _fit(study: StudyFolder, split: Split, config: SplitConfig) -> dict[str, np.ndarray] | None:
+    if config.transform == "none":
+        return None
+    if config.transform == "euclidean":
+        return alignment.fit_alignment(study, split, config)
+    return transforms.fit_transform(study, split, config.transform)
 
 
 def _path(study: StudyFolder, split: Split) -> Path:
@@ -94,10 +109,17 @@ def make_split(config: SplitConfig, name: str, study: StudyFolder) -> Split:
         for clauses in parts.values():
             for clause in clauses:
                 clause.setdefault("subject", view.subject_ids)
+    if config.clean_baseline and not study.manifest.clean_baseline:
+        raise StudyError(
+            f"{study.root}: does not say which trials have a clean baseline, expected clean_baseline: [] or a reader that knows"
+        )
+    for part in config.clean_baseline:
+        for clause in parts[part]:
+            clause["clean_baseline"] = [schema.CLEAN_BASELINE[True]]
     for part in ("train", "test"):
         if not parts[part]:
             raise StudyError(f"split {name!r}: part {part!r} has no trials, expected some")
-    options = {k: v for k, v in cli.to_plain(config).items() if k not in ("study", "name", "policy", "transform", "overwrite", "folds")}
+    options = {k: v for k, v in cli.to_plain(config).items() if k not in _NOT_OF_THE_PARTS}
     split = Split(
         name=schema.check_split_name(name),
         policy=config.policy,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def fit_transform(study: StudyFolder, split: Split, kind: str) -> dict[str, np.n
     Raises
     ------
     StudyError
-        A (subject, session) of validation or test has no training trials, or no stimulus was repeated.
+        A (subject, session) of validation or test has no training trials, or no stimulus was repeated. Where the session of a subject's
+    training trials is unknown, they may be of any: then its other sessions take what was fitted on those.
     """
     assert kind in ("zscore", "mvnn"), kind
     part = assign_parts(split, study.table)
@@ -59,9 +60,14 @@ def fit_transform(study: StudyFolder, split: Split, kind: str) -> dict[str, np.n
     with progress(f"samples read for {kind}", passes * num_samples) as advance:
         for group in groups:
             fitted[group] = fit(study, part, group, advance)
+    unknown = _unknown_session(study)
+    for subject, session in _wanted(study, part):
+        if (subject, session) not in fitted:
+            fitted[subject, session] = fitted[subject, unknown]
+    fitted = dict(sorted(fitted.items()))
     return {
-        "subject": np.array([subject for subject, _ in groups], np.int32),
-        "session": np.array([session for _, session in groups], np.int32),
+        "subject": np.array([subject for subject, _ in fitted], np.int32),
+        "session": np.array([session for _, session in fitted], np.int32),
         "matrix": np.stack([matrix for matrix, _ in fitted.values()]).astype(np.float32),
         "mean": np.stack([mean for _, mean in fitted.values()]).astype(np.float32),
         "split_hash": np.array(split.hash),
@@ -73,8 +79,9 @@ def _groups(study: StudyFolder, split: Split, part: np.ndarray) -> list[tuple[in
     pairs = np.stack([study.table.subject, study.table.session], axis=1)
     train = {(int(s), int(k)) for s, k in np.unique(pairs[part == 1], axis=0)}
     tables = study.manifest.tables
-    for subject, session in np.unique(pairs[part > 1], axis=0).tolist():
-        if (subject, session) not in train:
+    unknown = _unknown_session(study)
+    for subject, session in _wanted(study, part):
+        if (subject, session) not in train and (subject, unknown) not in train:
             raise StudyError(
                 f"split {split.name!r}: subject {tables.subjects[subject]} session {tables.sessions[session]} has no training "
                 "trials, expected some: a transform is fitted by subject and session on training trials only (use transform: none)"
@@ -82,16 +89,32 @@ def _groups(study: StudyFolder, split: Split, part: np.ndarray) -> list[tuple[in
     return sorted(train)
 
 
+def _wanted(study: StudyFolder, part: np.ndarray) -> list[tuple[int, int]]:
+    """Every (subject, session) of validation and test."""
+    pairs = np.stack([study.table.subject, study.table.session], axis=1)
+    return [(int(s), int(k)) for s, k in np.unique(pairs[part > 1], axis=0)]
+
+
+def _unknown_session(study: StudyFolder) -> int:
+    sessions = study.manifest.tables.sessions
+    return sessions.index(schema.UNKNOWN) if schema.UNKNOWN in sessions else -1
+
+
 def _training_trials(study: StudyFolder, part: np.ndarray, group: tuple[int, int], advance: Advance) -> Iterator[tuple[np.ndarray, int]]:
     """float64 (R, C, T) and stimulus of every sample that has training repetitions in the group."""
-    subject, session = group
-    wanted = (part == 1) & (study.table.subject == subject) & (study.table.session == session)
+    wanted = _wanted_rows(study, part, group)
     first = study.first_repetition()
     samples = np.unique(study.table.sample[wanted])
     for sample in samples:
         rows = wanted[first[sample] : first[sample] + study.samples["n_reps"][sample]]
         yield study.eeg(sample)[rows].astype(np.float64), int(study.samples["stimulus"][sample])
         advance()
+
+
+def _wanted_rows(study: StudyFolder, part: np.ndarray, group: tuple[int, int]) -> np.ndarray:
+    """Training repetitions of a (subject, session)."""
+    rows: np.ndarray = (part == 1) & (study.table.subject == group[0]) & (study.table.session == group[1])
+    return rows
 
 
 def _fit_zscore(study: StudyFolder, part: np.ndarray, group: tuple[int, int], advance: Advance) -> Any:
@@ -103,6 +126,8 @@ def _fit_zscore(study: StudyFolder, part: np.ndarray, group: tuple[int, int], ad
         squares_C += (eeg_RCT**2).sum(axis=(0, 2))
     mean_C = total_C / count
     std_C = np.sqrt(np.maximum(squares_C / count - mean_C**2, 0))
+    recordings = np.unique(study.table.recording[_wanted_rows(study, part, group)]).tolist()
+    std_C[[name in study.manifest.masked_channels(recordings) for name in study.manifest.signal.ch_names] & (std_C == 0)] = 1  # stays zero
     if not (std_C > 0).all():
         name = study.manifest.signal.ch_names[int(std_C.argmin())]
         raise StudyError(f"{study.root}: channel {name} is constant in the training trials, expected a signal")
@@ -126,11 +151,33 @@ def noise_covariance(study: StudyFolder, part: np.ndarray, group: tuple[int, int
         for eeg_RCT, stimulus in _training_trials(study, part, group, advance):
             total_CT, count = means.get(stimulus, (0, 0))
             means[stimulus] = total_CT + eeg_RCT.sum(axis=0), count + len(eeg_RCT)
-    signal = study.manifest.signal
-    products_TCC = np.zeros((signal.n_times, signal.n_chans, signal.n_chans))
-    fourth_T, count = np.zeros(signal.n_times), 0
-    for eeg_RCT, stimulus in _training_trials(study, part, group, advance):
-        total_CT, n = means[stimulus] if by_class else (eeg_RCT.sum(axis=0), len(eeg_RCT))
+
+    def around_means() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        for eeg_RCT, stimulus in _training_trials(study, part, group, advance):
+            total_CT, n = means[stimulus] if by_class else (eeg_RCT.sum(axis=0), len(eeg_RCT))
+            yield eeg_RCT, total_CT, n
+
+    covariance_CC = shrunk_noise(around_means(), study.manifest.signal.n_chans, study.manifest.signal.n_times)
+    if covariance_CC is None:
+        tables = study.manifest.tables
+        raise StudyError(
+            f"{study.root}: subject {tables.subjects[group[0]]} session {tables.sessions[group[1]]}: no stimulus has two training "
+            "repetitions, expected some: mvnn needs them to tell noise from signal (use transform: zscore or none)"
+        )
+    return covariance_CC
+
+
+def shrunk_noise(samples: Iterable[tuple[np.ndarray, np.ndarray, int]], n_chans: int, n_times: int) -> np.ndarray | None:
+    """Covariance of repetitions around means, shrunk by time point, averaged over time: float64 (C, C); None where nothing is repeated.
+
+    Parameters
+    ----------
+    samples
+        Repetitions float64 (R, C, T), the sum (C, T) of all that share their stimulus, and how many those are.
+    """
+    products_TCC = np.zeros((n_times, n_chans, n_chans))
+    fourth_T, count = np.zeros(n_times), 0
+    for eeg_RCT, total_CT, n in samples:
         if n < 2:
             continue
         # A mean over n takes one n-th of the noise with it.
@@ -139,11 +186,7 @@ def noise_covariance(study: StudyFolder, part: np.ndarray, group: tuple[int, int
         fourth_T += ((residual_TRC**2).sum(axis=2) ** 2).sum(axis=1)
         count += len(eeg_RCT)
     if not count:
-        tables = study.manifest.tables
-        raise StudyError(
-            f"{study.root}: subject {tables.subjects[group[0]]} session {tables.sessions[group[1]]}: no stimulus has two training "
-            "repetitions, expected some: mvnn needs them to tell noise from signal (use transform: zscore or none)"
-        )
+        return None
     covariance_CC: np.ndarray = np.mean(
         [ledoit_wolf(p_CC / count, f / count, count) for p_CC, f in zip(products_TCC, fourth_T, strict=True)], axis=0
     )

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.contract.errors import StudyError
-from data_prep.contract.manifest import Stimulus
-from data_prep.contract.files import canonical_json, sha256_file
 from data_prep.contract import cli, schema
+from data_prep.contract.errors import StudyError
+from data_prep.contract.files import canonical_json, sha256_file
+from data_prep.contract.manifest import Stimulus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,11 @@ class StudyFacts:
     """Session labels; end with ``unknown`` if any repetition's session is lost."""
     recordings: list[str]
     """Recording labels, distinct over subjects and sessions (``sub-01_ses-01_run-03``); ``unknown`` where lost."""
+    masked: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Recording (row of ``recordings``) -> channels that are zero in it, as no electrode of its device is near."""
+    bridged: Mapping[int, Mapping[tuple[str, str], float]] | None = None
+    """Recording -> pairs of channels that are one signal before any filter, and in which share of its trials; None: the reader has seen no
+    raw signal, and the trials themselves are asked."""
     captions: list[list[str]] | None = None
     """Captions of every stimulus, or None; an empty list where a stimulus has none and the reader allows it."""
     image_root: Path | None = None
@@ -84,6 +89,12 @@ class StudyFacts:
         """Number of channels."""
         return len(self.ch_names)
 
+    def masked_channels(self, recordings: Sequence[int]) -> np.ndarray | None:
+        """Which channels are masked in each of these recordings, bool (recordings, channels); None where none is."""
+        if not any(self.masked.get(recording) for recording in recordings):
+            return None
+        return np.array([[name in self.masked.get(recording, ()) for name in self.ch_names] for recording in recordings])
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplePlan:
@@ -110,9 +121,13 @@ class SamplePlan:
     """Stimulus onset from the start of the recording, None where lost."""
     quality: list[str]
     """``good``, ``railed`` (touches the amplifier's limits) or ``unknown``."""
+    clean_baseline: list[bool | None] | None = None
+    """Whether the time before onset holds no response to another stimulus, None where that is unknown; None: the reader does not say.
+    The same for all samples of a study."""
 
     def __post_init__(self) -> None:
-        lengths = {len(getattr(self, name)) for name in ("session", "recording", "trial", "onset_seconds", "quality")}
+        lists = (self.session, self.recording, self.trial, self.onset_seconds, self.quality, self.clean_baseline)
+        lengths = {len(each) for each in lists if each is not None}
         if self.n_reps < 1 or lengths != {self.n_reps}:
             raise StudyError(f"sample {self.key!r}: n_reps is {self.n_reps}, its lists have {sorted(lengths)} entries")
 
@@ -156,7 +171,42 @@ class ReaderConfig:
         raise NotImplementedError(f"{type(self).__name__} does not say how to open a study")
 
 
+def common_folder(root: Path, files: Iterable[Path]) -> Path:
+    """Folder that holds all files, which are resolved: ``root``, or one above it where tables lie beside it."""
+    folder, files = root.resolve(), list(files)
+    while not all(file.is_relative_to(folder) for file in files):
+        folder = folder.parent
+    return folder
+
+
 def hash_files(files: Iterable[Path], root: Path) -> str:
     """Hash of relative names and contents of source files, independent of their order and of where they lie."""
     entries = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
     return hashlib.sha256(canonical_json(entries)).hexdigest()
+
+
+_WHOLE_BYTES = 2**26
+_PIECES, _PIECE_BYTES = 256, 2**16
+
+
+def hash_large_files(files: Iterable[Path], root: Path) -> str:
+    """:func:`hash_files`, but of a file of 64 MiB or more its size and 256 evenly spaced pieces of 64 KiB, the first and the last among
+    them.
+
+    For files that are too large to be read twice: other preprocessing, another subject or another order change every piece. A reader
+    that uses it refuses a file whose size or time changes while it is read.
+    """
+    entries = {
+        file.relative_to(root).as_posix(): _sampled(file) if file.stat().st_size >= _WHOLE_BYTES else sha256_file(file) for file in files
+    }
+    return hashlib.sha256(canonical_json(entries)).hexdigest()
+
+
+def _sampled(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(f"{size} bytes, {_PIECES} pieces of {_PIECE_BYTES}:".encode())
+    with file.open("rb", buffering=0) as handle:
+        for piece in range(_PIECES):
+            handle.seek(piece * (size - _PIECE_BYTES) // (_PIECES - 1))
+            digest.update(handle.read(_PIECE_BYTES))
+    return digest.hexdigest()

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.contract.manifest import Stimulus
-from data_prep.contract.files import read_json
-from data_prep.contract import schema
-from data_prep.studies.image_names import image_key
 from data_prep.contract.errors import StudyError
+from data_prep.contract.files import read_json
+from data_prep.contract.manifest import Stimulus
+from data_prep.studies.name_match import StimulusNames, label_of
 
 Missing = Literal["refuse", "allow"]
 """What to do with stimuli without captions."""
@@ -38,20 +37,15 @@ def read_captions(path: Path, stimuli: Sequence[Stimulus], missing: Missing = "r
         return [_lines(entry, path, row, missing) for row, entry in enumerate(value)]
     if not isinstance(value, dict):
         raise StudyError(f"{path}: holds a {type(value).__name__}, expected an object from image name to captions, or a list")
-    by_key = {image_key(name)[-2:]: name for name in value}
-    by_stem = {image_key(name)[-1:]: name for name in value}
+    names = list(value)
+    rows = StimulusNames(stimuli).rows(names, path, "caption")
     captions = []
-    for stimulus in stimuli:
-        label = stimulus.image or stimulus.id
-        key = image_key(label)
-        name = label if label in value else by_key.get(key[-2:]) or by_stem.get(key[-1:])
-        # A bare name may stand for the image; a name with another folder is another image.
-        found = name is not None and (len(image_key(name)) == 1 or image_key(name)[-2:] == key[-2:])
-        entry = value[name] if found else []
-        if missing == "refuse" and not found:
-            lacking = f"{path}: has no caption for {label!r}: expected one for each of {len(stimuli)} stimuli"
+    for stimulus, row in zip(stimuli, rows, strict=True):
+        if missing == "refuse" and row is None:
+            lacking = f"{path}: has no caption for {label_of(stimulus)!r}: expected one for each of {len(stimuli)} stimuli"
             raise StudyError(f"{lacking}, or captions_missing: allow")
-        captions.append(_lines(entry, path, name, missing))
+        name = None if row is None else names[row]
+        captions.append([] if name is None else _lines(value[name], path, name, missing))
     return captions
 
 

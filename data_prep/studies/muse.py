@@ -27,12 +27,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep.contract.progress import tracked
-from data_prep.contract.manifest import Stimulus
 from data_prep.contract import schema, signals
 from data_prep.contract.errors import StudyError
+from data_prep.contract.manifest import Stimulus
+from data_prep.contract.progress import tracked
+from data_prep.measure.electrodes import bridged_pairs, raw_faults
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_files
-from data_prep.studies.muse_files import Recording, Table, check_timestamps, find_recordings, read_csv
+from data_prep.studies.channels import check_level, levels_microvolts, refuse_what_no_electrode_gives
+from data_prep.studies.continuous import MICROVOLTS, Unit
+from data_prep.studies.cutting import CuttingConfig, filter_in_place, windows
+from data_prep.studies.muse_files import Table, find_recordings, read_csv
+from data_prep.studies.recording import Recording
+from data_prep.studies.stimulus_images import check_class_images, class_images
+from data_prep.studies.timestamps import check_timestamps
+from data_prep.studies.whitening import RAW
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +76,14 @@ class MuseReaderConfig(ReaderConfig):
     class_images: dict[str, str] | None = None
     """Glob of every class's photographs below ``stimuli``; None: the experiment's."""
     marker_column: str | None = None
-    """Name of the marker column; None: the one column whose name begins with ``Marker``."""
+    """Name of the marker column; None: the one column whose name begins with ``Marker``. Blank and 0 are no marker, one that is held is
+    one."""
+    time_column: str = "timestamps"
+    """Name of the column of times: seconds, milliseconds or microseconds (measured, and said in the manifest), or dates with times."""
+    unit: Unit = "microvolts"
+    """Unit of the EEG columns."""
+    unit_by_subject: dict[str, Unit] = field(default_factory=dict)
+    """Subject (``"01"``) -> unit, where one subject's files have another."""
     subjects: tuple[str, ...] | None = None
     """Subjects to read, as numbered by their folders (``"1"`` or ``"01"``); None reads all."""
     channels: tuple[str, ...] = ("TP9", "AF7", "AF8", "TP10")
@@ -96,35 +111,29 @@ class MuseReaderConfig(ReaderConfig):
     """New sampling rate in Hz; None keeps the files'."""
 
     def __post_init__(self) -> None:
-        self._check_channels()
-        self._check_window()
-        self._check_positive()
-        self._check_classes()
-
-    def _check_channels(self) -> None:
         if not self.channels or len(set(self.channels)) != len(self.channels):
             raise ValueError(f"channels is {list(self.channels)}, expected at least one name, each once")
-
-    def _check_window(self) -> None:
-        if self.tmin >= self.tmax:
-            raise ValueError(f"tmin is {self.tmin} s and tmax {self.tmax} s, expected tmin below tmax")
-        if self.baseline_seconds is not None:
-            start, stop = self.baseline_seconds
-            if not self.tmin <= start < stop <= self.tmax:
-                raise ValueError(f"baseline_seconds is {start}..{stop} s, expected a window inside tmin..tmax = {self.tmin}..{self.tmax} s")
-
-    def _check_positive(self) -> None:
-        for name in ("reject_microvolts", "resample_hz", "expect_sfreq", "notch_hz", "max_gap_seconds"):
+        _ = self.cutting  # which checks its own
+        for name in ("expect_sfreq", "notch_hz", "max_gap_seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, expected above 0")
-
-    def _check_classes(self) -> None:
         if self.markers is not None and (not self.markers or 0 in self.markers):
             raise ValueError(f"markers is {self.markers}, expected at least one non-zero code (0 means no stimulus)")
-        for name, pattern in (self.class_images or {}).items():
-            if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-                raise ValueError(f"class_images.{name} is {pattern!r}, expected a pattern inside the stimuli folder")
+        check_class_images(self.class_images)
+
+    @property
+    def cutting(self) -> CuttingConfig:
+        """What is done to a recording."""
+        return CuttingConfig(
+            band_hz=self.band_hz,
+            notch_hz=() if self.notch_hz is None else (self.notch_hz,),
+            tmin=self.tmin,
+            tmax=self.tmax,
+            resample_hz=self.resample_hz,
+            baseline_seconds=self.baseline_seconds,
+            reject_microvolts=self.reject_microvolts,
+        )
 
     def open(self) -> MuseSource:
         """Read every recording once and decide which trials stay."""
@@ -142,12 +151,22 @@ class Trials:
     number_B: np.ndarray
     """Place among all onsets of the recording, rejected ones included."""
     onset_seconds_B: np.ndarray
+    bridged: Mapping[tuple[str, str], float]
+    """Pairs of channels whose raw signal is one -> in which share of the trials."""
     railed_B: np.ndarray
     """Whether the raw signal touches the converter's limits inside the window."""
     marked: int
     incomplete: int
+    flat: int
+    """In which a channel of the raw signal does not move at all."""
+    stuck: int
+    """In which one keeps a value for a tenth of a second."""
     rejected: int
     measured_hz: float
+    level: float
+    """Microvolts, of the recording."""
+    notes: Mapping[str, Any]
+    """What was measured of the file, see :class:`data_prep.studies.muse_files.Table`."""
 
 
 @dataclass(eq=False)
@@ -173,11 +192,14 @@ class MuseSource:
         counts: list[dict[str, Any]] = []
         plans: list[SamplePlan] = []
         used: list[Recording] = []
+        bridged: dict[int, Mapping[tuple[str, str], float]] = {}
         for number, recording in enumerate(tracked(self._recordings, "recordings read")):
             trials = self._trials(number)
             counts.append(self._count(recording, trials))
             if not len(trials.code_B):  # An empty recording would be an empty part of a split.
                 continue
+            if trials.bridged:
+                bridged[len(used)] = trials.bridged
             used.append(recording)
             sessions = list(dict.fromkeys(recording.session for recording in used))
             plans += [self._plan(recording, trials, i, sessions.index(recording.session), len(used) - 1) for i in range(len(trials.code_B))]
@@ -185,7 +207,7 @@ class MuseSource:
         self._check_counts(counts)
         self.samples = plans
         self.source_hash = hash_files([recording.file for recording in self._recordings], Path(config.root))
-        self.facts = self._facts(used, counts)
+        self.facts = self._facts(used, counts, bridged)
         total = self.facts.preprocessing["trials"]
         log.info(
             "%s: %d of %d trials kept, %d exceed %s µV, %d leave their recording",
@@ -198,10 +220,13 @@ class MuseSource:
             "recording": recording.label,
             "marked": trials.marked,
             "incomplete": trials.incomplete,
+            **{name: lost for name, lost in (("flat", trials.flat), ("stuck", trials.stuck)) if lost},
             "rejected": trials.rejected,
             "kept": len(trials.code_B),
             "kept_by_class": by_class,
             "measured_hz": round(trials.measured_hz, 3),
+            "level_microvolts": float(f"{trials.level:.3g}"),
+            **({"file": dict(trials.notes)} if trials.notes else {}),
         }
 
     def _plan(self, recording: Recording, trials: Trials, i: int, session: int, number: int) -> SamplePlan:
@@ -218,7 +243,9 @@ class MuseSource:
             quality=["railed" if trials.railed_B[i] else "good"],
         )
 
-    def _facts(self, used: list[Recording], counts: list[dict[str, Any]]) -> StudyFacts:
+    def _facts(
+        self, used: list[Recording], counts: list[dict[str, Any]], bridged: Mapping[int, Mapping[tuple[str, str], float]]
+    ) -> StudyFacts:
         config = self.config
         return StudyFacts(
             stimulus_level="class",
@@ -233,6 +260,7 @@ class MuseSource:
             concepts=self._concepts,
             sessions=list(dict.fromkeys(recording.session for recording in used)),
             recordings=[recording.label for recording in used],
+            bridged=bridged,
             image_root=Path(config.stimuli) if config.stimuli else None,
             class_images=self._class_images(),
             preprocessing=self._preprocessing(counts),
@@ -241,6 +269,7 @@ class MuseSource:
     def _preprocessing(self, counts: list[dict[str, Any]]) -> dict[str, Any]:
         config = self.config
         total: dict[str, int] = {name: sum(count[name] for count in counts) for name in ("marked", "incomplete", "rejected", "kept")}
+        total |= {name: lost for name in ("flat", "stuck") if (lost := sum(count.get(name, 0) for count in counts))}
         return {
             "reader": "muse",
             "experiment": config.experiment,
@@ -250,6 +279,7 @@ class MuseSource:
             "resample_hz": config.resample_hz,
             "baseline_seconds": list(config.baseline_seconds) if config.baseline_seconds else None,
             "reject_microvolts": config.reject_microvolts,
+            **RAW,
             "trials": total | {"railed": sum("railed" in plan.quality for plan in self.samples)},
             "trials_by_recording": counts,
         }
@@ -267,11 +297,17 @@ class MuseSource:
         return eeg_1CT
 
     def _read(self, number: int) -> Trials:
-        file = self._recordings[number].file
-        table = read_csv(file, self.config.channels, self.config.marker_column)
+        recording, config = self._recordings[number], self.config
+        file = recording.file
+        table = read_csv(file, config.channels, config.marker_column, config.time_column, self._sfreq)
+        unit = config.unit_by_subject.get(recording.subject, config.unit)
+        table.eeg_CT[:] *= MICROVOLTS[unit]
         measured_hz = check_timestamps(file, table.seconds_T, self._sfreq, self.config.max_gap_seconds)
         if self._sfreq is None:
             self._sfreq = float(round(measured_hz))
+        level_C = levels_microvolts(table.eeg_CT, self.sfreq)
+        check_level(file, float(np.median(level_C)), unit, "unit, unit_by_subject")
+        refuse_what_no_electrode_gives(file, table.eeg_CT, config.channels)
         return cut_recording(file, table, self.config, self._codes, self.sfreq, measured_hz)
 
     def _check_counts(self, counts: list[dict[str, Any]]) -> None:
@@ -290,50 +326,42 @@ class MuseSource:
     def _class_images(self) -> Mapping[int, list[Path]] | None:
         if self.config.stimuli is None:
             return None
-        folder = Path(self.config.stimuli)
         patterns = self.config.class_images or CLASS_IMAGES[self.config.experiment]
-        images: dict[int, list[Path]] = {}
-        for number, name in enumerate(self._concepts):
-            if name not in patterns:
-                raise StudyError(f"class_images has no pattern for class {name!r}, it has {sorted(patterns)}")
-            images[number] = sorted(path for path in folder.glob(patterns[name]) if path.is_file())
-            if not images[number]:
-                raise StudyError(f"{folder}: no image of class {name!r} matches {patterns[name]!r}")
-        return images
+        return class_images(Path(self.config.stimuli), self._concepts, patterns)
 
 
 def cut_recording(file: Path, table: Table, config: MuseReaderConfig, codes: Mapping[int, str], sfreq: float, measured_hz: float) -> Trials:
-    """Filter a recording, cut its trials and reject by peak-to-peak amplitude."""
+    """Filter a recording (in place), cut its trials and reject by peak-to-peak amplitude."""
     onsets_N = np.flatnonzero(table.marker_T)
     code_N = table.marker_T[onsets_N]
     unknown = sorted(set(code_N.tolist()) - set(codes))
     if unknown:
         raise StudyError(f"{file}: marker codes {unknown} are unknown, expected {dict(codes)} (markers)")
     try:
-        eeg_CT = table.eeg_CT
-        if config.notch_hz is not None:
-            eeg_CT = signals.notch(eeg_CT, sfreq, notch_hz=config.notch_hz)
-        if config.band_hz is not None:
-            eeg_CT = signals.band_pass(eeg_CT, sfreq, low_hz=config.band_hz[0], high_hz=config.band_hz[1])
-        eeg_BCT, complete_N = signals.cut_trials(eeg_CT, onsets_N, sfreq, tmin=config.tmin, tmax=config.tmax)
         raw_BCT, _ = signals.cut_trials(table.eeg_CT, onsets_N, sfreq, tmin=config.tmin, tmax=config.tmax)
-        tmin, rate = round(config.tmin * sfreq) / sfreq, config.resample_hz or sfreq
-        eeg_BCT = signals.resample(eeg_BCT, sfreq, rate)
-        if config.baseline_seconds is not None:
-            eeg_BCT = signals.baseline_correct(eeg_BCT, tmin=tmin, sfreq=rate, baseline_seconds=config.baseline_seconds)
+        lowest_C, highest_C = table.eeg_CT.min(1).astype(np.float32), table.eeg_CT.max(1).astype(np.float32)
+        raw = raw_faults(raw_BCT, sfreq, lowest_C, highest_C, RAIL_MICROVOLTS)
+        bridged = {(config.channels[i], config.channels[j]): share for (i, j), share in bridged_pairs(raw_BCT).items()}
+        level = float(np.median(levels_microvolts(table.eeg_CT, sfreq)))
+        filter_in_place(table.eeg_CT, sfreq, [(0, table.eeg_CT.shape[1])], config.cutting)
+        found = windows(table.eeg_CT, onsets_N, sfreq, config.cutting)
     except ValueError as error:
         raise StudyError(f"{file}: {error}") from error
-    keep_B: np.ndarray = np.ones(len(eeg_BCT), bool)
-    if config.reject_microvolts is not None:
-        keep_B &= np.all(signals.peak_to_peak(eeg_BCT) <= config.reject_microvolts, axis=1)
+    complete_N, dead_B = found.complete_N, raw.flat_B | raw.stuck_B
+    keep_B = ~found.loud_B & ~dead_B
     return Trials(
-        eeg_BCT=eeg_BCT[keep_B],
+        eeg_BCT=found.eeg_BCT[keep_B],
         code_B=code_N[complete_N][keep_B],
         number_B=np.flatnonzero(complete_N)[keep_B],
         onset_seconds_B=onsets_N[complete_N][keep_B] / sfreq,
-        railed_B=(np.abs(raw_BCT).max((1, 2)) >= RAIL_MICROVOLTS)[keep_B] if len(raw_BCT) else np.zeros(0, bool),
+        bridged=bridged,
+        railed_B=raw.railed_B[keep_B],
         marked=len(onsets_N),
         incomplete=int((~complete_N).sum()),
-        rejected=int((~keep_B).sum()),
+        flat=int(raw.flat_B.sum()),
+        stuck=int((raw.stuck_B & ~raw.flat_B).sum()),
+        rejected=int((found.loud_B & ~dead_B).sum()),
         measured_hz=measured_hz,
+        level=level,
+        notes=table.notes,
     )

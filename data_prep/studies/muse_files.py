@@ -6,33 +6,18 @@ Shape suffixes: C channels, T time points.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep.contract.errors import StudyError
-
-MAX_RATE_DEVIATION = 0.01
-"""Share by which the timestamps may contradict the nominal rate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recording:
-    """One CSV file."""
-
-    file: Path
-    subject: str
-    """``01``"""
-    session: str
-    """``02``"""
-    run: str
-    """``03``: its place among the session's files, by name."""
-
-    @property
-    def label(self) -> str:
-        """Distinct over subjects and sessions."""
-        return f"sub-{self.subject}_ses-{self.session}_run-{self.run}"
+from data_prep.contract.files import check_ordinary
+from data_prep.studies.continuous import markers_of
+from data_prep.studies.recording import Recording
+from data_prep.studies.signal_tables import CsvConfig, columns_of_csv, marker_text, rows_written_once, seconds_of
 
 
 def find_recordings(root: Path, subjects: tuple[str, ...] | None) -> list[Recording]:
@@ -57,7 +42,7 @@ def find_recordings(root: Path, subjects: tuple[str, ...] | None) -> list[Record
         sessions = sorted((int(m[1]), p) for p in folder.iterdir() if p.is_dir() and (m := re.fullmatch(r"session(\d+)", p.name)))
         for session, session_folder in sessions:
             # Some exports were saved twice over and end in .csv.csv.
-            files = sorted(p for p in session_folder.iterdir() if p.is_file() and p.name.endswith(".csv") and not p.name.startswith("."))
+            files = sorted(p for p in session_folder.iterdir() if p.is_file() and p.suffix.lower() == ".csv" and not p.name.startswith("."))
             found += [
                 Recording(file=file, subject=f"{subject:02d}", session=f"{session:02d}", run=f"{run:02d}")
                 for run, file in enumerate(files, start=1)
@@ -73,53 +58,80 @@ class Table:
 
     seconds_T: np.ndarray
     eeg_CT: np.ndarray
+    """float64, in the file's unit."""
     marker_T: np.ndarray
+    """int64: a code at the first point of every marker, else 0."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What was measured: ``time_unit`` where it is no second, ``rows_written_twice``, ``marker_rows_held`` that repeat a marker that is
+    held."""
 
 
-def read_csv(file: Path, channels: tuple[str, ...], marker_column: str | None = None) -> Table:
+def read_csv(
+    file: Path, channels: tuple[str, ...], marker_column: str | None = None, time_column: str = "timestamps", sfreq: float | None = None
+) -> Table:
     """Read and check one CSV: header, finite numbers, channels that vary, at least one onset.
+
+    A blank marker is none, one that is held is one, and a row that is written twice in every column counts once.
 
     Raises
     ------
     StudyError
         One sentence naming the file.
     """
+    check_ordinary(file)
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         header = [name.strip() for name in lines.readline().split(",")]
-        columns = ["timestamps", *channels, _marker_column(file, header, channels, marker_column)]
-        first = lines.tell() if lines.seekable() else 0
+        marker = _marker_column(file, header, channels, marker_column, time_column)
         if not lines.readline().strip():
             raise StudyError(f"{file}: empty recording: there is a header and no data")
-        lines.seek(first)
-        try:
-            data = np.loadtxt(lines, delimiter=",", usecols=[header.index(name) for name in columns], ndmin=2)
-        except ValueError as error:
-            raise StudyError(f"{file}: not a table of numbers under {header}: {error}") from error
-    _check_finite(file, data, columns)
-    eeg_CT = np.ascontiguousarray(data[:, 1:-1].T)
+    config = CsvConfig(channels=channels, time=time_column, marker=marker, sfreq=sfreq)
+    try:
+        eeg_CT, texts = columns_of_csv(file, config)
+    except StudyError as error:
+        raise StudyError(f"{file}: not a table of numbers under {header}: {str(error).removeprefix(f'{file}: ')}") from error
+    _check_finite(file, eeg_CT, channels)
+    notes: dict[str, Any] = {}
+    once_T = rows_written_once(eeg_CT, texts)
+    if not once_T.all():
+        notes["rows_written_twice"] = int((~once_T).sum())
+        eeg_CT = np.ascontiguousarray(eeg_CT[:, once_T])
+        texts = {name: [cells[i] for i in np.flatnonzero(once_T)] for name, cells in texts.items()}
+    if eeg_CT.shape[1] < 2:
+        raise StudyError(f"{file}: {eeg_CT.shape[1]} data row, expected a recording")
     _check_connected(file, eeg_CT, channels)
-    return Table(seconds_T=data[:, 0], eeg_CT=eeg_CT, marker_T=_markers(file, data[:, -1], columns[-1]))
+    _check_clock(file, texts[time_column], time_column)
+    seconds_T = seconds_of(file, config, texts[time_column], notes)
+    return Table(seconds_T=seconds_T, eeg_CT=eeg_CT, marker_T=_markers(file, texts[marker], marker, notes), notes=notes)
 
 
-def _marker_column(file: Path, header: list[str], channels: tuple[str, ...], wanted: str | None) -> str:
-    missing = [name for name in ("timestamps", *channels) if name not in header]
+def _marker_column(file: Path, header: list[str], channels: tuple[str, ...], wanted: str | None, time_column: str) -> str:
+    missing = [name for name in (time_column, *channels) if name not in header]
     if missing:
-        raise StudyError(f"{file}: no column {missing[0]!r}, its columns are {header}")
+        field_name = "time_column" if missing[0] == time_column else "channels"
+        raise StudyError(f"{file}: no column {missing[0]!r}, its columns are {header} ({field_name} names another)")
     found = [name for name in header if (name == wanted if wanted else name.startswith("Marker"))]
     if len(found) != 1:
         expected = repr(wanted) if wanted else "one whose name begins with 'Marker'"
-        raise StudyError(f"{file}: {len(found)} marker columns, expected exactly {expected}; its columns are {header}")
+        raise StudyError(
+            f"{file}: {len(found)} marker columns, expected exactly {expected}; its columns are {header} (marker_column names another)"
+        )
     return found[0]
 
 
-def _check_finite(file: Path, data: np.ndarray, columns: list[str]) -> None:
-    bad = np.argwhere(~np.isfinite(data))
+def _check_finite(file: Path, eeg_CT: np.ndarray, channels: tuple[str, ...]) -> None:
+    bad = np.argwhere(~np.isfinite(eeg_CT.T))
     if len(bad):
-        row, column = bad[0]
+        row, channel = bad[0]
         raise StudyError(
-            f"{file}: {len(bad)} values are not finite numbers, the first is {data[row, column]} in "
-            f"column {columns[column]!r} of data row {row + 1}"
+            f"{file}: {len(bad)} values are not finite numbers, the first is {eeg_CT[channel, row]} in "
+            f"column {channels[channel]!r} of data row {row + 1}"
         )
+
+
+def _check_clock(file: Path, cells: Sequence[str], column: str) -> None:
+    for row, cell in enumerate(cells, start=1):
+        if cell.lower().lstrip("+-") in ("", "nan", "inf", "infinity"):
+            raise StudyError(f"{file}: column {column!r} has {cell or 'an empty cell'} in data row {row}, expected a time")
 
 
 def _check_connected(file: Path, eeg_CT: np.ndarray, channels: tuple[str, ...]) -> None:
@@ -131,35 +143,27 @@ def _check_connected(file: Path, eeg_CT: np.ndarray, channels: tuple[str, ...]) 
             )
 
 
-def _markers(file: Path, values_T: np.ndarray, column: str) -> np.ndarray:
-    marker_T = np.round(values_T).astype(np.int64)
-    if not np.array_equal(marker_T, values_T):
-        raise StudyError(f"{file}: column {column!r} holds values that are not whole numbers")
-    if not marker_T.any():
-        raise StudyError(f"{file}: no stimulus onset: column {column!r} is 0 in all {len(marker_T)} rows")
+def _markers(file: Path, cells: Sequence[str], column: str, notes: dict[str, Any]) -> np.ndarray:
+    """Codes at rising edges."""
+    found = markers_of([marker_text(cell) for cell in cells])
+    values = list(found.columns["value"])
+    codes = [code for text in values if (code := _code(text)) is not None]
+    if len(codes) < len(values):
+        wrong = next(text for text in values if _code(text) is None)
+        raise StudyError(f"{file}: column {column!r} holds values that are not whole numbers, such as {wrong!r}")
+    if not codes:
+        raise StudyError(f"{file}: no stimulus onset: column {column!r} is 0 in all {len(cells)} rows")
+    marker_T = np.zeros(len(cells), np.int64)
+    marker_T[found.point_N] = codes
+    held = sum(bool(marker_text(cell)) for cell in cells) - len(codes)
+    if held:
+        notes["marker_rows_held"] = held
     return marker_T
 
 
-def check_timestamps(file: Path, seconds_T: np.ndarray, sfreq: float | None, max_gap_seconds: float) -> float:
-    """Sampling rate by regression of the timestamps, in Hz, checked against the nominal one and for gaps.
-
-    Regression, because timestamps are rounded to milliseconds and come in Bluetooth packets: neighbouring ones may even run
-    backwards, and the median step says 250 Hz.
-    """
-    if len(seconds_T) < 2:
-        raise StudyError(f"{file}: {len(seconds_T)} data row, expected a recording")
-    relative_T = seconds_T - seconds_T[0]
-    step = np.diff(relative_T)
-    widest = int(np.argmax(step))
-    if step[widest] > max_gap_seconds:
-        raise StudyError(
-            f"{file}: a gap of {step[widest]:.3f} s at {relative_T[widest]:.3f} s, longer than max_gap_seconds = {max_gap_seconds}: "
-            "split the file there"
-        )
-    seconds_per_point = np.polyfit(np.arange(len(seconds_T)), relative_T, 1)[0]
-    if seconds_per_point <= 0:
-        raise StudyError(f"{file}: its timestamps do not increase")
-    measured_hz = float(1 / seconds_per_point)
-    if sfreq is not None and abs(measured_hz / sfreq - 1) > MAX_RATE_DEVIATION:
-        raise StudyError(f"{file}: its timestamps say {measured_hz:.1f} Hz, expected {sfreq:g} Hz (expect_sfreq) within 1 %")
-    return measured_hz
+def _code(text: str) -> int | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() and abs(value) < 2**53 else None

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
+from data_prep.contract.page import TableSection, render
 from data_prep.contract.terminal import Terminal
 from launch.compare_bases.plan import METRICS, CompareBasesConfig
 from trainer.artifacts.seen import trained_not_known
-from trainer.evaluate.page import TableSection, render
 from trainer.evaluate.results import plain
 from trainer.evaluate.study_facts import with_simulated
 from trainer.evaluate.text import base_differences

@@ -30,8 +30,9 @@ from data_prep.embed.base import EmbeddingConfig
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.studies.base import ReaderConfig, SamplePlan, Stimulus, StudyFacts
 from tests.benchmarks.report import main, row
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 
 TARGET_TIMES_STOCK = 50.0
 NUM_REPETITIONS, N_CHANS, N_TIMES, EMBEDDING_DIM = 4, 17, 100, 512

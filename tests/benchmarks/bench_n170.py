@@ -170,8 +170,9 @@ def train_and_score(job: Job) -> dict[int, tuple[np.ndarray, np.ndarray]]:
 
     from trainer.artifacts.encoder import load_encoder
     from trainer.artifacts.part import collect, embed
+    from trainer.data.config import DataConfig
     from trainer.data.index import StudyIndex
-    from trainer.data.loader import DataConfig, Loader
+    from trainer.data.loader import Loader
     from trainer.run import contrastive as train
     from trainer.tasks.contrastive.config import ContrastiveConfig
 
@@ -193,7 +194,7 @@ def train_and_score(job: Job) -> dict[int, tuple[np.ndarray, np.ndarray]]:
 
 def training(job: Job) -> dict[str, Any]:
     """Fields of the run's ContrastiveConfig."""
-    from trainer.data.loader import DataConfig
+    from trainer.data.config import DataConfig
     from trainer.losses import LossConfig
     from trainer.models.contrastive import ContrastiveModelConfig
     from trainer.training.config import CheckpointConfig, TrainConfig
@@ -271,8 +272,9 @@ def choose(study: Path, num_recordings: int, folder: Path) -> tuple[list[str], d
 def lda_aucs(study: Path, num_recordings: int) -> tuple[np.ndarray, np.ndarray]:
     """AUC of every recording by LDA with shrinkage from inner folds, and with automatic shrinkage, on the shards' trials."""
     from trainer.artifacts.part import collect
+    from trainer.data.config import DataConfig
     from trainer.data.index import StudyIndex
-    from trainer.data.loader import DataConfig, Loader
+    from trainer.data.loader import Loader
 
     found = np.empty((2, num_recordings))
     index = StudyIndex.open(study)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.gpu_llm import Items, Shape, allocation_retries, free, make_base, make_items, now, peak_memory, reset_memory
+from trainer.data import random
 from trainer.distributed import world as worlds
 from trainer.distributed.deepspeed_config import ZeroConfig, build_deepspeed_config
 from trainer.distributed.world import World
@@ -153,7 +154,9 @@ class _Task(BaseTask):
         rows, count = batch
         image_B = torch.arange(count, device=self.side.device) % 2 == 0
         subject_B = torch.zeros(count, dtype=torch.int64, device=self.side.device)
-        out = model(rows, "both", eeg_BCT=self.eeg_BCT[:count], subject_B=subject_B, target_BE=self.target_BE[:count], image_B=image_B)
+        shown = {"eeg_BCT": self.eeg_BCT[:count], "subject_B": subject_B, "target_BE": self.target_BE[:count], "image_B": image_B}
+        key_B = random.hash_torch(torch.arange(count, device=self.side.device), device=self.side.device)
+        out = model(rows, "both", **shown, key_B=key_B)
         return {"loss": out.loss_sum / rows.num_tokens, "token_accuracy": out.num_correct / rows.num_tokens}
 
 

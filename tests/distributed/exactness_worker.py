@@ -1,6 +1,6 @@
 """Rank of the exactness test: ``python -m tests.distributed.exactness_worker OUTPUT.json`` under the deepspeed launcher.
 
-Before connecting, each rank computes loss, gradients, one SGD step and running statistics on the joined batch, alone.
+Dropout is on. Before connecting, each rank computes loss, gradients, one SGD step and running statistics on the joined batch, alone.
 Then the ranks do the same together on their slices, under every ZeRO stage, and rank 0 writes the errors.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.cli import leave
 from trainer import losses
+from trainer.data import random
 from trainer.distributed import collectives
 from trainer.distributed.deepspeed_config import ZeroConfig, build_deepspeed_config, check_parameters
 from trainer.distributed.precision import LossScale, Precision, autocast
@@ -27,9 +28,9 @@ from trainer.tasks.contrastive.objective import contrastive_terms
 ROWS, N_CHANS, N_TIMES, EMBEDDING_DIM = 24, 17, 100, 48
 LEARNING_RATE = 0.05
 ENCODERS: dict[str, EncoderConfig] = {
-    "tsconv": TSConv(dropout=0.0, num_filters=16),
+    "tsconv": TSConv(dropout=0.5, num_filters=16),
     "cnn_transformer": CnnTransformer(
-        dropout=0.0, d_model=32, num_layers=2, num_heads=4, feedforward=64, embedding_dim=24, conv_widths=[16, 24, 24], pooling="cls"
+        dropout=0.2, d_model=32, num_layers=2, num_heads=4, feedforward=64, embedding_dim=24, conv_widths=[16, 24, 24], pooling="cls"
     ),
 }
 LOSSES = {
@@ -45,7 +46,13 @@ class Pairs(nn.Module):
         super().__init__()
         torch.manual_seed(7)
         config = ContrastiveModelConfig(
-            encoder=ENCODERS[name], eeg_head_dropout=0.0, image_head="mlp", image_head_hidden=40, proj_dim=32, subject_layer="linear"
+            encoder=ENCODERS[name],
+            eeg_head_dropout=0.4,
+            image_head="mlp",
+            image_head_hidden=40,
+            image_head_dropout=0.3,
+            proj_dim=32,
+            subject_layer="linear",
         )
         self.loss = LOSSES[name]
         self.model = config.build(
@@ -54,7 +61,7 @@ class Pairs(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Scalar loss of this rank's rows."""
-        output = self.model(batch["eeg"], batch["subject"], batch["target"])
+        output = self.model(batch["eeg"], batch["subject"], batch["target"], batch["key"])
         return contrastive_terms(
             output,
             batch["stimulus"],
@@ -77,6 +84,7 @@ def make_batch(seed: int) -> dict[str, Tensor]:
         "target": torch.randn(ROWS, EMBEDDING_DIM, generator=generator)[stimulus],
         "stimulus": stimulus,
         "concept": stimulus // 2,
+        "key": random.hash_torch(seed, torch.arange(ROWS)),
     }
 
 

@@ -38,19 +38,28 @@ def free_port() -> int:
     raise RuntimeError("no port from 21000 to 29999 is free")
 
 
+def started_by_deepspeed(module: str, arguments: Sequence[str], *, ranks: int, runner: bool = False) -> list[str]:
+    """Command line of ``deepspeed --num_gpus RANKS --module MODULE ARGUMENTS`` (``runner``), or of the launcher that this would start,
+    by a process that imports a third as much."""
+    if runner:
+        started = ["deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(free_port()), "--module", module]
+    else:
+        started = ["tests.distributed.ranks", str(ranks), str(free_port()), module]
+    return [sys.executable, "-m", *started, *arguments]
+
+
 def launch(
     module: str, arguments: Sequence[str], *, ranks: int, timeout_seconds: float, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``deepspeed --num_gpus RANKS --module MODULE ARGUMENTS`` on the CPU; output is in ``stdout``.
+    """Run ``MODULE ARGUMENTS`` on so many ranks on the CPU (:func:`started_by_deepspeed`); output is in ``stdout``.
 
     Raises
     ------
     subprocess.TimeoutExpired
         After the whole process group was killed.
     """
-    argv = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(free_port())]
     process = subprocess.Popen(
-        [*argv, "--module", module, *arguments],
+        started_by_deepspeed(module, arguments, ranks=ranks),
         cwd=ROOT,
         env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(environment or {})},
         stdout=subprocess.PIPE,

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainer.distributed import collectives
 from trainer.distributed.batch_norm import GlobalBatchNorm
 from trainer.distributed.world import set_group_timeouts
+from trainer.training.stop import StopSignal
 
 RANKS = 3
 ROWS = (1, 4, 3)
@@ -59,6 +60,12 @@ def rank_main(rank: int, folder: str) -> None:
     (total * (rank + 1)).backward()
     assert scalar.grad is not None
     assert scalar.grad.item() == 6
+
+    stop, answers = StopSignal(torch.device("cpu")), []
+    for step in range(4):
+        stop.received |= (rank, step) == (1, 1)
+        answers.append(stop.agreed())
+    assert answers == [False, False, True, True], "every rank leaves after the same step, the one after a signal's"
 
     start = sum(ROWS[:rank])
     torch.save(normed(batch()[start : start + ROWS[rank]]), f"{folder}/rank{rank}.pt")

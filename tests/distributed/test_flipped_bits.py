@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,15 @@ from data_prep.contract.errors import UserError
 from data_prep.contract.files import read_json
 from data_prep.contract.seal import SEALS
 from tests.distributed.training import make_study
-from tests.unit.test_flipped_bits import flipped, unnamed
+from tests.unit.test_flipped_bits import damages, flipped, flips, holding, unnamed
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
+from trainer.evaluate.results import Results, write_report
 from trainer.training.checkpoint import check_files, read_checkpoint
 from trainer.training.verify import verify
 
-GROWING = ("heartbeat", "logs")
-"""Of no use to any later command."""
+GROWING = ("heartbeat", "logs", "owner")
+"""Of no use to any later command; the mark of the owner is refused by name where a later start finds it damaged."""
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +38,29 @@ def command(home: Path, run: str, *arguments: str) -> int:
     return main("trainer", "", COMMANDS, words)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_verify_names_every_flipped_bit_of_a_run_and_its_export(home: Path, tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("made", [flips, damages])
+def test_verify_names_whatever_was_damaged_in_a_run_and_its_export(home: Path, tmp_path: Path, made: Any) -> None:
     run = Path(shutil.copytree(home / "run", tmp_path / "run", ignore=shutil.ignore_patterns(*GROWING)))
+    write_report(run / "reports", "some", Results(kind="retrieval", notes=("one",)), lambda results: f"<p>{results.notes}</p>")
     assert verify(run) == []
-    assert unnamed(run, seed, verify) == []
+    assert unnamed(run, 0, verify, made) == []
     assert verify(run / "export") == []
-    assert unnamed(run / "export", seed, verify) == []
+    assert unnamed(run / "export", 0, verify, made) == []
+
+
+def test_a_pointer_to_nothing_and_a_part_that_came_later_are_named(home: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    (run / SEALS).unlink()  # as of a run that is not done
+    with holding({run / "latest": b"step-00000009\n"}):
+        assert any("latest: names step-00000009, which is no finished checkpoint" in fault for fault in verify(run))
+    with holding({run / "latest": b"step-0000000\xb6\n"}):
+        assert any("latest: names" in fault for fault in verify(run))
+        assert command(home, str(run), "--resume", "latest") == 1
+    (path, *_) = sorted((run / "checkpoints").glob("step-*"))
+    (path / "zero_pp_rank_1_mp_rank_00_optim_states.pt").write_bytes(b"1")
+    assert any("optim_states.pt: not a file that was saved" in fault for fault in verify(run))
+    with pytest.raises(UserError, match="it came later"):
+        check_files(read_checkpoint(path))
 
 
 @pytest.mark.parametrize("seed", range(30))

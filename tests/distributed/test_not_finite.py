@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_prep.contract.cli import main
+from data_prep.contract.errors import UserError
 from tests.distributed.launcher import launch
 from tests.distributed.training import by_step, events, make_study, train
 from trainer.__main__ import COMMANDS
@@ -121,6 +122,13 @@ def test_a_score_that_is_no_number_is_no_best_score(home: Path, tmp_path: Path, 
     assert contrastive(home, tmp_path / "run", "--train.steps", "10", "--train.validate_every_steps", "4") == 1
     assert "error: validation at step 4: mrr is nan, expected a number" in capfd.readouterr().err
     assert not (tmp_path / "run" / "best").exists()
+
+    def nowhere(*_: Any) -> None:
+        raise UserError("row 0 of the first embeddings has no direction (norm 0)")
+
+    monkeypatch.setattr(ContrastiveTask, "validate", nowhere)
+    assert contrastive(home, tmp_path / "run2", "--train.steps", "10", "--train.validate_every_steps", "4") == 1
+    assert "error: validation at step 4: row 0 of the first embeddings has no direction (norm 0): lower" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("stage", "normalise"), [("0", "none"), ("1", "channel_zscore"), ("2", "trial_zscore"), ("3", "none")])

@@ -77,9 +77,14 @@ def prepared(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> tupl
 
 
 @pytest.fixture
-def no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that has started is over."""
-    monkeypatch.setattr(set_up, "_train", lambda loop: 0)
+def no_steps(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    """A run that has started is over, and nothing ends it any more."""
+
+    def over(loop: Loop) -> int:
+        fault.folder = None
+        return 0
+
+    monkeypatch.setattr(set_up, "_train", over)
 
 
 class Fault:

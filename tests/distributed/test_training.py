@@ -39,9 +39,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(home: Path) -> Path:
-    """A run of 2 ranks that nothing disturbs."""
-    run = home / "whole"
-    output = train(run, "--train.world_size", "2", "--callbacks", "[{class_path: TensorBoard}]", ranks=2, config=home / "config.yaml")
+    """A run of 2 ranks under ``deepspeed --module trainer`` that nothing disturbs."""
+    run, asked = home / "whole", ("--train.world_size", "2", "--callbacks", "[{class_path: TensorBoard}]")
+    output = train(run, *asked, ranks=2, config=home / "config.yaml", runner=True)
     assert (run / "completed.json").is_file(), output
     return run
 
@@ -222,7 +222,7 @@ def test_mlflow_knows_the_run_and_a_resumed_run_continues_it(home: Path) -> None
     assert found.data.params["optimizer.lr"] == "0.003"
     assert [point.step for point in client.get_metric_history(found.info.run_id, "train/loss")] == [1, 2, 3, 4, 5, 6]
     assert found.data.metrics["validation/mrr"] > 0
-    assert found.data.tags["git_revision"]
+    assert found.data.tags["git_revision"] == events(home / "tracked", "start")[0]["code"]
     (used,) = found.inputs.dataset_inputs
     identity = read_json(home / "tracked" / "identity.json")["data"]
     assert used.dataset.digest == identity["fingerprint"][:36]

@@ -16,14 +16,14 @@ from data_prep.contract import schema
 from data_prep.contract.files import write_json
 from data_prep.contract.manifest import read_manifest
 from data_prep.contract.split import Split
-from tests.distributed.launcher import ROOT, free_port
+from tests.distributed.launcher import ROOT, started_by_deepspeed
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.training.run_folder import RunFolder, read_lines
 
 CONFIG = """
 data: {study: STUDY, split: tiny, embedding: tiny, repetitions: each}
 model:
-  encoder: {class_path: TSConv, init_args: {num_filters: 4, kernel_samples: 5, pool_samples: 6, stride_samples: 3, dropout: 0.0}}
+  encoder: {class_path: TSConv, init_args: {num_filters: 4, kernel_samples: 5, pool_samples: 6, stride_samples: 3, dropout: 0.2}}
   eeg_head: linear
   image_head: linear
 train: {steps: 60, global_batch_size: 8, validate_every_steps: 20, log_every_steps: 1, log_items: true, timeout_seconds: 60}
@@ -52,11 +52,11 @@ def write_split(root: Path, name: str, **clauses: dict[str, list[int]]) -> None:
 
 
 @contextlib.contextmanager
-def training(run: Path, *arguments: str, ranks: int, config: Path, task: str = "contrastive") -> Iterator[subprocess.Popen]:
+def training(run: Path, *arguments: str, ranks: int, config: Path, runner: bool = False) -> Iterator[subprocess.Popen]:
     """Start a training command (under the launcher if ``ranks`` > 1) in a process group that is gone afterwards; output in RUN.log."""
-    command = [task, "--config", str(config), "--run", str(run), *arguments]
-    launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(free_port()), "--module", "trainer"]
-    argv = [sys.executable, *(launcher if ranks > 1 else ["-m", "trainer"]), *command]
+    command = ["contrastive", "--config", str(config), "--run", str(run), *arguments]
+    alone = [sys.executable, "-m", "trainer", *command]
+    argv = started_by_deepspeed("trainer", command, ranks=ranks, runner=runner) if ranks > 1 else alone
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
     environment |= {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with run.with_suffix(".log").open("a") as log:
@@ -69,10 +69,10 @@ def training(run: Path, *arguments: str, ranks: int, config: Path, task: str = "
         process.wait()
 
 
-def train(run: Path, *arguments: str, ranks: int, config: Path, timeout_seconds: float = 150, task: str = "contrastive") -> str:
+def train(run: Path, *arguments: str, ranks: int, config: Path, runner: bool = False) -> str:
     """Train to the end; returns the output."""
-    with training(run, *arguments, ranks=ranks, config=config, task=task) as process:
-        process.wait(timeout_seconds)
+    with training(run, *arguments, ranks=ranks, config=config, runner=runner) as process:
+        process.wait(150)
     return run.with_suffix(".log").read_text()
 
 

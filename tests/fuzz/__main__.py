@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.fuzz.child import FOUND, all_targets
-from tests.fuzz.harness import Found
+from tests.fuzz.harness import WAIT_SECONDS, Found
 
 AT_ONCE = 2
 START_SECONDS = 30.0
@@ -55,7 +55,9 @@ def _all_of(names: list[str], folder: Path, seed: int, seconds: float) -> dict[s
         place.mkdir(parents=True)
         command = [sys.executable, "-m", "tests.fuzz.child", ",".join(left), str(place), str(seed), str(seconds)]
         try:
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=(seconds + 10) * len(left) + 120, check=False)
+            ended = subprocess.run(
+                command, capture_output=True, text=True, timeout=(seconds + WAIT_SECONDS + 10) * len(left) + 240, check=False
+            )
             said, fault = ended.stdout, f"the process ended with {ended.returncode}: {ended.stderr.strip()[-300:]}"
         except subprocess.TimeoutExpired as error:
             said, fault = (error.stdout or b"").decode(), "hangs"

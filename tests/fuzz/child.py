@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fuzz import targets
+from tests.fuzz import bids, continuous, models, recordings, targets, things
 from tests.fuzz.harness import Target, bound_memory, fuzz
 
 FOUND = Path(__file__).parent / "found"
@@ -19,7 +19,15 @@ ROOM_BYTES = 3 * 2**30
 def all_targets(folder: Path) -> Iterator[Target]:
     """Every target; what needs a study has one in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    return itertools.chain(targets.files(), targets.study(folder))
+    return itertools.chain(
+        targets.files(),
+        targets.study(folder),
+        models.models(folder / "models"),
+        recordings.recordings(folder / "recordings"),
+        continuous.recordings(folder / "continuous"),
+        bids.beside_a_recording(folder / "bids"),
+        things.things(folder / "things"),
+    )
 
 
 def main(names: list[str], folder: Path, seed: int, seconds: float) -> None:

@@ -31,10 +31,16 @@ from data_prep.embed.imported import ImportedConfig
 from data_prep.shards.reindex import rebuild_tables
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.splits.config import SplitConfig
+from data_prep.splits.official import read_parts
 from data_prep.splits.split import run as run_split
 from data_prep.splits.transforms import write_transform
 from data_prep.studies.base import Stimulus, StudyFacts
+from data_prep.studies.bdd import BddReaderConfig
 from data_prep.studies.captions import read_captions
+from data_prep.studies.cutting import CuttingConfig
+from data_prep.studies.eegcvpr40_files import read_trials
+from data_prep.studies.mindbigdata import MindBigDataReaderConfig
+from data_prep.studies.mindbigdata_imagenet import MindBigDataImageNetReaderConfig
 from data_prep.studies.muse_files import read_csv
 from tests.fuzz.harness import Target
 from tests.helpers import generations
@@ -138,6 +144,7 @@ def files() -> Iterator[Target]:
     yield Target(name="muse-csv", suffix=".csv", seeds=[b"timestamps,TP9,AF7,AF8,TP10,Right AUX,Marker0\n" + rows.encode()],
                  read=lambda path: read_csv(path, ("TP9", "AF7", "AF8", "TP10")))  # fmt: skip
 
+    yield from _seed_layouts()
     yield Target(name="request", suffix=".json", seeds=[b'{"inputs": [[[1.0, 2, -3e5]]], "params": {"top_k": 3}}'], read=_request)
     for name, kind in (
         ("encoder/config.json", Export), ("text/config.json", TextExport), ("manifest.json", Seal), ("completed.json", Completed),
@@ -145,6 +152,58 @@ def files() -> Iterator[Target]:
     ):  # fmt: skip
         seeds = [json.dumps(WRITTEN_BEFORE[name]).encode()]
         yield Target(name=f"record-{kind.__name__}", suffix=".json", seeds=seeds, read=partial(read_record, kind=kind, written_by="us"))
+
+
+def _seed_layouts() -> Iterator[Target]:
+    """Files that EEG-CLIP, Thought2Text and its pretraining data have."""
+    trial = {"eeg": torch.ones(4, 6), "image": 0, "label": 0, "subject": 1}
+    pth = {"dataset": [trial, {**trial, "image": 1}], "labels": ["n02106662"], "images": ["n02106662_1", "n02106662_2"]}
+    splits = {"splits": [{"train": [0, 1], "val": [2], "test": torch.tensor([3])}]}
+    channels = ("AF3", "AF4", "T7", "T8", "PZ")
+    digits = "".join(f"{i}\t7\tIN\t{name}\t3\t6\t4200.5,4201,4199.25,4203,4198,{4200 + i}\n" for i, name in enumerate(channels))
+    image = "".join(f"{name},4200.5,4201,4199.25,{4200 + i}\n" for i, name in enumerate(channels))
+    rows = "".join(
+        f"{i % 128}, {4200 + i % 7}, {4210 + i % 5}, {i % 3}, {i % 4}, {i % 6}, {i // 20 % 2}, {i // 20 % 2}, 100\n" for i in range(60)
+    )
+    bdd = f"COUNTER, AF3, T7, Pz, T8, AF4, MARKERS['Blank','Image'], TICK, ContactQuality\n{rows}"
+    yield Target(name="eegcvpr40", suffix=".pth", seeds=[written(lambda b: torch.save(pth, b))], read=_trials_of)
+    yield Target(
+        name="official-split", suffix=".pth", seeds=[written(lambda b: torch.save(splits, b))], read=lambda path: read_parts(path, 0)
+    )
+    yield Target(name="mindbigdata", suffix=".txt", seeds=[digits.encode()],
+                 read=lambda path: MindBigDataReaderConfig(path=str(path), parts=1).open().eeg(0))  # fmt: skip
+    yield Target(name="mindbigdata-imagenet", suffix=".csv", seeds=[image.encode()], read=_mindbigdata_image)
+    yield Target(name="bdd", suffix=".csv", seeds=[bdd.encode()], read=_bdd_record)
+
+
+def _trials_of(path: Path) -> None:
+    found = read_trials(path, 4)
+    for each in found.trials:
+        found.eeg(each)
+
+
+def _in_a_folder_of_its_own(path: Path, name: str, read: Callable[[Path], Any]) -> None:
+    """Read a file that is known by its name and folder."""
+    folder = path.with_name("own") / "study" / "Image-Blank"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / name
+    shutil.copyfile(path, place)
+    try:
+        read(place)
+    except UserError as error:
+        raise type(error)(f"{path.name}: {error}") from error
+    finally:
+        place.unlink()
+
+
+def _mindbigdata_image(path: Path) -> None:
+    name = "MindBigData_Imagenet_Insight_n09835506_15262_1_20.csv"
+    _in_a_folder_of_its_own(path, name, lambda place: MindBigDataImageNetReaderConfig(root=str(place.parent)).open().eeg(0))
+
+
+def _bdd_record(path: Path) -> None:
+    trials = CuttingConfig(band_hz=None, tmin=0.0, tmax=0.1)
+    _in_a_folder_of_its_own(path, "a.csv", lambda place: BddReaderConfig(root=str(place.parent.parent), trials=trials).open())
 
 
 def _request(path: Path) -> None:
@@ -165,6 +224,35 @@ def _named(path: Path) -> None:
     ImportedConfig(path=str(table), names=str(path), order="names").compute(FACTS)
 
 
+def at_its_place(
+    root: Path, name: str, read: Callable[[], Any], *, prefix: str = "", seal: Callable[[Path], Any] | None = None, **options: Any
+) -> Target:
+    """``root/name`` under its own name, where the rest is whole; ``seal``: hashes are made anew, as by whoever wrote it."""
+    place = root / name
+    whole = place.read_bytes()
+
+    def placed(path: Path) -> Any:
+        shutil.copyfile(path, place)
+        try:
+            if seal is not None:
+                seal(root)
+            return read()
+        except Exception as error:
+            if place.name in str(error) or str(root) in str(error):  # it, or the file that contradicts it
+                raise type(error)(f"{path.name}: {error}") from error
+            raise
+        finally:
+            place.write_bytes(whole)
+            if seal is not None:
+                seal(root)
+
+    return Target(name=prefix + name.replace("/", "-"), suffix=place.suffix, seeds=[whole], read=placed, **options)
+
+
+def _seal_manifest(root: Path) -> None:
+    (root / "manifest.sha256").write_text(f"{sha256_file(root / 'manifest.json')}  manifest.json\n")
+
+
 def study(folder: Path) -> Iterator[Target]:
     """Parsers of files inside a study or an export, where the rest of it is whole. The file takes its place under its own name."""
     root = folder / "study"
@@ -176,35 +264,15 @@ def study(folder: Path) -> Iterator[Target]:
         "mean": np.zeros((1, 4), np.float32), "split_hash": np.array("h"), "kind": np.array("zscore"),
     })  # fmt: skip
 
-    def placed(name: str, read: Callable[[], Any], root: Path = root) -> Target:
-        place = root / name
-        whole = place.read_bytes()
-
-        def at_its_place(path: Path) -> Any:
-            shutil.copyfile(path, place)
-            if name == "manifest.json":  # sealed, as whoever wrote it would
-                (root / "manifest.sha256").write_text(f"{sha256_file(place)}  manifest.json\n")
-            try:
-                return read()
-            except Exception as error:
-                if place.name in str(error) or str(root) in str(error):  # it, or the file that contradicts it
-                    raise type(error)(f"{path.name}: {error}") from error
-                raise
-            finally:
-                place.write_bytes(whole)
-                if name == "manifest.json":
-                    (root / "manifest.sha256").write_text(f"{sha256_file(place)}  manifest.json\n")
-
-        return Target(name=name.replace("/", "-"), suffix=place.suffix, seeds=[whole], read=at_its_place)
-
     shard = manifest.shards[0].name
-    yield placed("manifest.json", lambda: read_study(root))
+    placed = partial(at_its_place, root)
+    yield placed("manifest.json", lambda: read_study(root), seal=_seal_manifest)
     yield placed("splits/zero.json", lambda: assign_parts(read_split(root, manifest, "zero"), opened.table))
     yield placed(f"{shard}.index.npy", lambda: read_study(root))
     yield placed(f"{shard}.tar", lambda: rebuild_tables(root / f"{shard}.tar", manifest))
     yield placed(f"transforms/{transform.name}", lambda: Transform.read(transform, split_hash="h", channels=range(4), n_chans=4))
     captions = generations.write(folder / "captions", generations.records(3))
-    yield placed("generations.jsonl", lambda: read_generations([captions]), captions)
-    yield placed("generate.json", lambda: read_generations([captions]), captions)
+    yield at_its_place(captions, "generations.jsonl", lambda: read_generations([captions]))
+    yield at_its_place(captions, "generate.json", lambda: read_generations([captions]))
     (root / CONCEPTS).write_bytes(npz(names=np.array(["a", "b"]), image=np.eye(2), eeg=np.eye(2)))
     yield placed(CONCEPTS, lambda: ConceptTable.read(root))

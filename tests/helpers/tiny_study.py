@@ -6,7 +6,7 @@ EEG is a fixed linear mix of the stimulus' embedding plus noise, so that decoder
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from data_prep.contract import schema
 from data_prep.contract.manifest import Stimulus
 from data_prep.embed.base import EmbeddingConfig
+from data_prep.shards.measuring import MeasureConfig, Refusal
 from data_prep.shards.write import ShardConfig, write_study
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts
 
@@ -76,6 +77,10 @@ class TinyReader(ReaderConfig):
     """Recordings a subject (level ``class``)."""
     n_chans: int = 4
     """Channels."""
+    ch_names: tuple[str, ...] = ("TP9", "AF7", "AF8", "TP10", "Oz", "Pz", "O1", "O2")
+    """Names of the channels, as many as are needed."""
+    positions: tuple[tuple[float, ...], ...] | None = None
+    """Where they are, in metres."""
     placed: bool = False
     """Whether the electrodes' positions are known: channel c lies at (c, 0, 1) centimetres."""
     n_times: int = 20
@@ -96,6 +101,8 @@ class TinyReader(ReaderConfig):
     """Stimuli that have none all the same."""
     image_root: str | None = None
     """Folder of the images, where a test needs them."""
+    preprocessing: dict[str, Any] = field(default_factory=lambda: {"made_by": "tiny study"})
+    """What the manifest says was done to the signal."""
 
     def open(self) -> TinySource:
         return TinySource(self)
@@ -131,8 +138,8 @@ class TinySource:
             sfreq=config.sfreq,
             tmin=-0.05,
             n_times=config.n_times,
-            ch_names=["TP9", "AF7", "AF8", "TP10", "Oz", "Pz", "O1", "O2"][: config.n_chans],
-            positions=[[0.01 * c, 0.0, 0.01] for c in range(config.n_chans)] if config.placed else None,
+            ch_names=list(config.ch_names[: config.n_chans]),
+            positions=_positions(config),
             subjects=subjects,
             stimuli=stimuli,
             concepts=concepts,
@@ -140,7 +147,7 @@ class TinySource:
             recordings=[f"sub-{s}_run-{r + 1:02d}" for s, r in places],
             captions=_captions(config, stimuli) if config.captions else None,
             image_root=Path(config.image_root) if config.image_root else None,
-            preprocessing={"made_by": "tiny study"},
+            preprocessing=dict(config.preprocessing),
         )
         self.samples = self._image_samples() if image else self._trial_samples()
         random = np.random.RandomState(config.seed)
@@ -196,6 +203,12 @@ class TinySource:
         return (response + noise).astype(np.float32)
 
 
+def _positions(config: TinyReader) -> list[list[float]] | None:
+    if config.positions is not None:
+        return [list(place) for place in config.positions]
+    return [[0.01 * c, 0.0, 0.01] for c in range(config.n_chans)] if config.placed else None
+
+
 def _captions(config: TinyReader, stimuli: list[Stimulus]) -> list[list[str]]:
     return [
         [] if number in config.uncaptioned else [f"a picture of {stimulus.id}", "a second caption"]
@@ -209,6 +222,7 @@ def write_tiny_study(
     samples_per_shard: int = 5,
     eeg_dtype: str = "float16",
     embeddings: dict[str, EmbeddingConfig] | None = None,
+    allow: tuple[Refusal, ...] = (),
     **reader: Any,
 ) -> Path:
     """Write a study into ``folder`` and return it; other keywords are fields of :class:`TinyReader`.
@@ -223,6 +237,7 @@ def write_tiny_study(
             embeddings={"tiny": TinyEmbedding(dim=config.dim, concept_share=config.concept_share)} if embeddings is None else embeddings,
             samples_per_shard=samples_per_shard,
             eeg_dtype=eeg_dtype,
+            measure=MeasureConfig(allow=allow),
         )
     )
     return Path(folder)

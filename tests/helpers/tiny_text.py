@@ -11,9 +11,10 @@ import yaml
 from tests.distributed.training import write_split
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_study import write_tiny_study
-from trainer.artifacts.encoder import write_export
+from trainer.artifacts.encoder_export import write_export
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import CnnTransformer
@@ -35,14 +36,14 @@ def write_tiny_text(home: Path, **llm: Any) -> Path:
 
 
 def tiny_config(home: Path) -> dict[str, Any]:
-    """Plain fields of a ``TextConfig``: float32, no dropout, so that runs of different topologies can be compared."""
+    """Plain fields of a ``TextConfig``: float32, so that runs of different topologies can be compared, dropout included."""
     return {
         "run": str(home / "run"),
         "data": {"study": str(home / "study"), **DATA},
         "encoder": str(home / "encoder"),
         "base": {"name": str(home / "base"), "dtype": "fp32"},
-        "adapter": {"r": 4, "alpha": 8, "dropout": 0.0},
-        "prefix": {"num_tokens": 2, "hidden": 32},
+        "adapter": {"r": 4, "alpha": 8, "dropout": 0.1},
+        "prefix": {"num_tokens": 2, "hidden": 32, "dropout": 0.1},
         "stage": {"image_noise": 0.3, "image_share_start": 0.7, "image_share_end": 0.3},
         "train": {"steps": 12, "global_batch_size": 8, "validate_every_steps": 6, "log_every_steps": 1, "log_items": True}
         | {"timeout_seconds": 60, "device": "cpu"},
@@ -57,7 +58,7 @@ def write_tiny_encoder(folder: Path, study: Path, *, seed: int = 1, **data: Any)
     config = DataConfig(**({"study": str(study), **DATA} | data))
     loader = Loader(StudyIndex.open(study), config, "train", seed=0)
     encoder = CnnTransformer(
-        dropout=0.0,
+        dropout=0.1,
         d_model=16,
         num_layers=1,
         num_heads=2,

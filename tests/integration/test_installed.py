@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from data_prep.contract.version import VERSION
 
 ROOT = Path(__file__).parents[2]
 MINE = "raise SystemExit('the user\\'s own file was run')\n"
@@ -81,3 +84,4 @@ def test_it_works_beside_a_users_own_files(eegvision: Path, folder: Path) -> Non
     call(eegvision, "launch", "run", "--num_processes", "2", "--", *train, cwd=folder)
     assert (folder / "run" / "completed.json").is_file(), "the ranks ran the installed trainer, not the user's"
     assert (folder / "run" / "export" / "model.safetensors").is_file()
+    assert json.loads((folder / "run" / "export" / "config.json").read_text())["git_revision"] == VERSION

@@ -18,8 +18,9 @@ from safetensors import safe_open
 
 from data_prep.contract.manifest import read_manifest
 from tests.helpers.readme import ROOT, blocks, commands, files
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.distributed.child import environment_of_its_own
 from trainer.training.run_folder import read_lines
 
@@ -70,7 +71,7 @@ def test_a_reader_from_outside_writes_its_trials(home: Path) -> None:
     assert loader.sfreq == 100.0
     assert loader.num_items * 3 == 72  # two subjects, three concepts of four images, each the mean of three trials
     assert set(source["image"].tolist()) == {stimulus.id for stimulus in manifest.tables.stimuli}
-    inspected = python(home, "-m", "data_prep", "inspect", "--study", str(STUDY))
+    inspected = python(home, "-m", "data_prep", "inspect", "--page", "none", "--study", str(STUDY))
     assert "96, 288 (0 railed)" in inspected
     assert "8 channels x 50 points at 100 Hz, -0.1 to 0.39 s, microvolts" in inspected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -10,8 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
+import data_prep.__main__
+import launch.__main__
+import trainer.__main__
+from data_prep.contract.cli import main, parse, to_plain
 from tests.distributed.launcher import free_port
 from tests.helpers.readme import READMES, ROOT, Block, blocks, commands, files
 from trainer.distributed.child import environment_of_its_own
@@ -19,7 +23,7 @@ from trainer.distributed.child import environment_of_its_own
 pytestmark = pytest.mark.timeout(400)
 RUNS_HERE = ("README.md", "launch/README.md")
 """READMEs whose blocks share folders, in order; those of data_prep and trainer are followed by ``test_outside``."""
-PROGRAMS = ("data_prep", "trainer", "launch")
+PROGRAMS = {"data_prep": data_prep.__main__.COMMANDS, "trainer": trainer.__main__.COMMANDS, "launch": launch.__main__.COMMANDS}
 ALL = [block for readme in READMES for block in blocks(readme)]
 
 
@@ -36,9 +40,12 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with nothing but the configs."""
+    """A folder with nothing but the configs, and the files that the READMEs show."""
     folder = tmp_path_factory.mktemp("newcomer")
     (folder / "configs").symlink_to(ROOT / "configs")
+    for name, text in (pair for readme in RUNS_HERE for pair in files(readme).items()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     return folder
 
 
@@ -61,6 +68,8 @@ def test_quick_blocks_run_in_order_and_leave_what_they_promise(home: Path) -> No
         "runs/first/reports/retrieval.html",
         "runs/first/embeddings.npz",
         "runs/first/registered.json",
+        "studies/lab/splits/zero-shot.audit.json",
+        "runs/lab/reports/retrieval.html",
     ):
         assert (home / promised).is_file(), promised
     answers = [text for text in printed.values() if '"predictions"' in text]
@@ -69,17 +78,16 @@ def test_quick_blocks_run_in_order_and_leave_what_they_promise(home: Path) -> No
     assert not [path for path in (home / "studies").iterdir() if path.name in ("simulated", "simulated-source", "muse")]
 
 
-def trainer_command(command: str) -> list[list[str]]:
-    """Arguments of ``python`` that build the configs of a command line without running it; a launch has two."""
+def programs(command: str) -> list[list[str]]:
+    """Program and arguments whose configs a command line builds; a launch has two."""
     words = shlex.split(command)
     if words[0] == "deepspeed":
-        return [["-m", "trainer", *words[words.index("trainer") + 1 :], "--print_config"]]
+        return [words[words.index("trainer") :]]
     assert words[:2] == ["python", "-m"], command
-    assert words[2] in PROGRAMS, command
     if "--" in words:
         cut = words.index("--")
-        return [[*words[1:cut], "--print_config"], ["-m", "trainer", *words[cut + 1 :], "--print_config"]]
-    return [[*words[1:], "--print_config"]]
+        return [words[2:cut], ["trainer", *words[cut + 1 :]]]
+    return [words[2:]]
 
 
 MARKED = [
@@ -92,17 +100,24 @@ MARKED = [
 
 
 @pytest.mark.parametrize(("block", "command"), MARKED, ids=[f"{block}-{command[:60]}" for block, command in MARKED])
-def test_of_commands_that_are_not_run_here_every_config_is_built(block: Block, command: str, home: Path) -> None:
+def test_of_commands_that_are_not_run_here_every_config_is_built(
+    block: Block, command: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = re.fullmatch(r"(?:[A-Z_]+=\S+ )?make ([a-z-]+)", command)
     if made:
         assert re.search(rf"^{made[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"{block}: no such target"
         return
-    for arguments in trainer_command(command):
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=home, env=environment(), text=True, capture_output=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, f"{block}: {command}\n{done.stderr[-1000:]}"
-        assert isinstance(yaml.safe_load(done.stdout), dict)
+    monkeypatch.chdir(home)
+    for program, *arguments in programs(command):
+        with pytest.raises(SystemExit) as ended:
+            main(f"python -m {program}", "", PROGRAMS[program], [*arguments, "--print_config"])
+        printed = capsys.readouterr()
+        assert ended.value.code in (0, None), f"{block}: {command}\n{printed.err[-1000:]}"
+        again = tmp_path / "printed.yaml"
+        again.write_text(printed.out)
+        module, name = PROGRAMS[program][arguments[0]].config.split(":")
+        config = getattr(importlib.import_module(module), name)
+        assert to_plain(parse(config, ["--config", str(again)])) == to_plain(parse(config, arguments[1:])), "what is printed is the config"
 
 
 def test_every_block_says_what_it_is() -> None:
@@ -117,8 +132,10 @@ def test_every_block_says_what_it_is() -> None:
 def test_blocks_that_are_not_run_here_are_run_elsewhere() -> None:
     elsewhere = [readme for readme in READMES if readme not in RUNS_HERE]
     assert quick(tuple(elsewhere)), "test_outside follows them"
-    assert not [str(block) for readme in RUNS_HERE for block in blocks(readme) if block.mark == "file"]
     assert all(files(readme) for readme in elsewhere)
+    for readme in RUNS_HERE:  # a file that no command reads is one that nothing tests
+        run_here = "".join(block.text for block in quick((readme,)))
+        assert all(name in run_here for name in files(readme)), readme
 
 
 def test_links_lead_somewhere() -> None:

@@ -116,6 +116,13 @@ def test_a_version_that_is_gone_or_anothers_is_a_sentence(home: Path, tmp_path: 
     assert served(home, "a", tmp_path)[0] == f"models:/{NAME}/3"
 
 
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9/x", "foo://bucket/model", "runs:/x/y", "models:/../x/1", "models:", "/nowhere"])
+def test_a_uri_of_any_kind_that_names_no_model_is_a_sentence(home: Path, tmp_path: Path, uri: str) -> None:
+    with pytest.raises(CommandError, match=rf"^model_uri: {uri} cannot be read: ") as caught:
+        version_to_serve(ServeConfig(model_uri=uri, tracking_uri=f"sqlite:///{home / 'store.db'}", port=0), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("study", "expected"),
     [("studies/muse", "muse"), ("/data/THINGS EEG2 (v1)/", "THINGS-EEG2-v1"), ("ümlaut", "mlaut"), ("..#..", "study"), ("a/../b", "b")],

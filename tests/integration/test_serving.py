@@ -22,13 +22,16 @@ import torch
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_json
+from data_prep.contract.version import code_version, commit_of
 from tests.distributed.launcher import ROOT, free_port
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
-from trainer.artifacts.encoder import load_encoder, write_export
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder_export import write_export
 from trainer.artifacts.part import open_part
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders.tsconv import TSConv
@@ -293,6 +296,11 @@ def test_registering_again_adds_a_version_and_moves_the_alias(tmp_path: Path) ->
     told = {"study": "study", "split": "tiny", "part": "test", "unit": "microvolts", "simulated": "False", "trained_trials": "0 of 12"}
     assert {name: version.tags[name] for name in told} == told
     assert version.tags["trained_on"] == "study study, split tiny"
+    source = {
+        name: value for name, value in client.get_logged_model(version.source.rpartition("/")[2]).tags.items() if "source.git" in name
+    }
+    commit = commit_of(code_version())
+    assert source == ({"mlflow.source.git.commit": commit} if commit else {}), "of our code, not of a repository around what was started"
     model = mlflow.pyfunc.load_model(second["model_uri"])
     loader = open_part(load_encoder(folder / "export"), None, None, "test")
     trial_BCT, params = example(loader)

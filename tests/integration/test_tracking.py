@@ -23,7 +23,7 @@ from tests.helpers.tiny_study import write_tiny_study
 from trainer.callbacks.mlflow import MlflowTracking
 from trainer.callbacks.mlflow_evaluation import Evaluation, log_evaluation
 from trainer.callbacks.mlflow_store import experiment_id, open_store
-from trainer.data.loader import DataConfig
+from trainer.data.config import DataConfig
 from trainer.training.completed import Completed, write_completed
 from trainer.training.config import TrainConfig
 from trainer.training.run_folder import RunFolder, read_lines
@@ -119,7 +119,7 @@ def test_any_number_of_processes_begin_on_a_store_that_is_not_there_yet(tmp_path
 )
 def test_a_folder_that_is_moved_or_copied_stays_itself(study: Path, tmp_path: Path, before: str, after: str, how: str) -> None:
     run = Run(study, tmp_path / before / "one", MlflowConfig())
-    run.tracking.on_start(run.loop)
+    run.tracking.on_begin(run.loop)
     run.step(3)
     (run.folder.export).mkdir()
     (run.folder.export / "weights").write_text("the export")
@@ -143,7 +143,7 @@ def test_a_folder_that_is_moved_or_copied_stays_itself(study: Path, tmp_path: Pa
 
 def test_an_mlflow_user_finds_what_a_run_is(study: Path, tmp_path: Path) -> None:
     run = Run(study, tmp_path / "runs" / "one", MlflowConfig(experiment="aligned"))
-    run.tracking.on_start(run.loop)
+    run.tracking.on_begin(run.loop)
     run.step()
     run.tracking.on_end(run.loop, "finished")
     client = open_store(MlflowConfig().uri(run.folder.path), 5)
@@ -157,6 +157,57 @@ def test_an_mlflow_user_finds_what_a_run_is(study: Path, tmp_path: Path) -> None
     assert json.loads(used.dataset.source)["uri"] == study.as_uri()
     assert [field["name"] for field in schema(used)] == ["eeg", run.loop.config.data.embedding]
     assert found.data.params["train.seed"] == "0"
+
+
+@pytest.mark.parametrize("when", ["in training", "at the end"])
+def test_a_run_that_somebody_deletes_is_told_and_another_one_gets_every_point(
+    study: Path, tmp_path: Path, when: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(study, tmp_path / "runs" / "one", MlflowConfig())
+    run.tracking.on_begin(run.loop)
+    run.step(3)
+    client = open_store(MlflowConfig().uri(run.folder.path), 5)
+    wait_for(lambda: run.arrived(client, 3))
+    deleted = run.loop.state.tracking_run_id
+    client.delete_run(deleted)
+    if when == "in training":
+        run.step()
+        wait_for(lambda: run.loop.state.tracking_run_id != deleted and run.arrived(client, 4))
+        run.step(2)
+    run.tracking.on_end(run.loop, "finished")
+    new = run.loop.state.tracking_run_id
+    assert new != deleted
+    assert (run.losses(client), client.get_run(new).info.status) == (run.written, "FINISHED")
+    events = read_lines(run.folder.path / "events.jsonl")
+    assert [event["run_id"] for event in events if event["event"] == "tracking" and "run_id" in event] == [deleted, new]
+    assert [deleted in event["message"] for event in events if event["event"] == "fault"] == [True]
+    assert " ".join(capsys.readouterr().err.split()).count(f"the run {deleted} is deleted") == 1
+
+
+def test_a_start_that_fails_makes_no_run_and_the_run_of_one_that_breaks_is_named(study: Path, tmp_path: Path) -> None:
+    run = Run(study, tmp_path / "runs" / "one", MlflowConfig())
+    run.tracking.on_start(run.loop)
+    run.tracking.on_fault(run.loop, "SystemExit: 75")
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+    run.tracking.on_begin(run.loop)
+    wait_for(lambda: run.loop.state.tracking_run_id)
+    run.tracking.on_fault(run.loop, "it broke at once")
+    client = open_store(MlflowConfig().uri(run.folder.path), 5)
+    (made,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert made.info.status == "FAILED"
+    assert any(event.get("run_id") == made.info.run_id for event in read_lines(run.folder.path / "events.jsonl"))
+
+
+def test_what_a_kill_has_left_of_a_database_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    left = [f".mlflow.db.{n:032x}.new{ending}" for n, ending in enumerate(("", "-journal", "-wal", "-shm"))]
+    others = [".mlflow.db.new", f".other.db.{1:032x}.new", f".mlflow.db.{1:032x}.new.txt", "mlflow.db.notes", f".mlflow.db.{1:031x}.new"]
+    for name in (*left, *others):
+        (tmp_path / name).write_text("x")
+    (tmp_path / f".mlflow.db.{9:032x}.new").mkdir()
+    open_store(sqlite_uri(tmp_path / "mlflow.db"), 5)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert not found & set(left)
+    assert found >= {*others, f".mlflow.db.{9:032x}.new"}
 
 
 def schema(used: Any) -> list[dict[str, Any]]:
@@ -196,8 +247,8 @@ def test_a_server_that_restarts_in_training_or_at_its_end_has_the_whole_run(
     config = MlflowConfig(tracking_uri=f"http://127.0.0.1:{port}", timeout_seconds=5)
     away, late = (Run(study, tmp_path / name, config) for name in ("away", "late"))
     with server(tmp_path, port):
-        away.tracking.on_start(away.loop)
-        late.tracking.on_start(late.loop)
+        away.tracking.on_begin(away.loop)
+        late.tracking.on_begin(late.loop)
         away.step(5)
         late.step(2)
         client = open_store(config.tracking_uri, 5)

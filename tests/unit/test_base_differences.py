@@ -99,7 +99,7 @@ def test_a_completed_run_of_another_config_is_refused(tmp_path: Path) -> None:
     train(None, from_plain(TextConfig, plain | {"mlflow": {"enabled": True}}))  # type: ignore[arg-type]  # nothing is launched
     check_same(tmp_path / "run" / "config.yaml", text)
     with pytest.raises(CommandError, match=r"was trained with adapter\.r 4, now it is 8: choose another folder"):
-        train(None, from_plain(TextConfig, plain | {"adapter": {"r": 8, "alpha": 8, "dropout": 0.0}}))  # type: ignore[arg-type]
+        train(None, from_plain(TextConfig, plain | {"adapter": {"r": 8, "alpha": 8, "dropout": 0.1}}))  # type: ignore[arg-type]
     (tmp_path / "run" / "completed.json").unlink()
     with pytest.raises(CommandError, match=r"was trained with train\.steps 12, now it is 24"):  # begun, and not gone on with otherwise
         train(None, from_plain(TextConfig, plain | {"train": {**plain["train"], "steps": 24}}))  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import shutil
+import struct
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,13 @@ import torch
 from torch import nn
 
 from data_prep.contract.cli import parse
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.records import from_json, to_json
 from tests.helpers.tiny_llm import ARCHITECTURES, CHAT_TEMPLATE, write_tiny_llm
 from trainer.models.language import gguf as gguf_conversion
 from trainer.models.language.adapter import AdapterConfig, attach_adapter, check_trainable, trainable_table
 from trainer.models.language.base import BaseConfig, for_use, load_base, load_tokenizer, read_settings, resolve_base
+from trainer.models.language.gguf_header import check_header
 from trainer.models.language.llm import embed_tokens, embedding_rms, plain_llm
 from trainer.models.language.reference import BaseReference, base_reference, check_base, weights_fingerprint
 from trainer.tasks.text.config import TextConfig
@@ -310,7 +312,48 @@ def test_a_file_that_is_no_gguf_leaves_nothing_behind(tmp_path: Path, monkeypatc
 
     refused(b"not a model", r"broken\.gguf: not a GGUF file")
     monkeypatch.setattr(gguf_conversion, "_CONVERSION_SECONDS", 0.01)
-    refused(b"GGUF and no more", r"broken\.gguf: not converted within 0\.01 seconds")
+    refused(gguf_header(), r"broken\.gguf: not converted within 0\.01 seconds")
+
+
+def gguf_header(fields: bytes = b"", *, num_fields: int = 0, tensors: bytes = b"", num_tensors: int = 0, version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, num_tensors, num_fields) + fields + tensors
+
+
+def gguf_text(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+# The library's reader reads nothing past the end of a file, as often as it is told to: an array of 2**60 empty texts has no end.
+@pytest.mark.parametrize(("content", "says"), [
+    (b"GGUF", "ends beyond"),
+    (gguf_header(version=9), "version 9, expected 2 or 3"),
+    (gguf_header(num_fields=2**60), "ends beyond"),
+    (gguf_header(gguf_text(b"a") + struct.pack("<IIQ", 9, 8, 2**60), num_fields=1), r"values, expected at most .* file_limits\.objects"),
+    (gguf_header(gguf_text(b"a") + struct.pack("<IIQ", 9, 8, 2**20), num_fields=1), "ends beyond"),
+    (gguf_header(gguf_text(b"a") + struct.pack("<IIQ", 9, 0, 2**20), num_fields=1), "ends beyond"),
+    (gguf_header(gguf_text(b"a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 200, num_fields=1), r"file_limits\.depth"),
+    (gguf_header(gguf_text(b"a") + struct.pack("<I", 77), num_fields=1), "a field of type 77"),
+    (gguf_header(struct.pack("<Q", 2**62), num_fields=1), "ends beyond"),
+    (gguf_header(tensors=gguf_text(b"w") + struct.pack("<IQIQ", 1, 2**40, 0, 0), num_tensors=1), "w has .* bytes at 0, beyond the end"),
+    (gguf_header(tensors=gguf_text(b"w") + struct.pack("<IQIQ", 1, 1, 99, 0), num_tensors=1), "w is of type 99"),
+    (gguf_header(tensors=gguf_text(b"w") + struct.pack("<I", 2**31), num_tensors=1), "has 2,147,483,648 axes"),
+])  # fmt: skip
+def test_a_header_that_is_not_inside_its_file_is_refused_before_a_library_reads_it(tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"model\.gguf: .*{says}"):
+        check_header(file)
+
+
+@pytest.mark.parametrize(
+    "header", [b"[]", b'{"w": 5}', b'{"w": {"shape": [2], "data_offsets": [0, 99]}}', b"\xff", b"[" * 5000, b'{"w": {"shape": 1}}']
+)
+def test_a_base_with_a_damaged_header_of_weights_is_named(tmp_path: Path, header: bytes) -> None:
+    write_tiny_llm(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    with pytest.raises(UserError, match=r"model\.safetensors: "):
+        weights_fingerprint(BaseConfig(name=str(tmp_path)))
 
 
 # ------------------------------------------------------------------------------------------------- references and checks
@@ -531,6 +574,100 @@ def test_one_changed_weight_of_a_torch_file_is_another_base(tmp_path: Path) -> N
         assert weights_fingerprint(config) != before, name
     torch.save(weights, file)
     assert weights_fingerprint(config) == before
+
+
+def test_torch_files_without_checksums_are_told_by_their_weights(tmp_path: Path) -> None:
+    file, found = tmp_path / "base" / "pytorch_model.bin", set()
+    write_tiny_llm(tmp_path / "base", "llama")
+    as_torch_files(tmp_path / "base")
+    weights = torch.load(file, weights_only=True)
+    torch.serialization.set_crc32_options(False)
+    try:
+        for scale in (1.0, 1.0, 1.5):
+            torch.save({name: value * scale for name, value in weights.items()}, file)
+            found.add(weights_fingerprint(BaseConfig(name=str(tmp_path / "base"))))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("change", ["pieces", "template", "end", "added"])
+def test_a_base_with_another_tokenizer_is_another_base(models: dict[str, str], tmp_path: Path, change: str) -> None:
+    def reference(folder: str) -> BaseReference:
+        config = BaseConfig(name=folder)
+        return base_reference(config, read_settings(config), load_tokenizer(config))
+
+    mine, home = reference(models["llama"]), Path(shutil.copytree(models["llama"], tmp_path / "base"))
+    tokenizer = load_tokenizer(BaseConfig(name=str(home)))
+    tokenizer.save_pretrained(str(home))
+    check_base(mine, reference(str(home)), "export")  # written anew
+    if change == "template":
+        (home / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    elif change == "pieces":
+        spec = json.loads((home / "tokenizer.json").read_text())
+        vocab = spec["model"]["vocab"]
+        vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+        (home / "tokenizer.json").write_text(json.dumps(spec))
+    else:
+        tokenizer.add_special_tokens({"eos_token": "<|pad|>"} if change == "end" else {"additional_special_tokens": ["<new>"]})
+        tokenizer.save_pretrained(str(home))
+    with pytest.raises(CommandError, match="export: an adapter of another base model: tokenizer was"):
+        check_base(mine, reference(str(home)), "export")
+    check_base(replace(mine, tokenizer=None, encoding=None), reference(str(home)), "export")  # of an earlier version
+
+
+SETTINGS: dict[str, Any] = {
+    "num_attention_heads": 1,
+    "rms_norm_eps": 0.5,
+    "hidden_act": "gelu",
+    "rope_theta": 77.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    "attention_bias": True,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_same_weights_under_other_settings_are_another_base(models: dict[str, str], tmp_path: Path, name: str) -> None:
+    def reference() -> BaseReference:
+        config = BaseConfig(name=str(home))
+        return base_reference(config, read_settings(config))
+
+    home = Path(shutil.copytree(models["llama"], tmp_path / "base"))
+    mine, file = reference(), home / "config.json"
+    assert from_json(BaseReference, json.loads(json.dumps(to_json(mine))), "", written_by="") == mine
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"use_cache": False, "pad_token_id": 1, "initializer_range": 0.5, "attention_dropout": 0.25}))
+    check_base(mine, reference(), "export")  # nothing that changes an answer
+    if name.startswith("rope_") and "rope_parameters" in settings:  # where newer versions keep both
+        settings["rope_parameters"] |= SETTINGS[name] if isinstance(SETTINGS[name], dict) else {name: SETTINGS[name]}
+    else:
+        settings[name] = SETTINGS[name]
+    file.write_text(json.dumps(settings))
+    assert reference().fingerprint == mine.fingerprint
+    with pytest.raises(CommandError, match=r"export: an adapter of another base model: its setting .* was"):
+        check_base(mine, reference(), "export")
+    check_base(replace(mine, settings={}), reference(), "export")  # of an earlier version
+
+
+@pytest.mark.parametrize("change", ["lower case", "accents", "blanks"])
+def test_the_same_pieces_cut_in_another_way_are_another_base(models: dict[str, str], tmp_path: Path, change: str) -> None:
+    def reference() -> BaseReference:
+        config = BaseConfig(name=str(home))
+        return base_reference(config, read_settings(config), load_tokenizer(config))
+
+    home = Path(shutil.copytree(models["llama"], tmp_path / "base"))
+    mine, file = reference(), home / "tokenizer.json"
+    spec = json.loads(file.read_text())
+    if change == "lower case":
+        spec["normalizer"] = {"type": "Lowercase"}
+    elif change == "accents":
+        spec["normalizer"] = {"type": "NFD"}
+    else:
+        spec["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "_"}
+    file.write_text(json.dumps(spec))
+    assert reference().tokenizer == mine.tokenizer
+    with pytest.raises(CommandError, match=r"export: an adapter of another base model: its tokenizer .* cuts a text into other pieces"):
+        check_base(mine, reference(), "export")
 
 
 def test_the_fingerprint_is_of_the_weights_that_are_loaded(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from data_prep.contract.errors import UserError
 from trainer.distributed import collectives
 from trainer.distributed.batch_norm import GlobalBatchNorm, _NormalizeAcrossRanks, build_norm
 
@@ -44,8 +45,9 @@ def test_wrong_width_names_both() -> None:
 
 
 def test_single_value_is_refused() -> None:
-    with pytest.raises(ValueError, match="more than 1 value"):
-        GlobalBatchNorm(4)(torch.randn(1, 4))
+    for shape in ((1, 4), (1, 4, 1), (0, 4), (0, 4, 3)):
+        with pytest.raises(UserError, match="more than one value a channel over all ranks: enlarge the batch"):
+            GlobalBatchNorm(4)(torch.randn(shape))
     with pytest.raises(ValueError, match="more than one value"):
         _NormalizeAcrossRanks.apply(torch.randn(1, 4), torch.ones(4), torch.zeros(4), 1e-5)
 

@@ -16,6 +16,7 @@ import pytest
 from data_prep.__main__ import COMMANDS as DATA_COMMANDS
 from data_prep.contract.cli import main
 from data_prep.contract.errors import StudyError
+from data_prep.contract.tars import Tars
 from data_prep.shards.open import open_study
 from data_prep.splits.config import SplitConfig
 from data_prep.splits.split import write_split
@@ -23,8 +24,10 @@ from tests.helpers.tiny_study import write_tiny_study
 from tests.unit.test_evaluate import write_ridge_export
 from trainer.__main__ import COMMANDS
 from trainer.data.captions import StudyCaptions
+from trainer.data.config import DataConfig
+from trainer.data.hashes import ShardHashes
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +126,6 @@ def test_a_fault_ends_the_stream_by_itself(study: Path) -> None:
 
 
 def test_each_shard_is_hashed_once_and_one_that_changes_later_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_prep.contract.tars import Tars
-
     hashed: list[int] = []
     check = Tars.check
     monkeypatch.setattr(Tars, "check", lambda self, shard, *rest: (hashed.append(shard), check(self, shard, *rest))[1])
@@ -145,6 +146,28 @@ def test_each_shard_is_hashed_once_and_one_that_changes_later_again(study: Path,
         train.index.settle()
 
 
+def test_threads_that_touch_a_shard_at_once_have_it_hashed_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = loader(study).index
+    hashed: list[int] = []
+    monkeypatch.setattr(Tars, "check", lambda self, shard, *rest: hashed.append(shard))
+    monkeypatch.setattr(Tars, "state", lambda self, shard: 0)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(30):
+            hashes, start = ShardHashes(index._tars), threading.Barrier(6)
+            threads = [threading.Thread(target=lambda: (start.wait(), hashes.touch(range(200)))) for _ in range(6)]  # noqa: B023
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+            hashes.settle()
+            assert sorted(hashed) == [*range(200)]
+            hashed.clear()
+    finally:
+        sys.setswitchinterval(before)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_tar_that_shrinks_is_named_by_the_batch_that_needs_it(study: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -156,10 +179,11 @@ def test_a_tar_that_shrinks_is_named_by_the_batch_that_needs_it(study: Path, see
         train.batch(0, train.num_items)
 
 
-def test_a_tar_that_is_taken_away_or_cannot_be_read_is_named(study: Path) -> None:
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: None])
+def test_a_tar_that_is_taken_away_or_cannot_be_read_is_named(study: Path, put: Callable[[Path], None]) -> None:
     train, tar = loader(study), tars(study)[0]
     tar.unlink()
-    tar.mkdir()
+    put(tar)
     with pytest.raises(StudyError, match=r"000000\.tar: cannot be"):
         train.batch(0, train.num_items)
 
@@ -211,7 +235,8 @@ import os, sys
 from pathlib import Path
 from data_prep.contract.errors import StudyError
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.config import DataConfig
+from trainer.data.loader import Loader
 root = Path(sys.argv[1])
 train = Loader(StudyIndex.open(root), DataConfig(study=str(root), split="zero-shot", embedding="tiny"), "train", 1)
 train.batch(0, train.num_items)

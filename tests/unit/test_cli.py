@@ -80,6 +80,8 @@ class Config:
     """Shapes."""
     names: list[str] = field(default_factory=list)
     """Names."""
+    row: list[Shape] = field(default_factory=lambda: [Square(side=3), Circle()])
+    """Shapes."""
 
 
 @pytest.fixture
@@ -105,6 +107,15 @@ def test_a_subclass_is_chosen_by_name_and_survives_saving(yaml_file: str) -> Non
     config = cli.parse(Config, ["--config", yaml_file, "--shape", "Square", "--shape.side", "5", "--names", "[x, y]"])
     assert config.shape == Square(side=5)
     assert cli.from_plain(Config, yaml.safe_load(cli.to_yaml(config))) == config
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("chosen", [[], ["--row", "[{class_path: Square}]"], ["--row", "[]"], ["--shapes", "{a: {class_path: Circle}}"]])
+def test_a_printed_config_is_the_config(chosen: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse(Config, ["--study", "here", *chosen, "--print_config"])
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert cli.parse(Config, ["--config", str(tmp_path / "printed.yaml")]) == cli.parse(Config, ["--study", "here", *chosen])
 
 
 @pytest.mark.parametrize(
@@ -369,3 +380,31 @@ def test_a_write_that_fails_names_the_file_that_was_asked_for(
         write_atomically(tmp_path / "result.json", b"{}")
     assert str(sentence_of(error.value)).startswith(f"{tmp_path / 'result.json'}: ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan", "1e999"])
+@pytest.mark.parametrize("where", ["optim.lr", "limit", "extra.a"])
+def test_what_is_no_number_is_refused_wherever_a_config_has_one(value: str, where: str) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Numbers:
+        """Numbers."""
+
+        optim: Optim = field(default_factory=Optim)
+        """Nested."""
+        limit: float | None = None
+        """A limit."""
+        extra: dict[str, float] = field(default_factory=dict)
+        """Any."""
+
+    name, _, rest = where.partition(".")
+    given = f"{{{rest}: {value}}}" if rest else value
+    with pytest.raises(ConfigError, match=rest or name):
+        cli.parse(Numbers, [f"--{name}", given])
+
+
+def test_no_memory_of_the_host_is_a_sentence() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**50)
+    assert str(sentence_of(error.value)).startswith("out of memory: lower the batch size (")

@@ -54,6 +54,10 @@ def refusal(path: Path | str, *arguments: str) -> str:
         (b"", "is empty, expected the fields of a config"),
         (b"# nothing but a remark\n", "is empty, expected the fields of a config"),
         (b"---\n", "is empty, expected the fields of a config"),
+        (b"study:", "gives no field a value, expected the fields of a config"),
+        (b"::", "gives no field a value, expected the fields of a config"),
+        (b"{study, train}", "gives no field a value, expected the fields of a config"),
+        (b"study:\n# here\n", "gives no field a value, expected the fields of a config"),
         (b"- study\n- train\n", "holds a list, expected the fields of a config"),
         (b"study\n", "holds the text 'study', expected the fields of a config"),
         (b"study: caf\xe9\n", "not UTF-8 text (byte 0xe9 at 10)"),
@@ -62,6 +66,15 @@ def refusal(path: Path | str, *arguments: str) -> str:
         (b"study: a\0b\n", "not valid YAML: unacceptable character"),
         (b"study: here\ntrain: {steps: [1}\n", "not valid YAML at line 2"),
         (b"study: here\ntrain:\n\tsteps: 1\n", "not valid YAML at line 3"),
+        (b"study: here\ntrain: <<\n", "no plain value at line 2: could not determine a constructor"),
+        (b"study: =\n", "no plain value at line 1: could not determine a constructor"),
+        (b"<<: 5\nstudy: here\n", "line 1 begins with '<<', expected the name of a field"),
+        (b"study: {<<: [1]}\n", "no plain value at line 1: expected a mapping for merging"),
+        (b"study: 2020-13-45\n", "holds what is no plain value (month must be in 1..12)"),
+        (b"study: !!int x\n", "holds what is no plain value (invalid literal for int()"),
+        (b"study: !!bool x\n", "holds what is no plain value"),
+        (b"study: !!timestamp x\n", "holds what is no plain value"),
+        (b"study: !!binary x\n", "no plain value at line 1: failed to decode base64"),
         (b"study: *nowhere\n", "not valid YAML at line 1: found undefined alias"),
         (b"study: here\n---\nstudy: there\n", "not valid YAML at line 2"),
         (b"study: here\nstudy: there\n", "'study' stands on line 1 and again on line 2, expected once"),
@@ -118,7 +131,7 @@ def test_a_command_says_it_as_well(capsys: pytest.CaptureFixture[str]) -> None:
 
 WORDS = st.text("abcdefghij", min_size=1)
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=8,
 )

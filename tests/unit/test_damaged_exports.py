@@ -18,10 +18,12 @@ from safetensors.torch import load, save
 
 from data_prep.contract.errors import UserError
 from tests.helpers.tiny_text import write_tiny_text
+from tests.unit.test_flipped_bits import damages, flips, unnamed
 from tests.unit.test_generate import export_model
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.text import load_text
 from trainer.serve.gallery import ARRAYS, FACTS, Gallery, read_top_k
+from trainer.training.verify import verify
 
 WEIGHTS = "model.safetensors"
 
@@ -105,6 +107,13 @@ def text_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("damaged")
     write_tiny_text(home)
     return export_model(home, "model")
+
+
+@pytest.mark.parametrize("made", [flips, damages])
+def test_verify_names_whatever_was_damaged_in_a_text_export(text_export: Path, tmp_path: Path, made: Any) -> None:
+    export = Path(shutil.copytree(text_export, tmp_path / "export"))
+    assert verify(export) == []
+    assert unnamed(export, 0, verify, made) == []
 
 
 @pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "projector.safetensors", "encoder/model.safetensors"])

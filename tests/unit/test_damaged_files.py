@@ -21,7 +21,7 @@ from data_prep.simulate.study import SimulateConfig
 from data_prep.splits.config import SplitConfig
 from data_prep.splits.transforms import write_transform
 from data_prep.studies.base import Stimulus, StudyFacts
-from trainer.artifacts.encoder import FittedTransform
+from trainer.artifacts.fitted_transform import FittedTransform
 from trainer.data.batch import Transform
 from trainer.evaluate.embeddings import read_embeddings
 from trainer.models.concepts import FILE as CONCEPTS

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers.tiny_llm import ARCHITECTURES, write_tiny_llm
+from trainer.data import random
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
 from trainer.models.encoders import CnnTransformer
 from trainer.models.language.adapter import AdapterConfig, attach_adapter
@@ -57,12 +58,14 @@ def tiny_model(
     features: Any = "embedding",
     precision: Any = "fp32",
     training: bool = True,
+    dropout: float = 0.0,
+    adapter_kind: Any = "lora",
 ) -> tuple[EEGLanguageModel, Prompter]:
     base = BaseConfig(name=str(folder), dtype="fp32")
     llm = load_base(base, "cpu", training=training)
     torch.manual_seed(1)
     if adapter:
-        llm = attach_adapter(llm, AdapterConfig(r=4, alpha=8, dropout=0.0))
+        llm = attach_adapter(llm, AdapterConfig(kind=adapter_kind, r=4, alpha=8, dropout=dropout))
         for name, parameter in llm.named_parameters():
             if "lora_B" in name:
                 nn.init.normal_(parameter, std=0.1)  # an adapter that says something
@@ -353,3 +356,35 @@ def test_the_adapter_can_be_switched_off(home: Path, speaker: Any) -> None:
     base = model.generate(features, prompts, METHODS[0], prompter, use_adapter=False)
     assert base == untuned.generate(features, prompts, METHODS[0], prompter, use_adapter=False) != tuned
     assert model.generate(features, prompts, METHODS[0], prompter) == tuned, "and is on again"
+
+
+@pytest.mark.parametrize(("adapter_kind", "checkpointing"), [("lora", False), ("lora", True), ("dora", False)])
+def test_an_adapters_dropout_is_that_of_the_item_in_any_row_and_micro_batch(home: Path, adapter_kind: str, checkpointing: bool) -> None:
+    """Padded, packed, and in micro-batches of another order: losses of each item, and summed gradients."""
+    model, prompter = tiny_model(folder_of(home), dropout=0.3, adapter_kind=adapter_kind)
+    if checkpointing:
+        model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False})
+        model.llm.enable_input_require_grads()
+    key_B, inputs = random.hash_torch(torch.arange(4)), shown("eeg")
+    prompts, targets = [prompter.encode(words) for words in WORDS], [prompter.target(caption) for caption in CAPTIONS]
+
+    def run(parts: list[list[int]], pack_length: int | None) -> tuple[Tensor, dict[str, Tensor]]:
+        model.zero_grad(set_to_none=True)
+        loss_B = torch.zeros(4)
+        for part in parts:
+            rows = build_rows([prompts[i] for i in part], [targets[i] for i in part], K, pack_length=pack_length)
+            mine = {name: value[part] for name, value in inputs.items()}
+            out = model(rows, source="eeg", num_items=len(part), key_B=key_B[part], **mine)
+            out.loss_sum.backward()
+            loss_B[part] = out.loss_B
+        return loss_B, gradients(model)
+
+    before = torch.get_rng_state()
+    expected, wanted = run([[0, 1, 2, 3]], None)
+    for parts, pack_length in (([[0, 1, 2, 3]], 64), ([[3, 1], [0, 2]], 64), ([[2], [0, 3, 1]], None)):
+        found, again = run(parts, pack_length)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert_same(again, wanted)
+    assert torch.equal(torch.get_rng_state(), before), "something drew from torch's own stream"
+    key_B = key_B + 1
+    assert ((run([[0, 1, 2, 3]], None)[0] - expected).abs() > 1e-3).all(), "other keys, other masks"

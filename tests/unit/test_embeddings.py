@@ -73,7 +73,7 @@ def test_efficientnet_is_the_unfolded_network_on_its_inference_transform(images)
     assert table.dtype == np.float32
     np.testing.assert_allclose(table[1], expected, atol=1e-4)
     assert len(provenance["weights_sha256"]) == 64
-    assert set(provenance) == {"model", "layer", "weights_sha256", "transform"}
+    assert set(provenance) == {"model", "layer", "weights_sha256", "transform", "row_order", "source"}
 
 
 def test_lite0_transform_crops_the_centre_and_scales():
@@ -145,7 +145,10 @@ def test_missing_and_broken_images_are_named(images):
 def test_rows_in_the_order_of_the_metadata_need_no_image(tmp_path, features):
     table, provenance = ImportedConfig(path=str(tmp_path / "features.npy")).compute(facts_for(None))
     np.testing.assert_array_equal(table, features)
-    assert provenance["aligned_by"] == "row order"
+    assert (provenance["row_order"], provenance["row_order_reason"]) == (
+        "unproven",
+        "no images were given that the rows could be held against",
+    )
 
 
 def test_training_and_test_features_may_lie_apart_and_have_a_middle_axis(tmp_path, features):
@@ -162,7 +165,7 @@ def test_names_bring_shuffled_rows_into_order(tmp_path, features):
     np.savez(tmp_path / "f.npz", features=features[order], names=np.array([FOLDERS[i] for i in order]))
     table, provenance = ImportedConfig(path=str(tmp_path / "f.npz"), order="names").compute(facts_for(None))
     np.testing.assert_array_equal(table, features)
-    assert provenance["aligned_by"] == "names"
+    assert provenance["row_order"] == "names"
 
 
 def test_names_that_contradict_the_row_order_are_refused(tmp_path, features):

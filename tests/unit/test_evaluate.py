@@ -23,10 +23,12 @@ from data_prep.splits.split import write_split
 from tests.helpers.shared_data import shared_data
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
-from trainer.artifacts.encoder import load_encoder, write_export
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder_export import write_export
 from trainer.artifacts.part import collect
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.evaluate.baselines import Trials
 from trainer.evaluate.baselines.lda import lda_class_scores
 from trainer.evaluate.results import plain
@@ -397,6 +399,16 @@ def test_rows_that_share_an_image_share_a_candidate(tmp_path: Path) -> None:
     assert found["arms"]["model"]["image_to_eeg"]["map"]["value"] == 1.0
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e-4, 1.0, 1e3, 1e20])
+def test_rows_of_one_id_may_differ_by_rounding_at_any_scale(tmp_path: Path, scale: float) -> None:
+    rng = np.random.default_rng(0)
+    image_GE, ids_Q = scale * rng.standard_normal((5, 8)), np.repeat(np.arange(5), 3)
+    image_QE = (image_GE[ids_Q] * (1 + 2e-4 * rng.uniform(-1, 1, (15, 8)))).astype(np.float32)
+    np.savez(tmp_path / "e.npz", eeg=image_GE[ids_Q] / scale, image=image_QE, ids=ids_Q)
+    assert evaluate("--embeds", tmp_path / "e.npz", "--output", tmp_path) == 0
+    assert results(tmp_path)["num_gallery"] == 5
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -405,7 +417,25 @@ def test_rows_that_share_an_image_share_a_candidate(tmp_path: Path) -> None:
         ({"eeg": np.full((2, 2), np.nan), "image": np.eye(2)}, "eeg holds values that are not finite"),
         ({"eeg": np.eye(2), "image": np.eye(2), "ids": np.array(["a"])}, r"ids has shape \(1,\), expected \(2,\)"),
         ({"eeg": np.eye(2), "image": np.eye(2), "ids": np.array(["a", "a"])}, "rows 0 and 1 have the id"),
-        ({"eeg": np.zeros((2, 2)), "image": np.eye(2)}, "has no direction"),
+        *(
+            (
+                {"eeg": np.eye(2), "image": np.eye(2) * scale, "ids": np.array(["a", "a"])},
+                "rows 0 and 1 have the id 'a' but other image embeddings",
+            )
+            for scale in (1e-30, 1e-6, 1e-4, 1e6, 1e30)
+        ),
+        (
+            {"eeg": np.eye(3), "image": np.eye(3)[[0, 0, 1]], "ids": np.array([7, 7, 8]), "concepts": np.array(["ant", "bee", "bee"])},
+            "rows 0 and 1 have the id 7 but other concepts",
+        ),
+        *(
+            ({"eeg": np.eye(3), "image": np.eye(3), name: np.array([1.0, np.nan, np.nan])}, f"{name} of row 1 is nan, expected a value")
+            for name in ("ids", "concepts", "subjects")
+        ),
+        ({"eeg": np.zeros((2, 2)), "image": np.eye(2)}, r"npz: row 0 of eeg has no direction \(norm 0\)"),
+        ({"eeg": np.eye(2), "image": np.diag([1, 1e-44]).astype("f4")}, r"npz: row 1 of image has no direction"),
+        ({"eeg": np.eye(2) * 1e300, "image": np.eye(2)}, r"npz: row 0 of eeg has no direction \(norm inf\)"),
+        ({"eeg": np.empty((0, 2)), "image": np.empty((0, 2))}, r"npz: eeg has shape \(0, 2\)"),
         ({"eeg": np.array([object()]), "image": np.eye(1)}, "not an archive of plain arrays"),
     ],
 )

@@ -7,6 +7,7 @@ the identity: no training loop is needed to have one that names concepts.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,21 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_json
 from data_prep.splits.config import SplitConfig
 from data_prep.splits.split import write_split
+from tests.helpers.intervals import bootstrap_class_mean, bootstrap_mean
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
-from trainer.artifacts.encoder import load_encoder, write_export
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder_export import write_export
 from trainer.artifacts.export import find_export
 from trainer.artifacts.part import collect
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.data.select import SelectConfig
 from trainer.distributed.world import World
 from trainer.evaluate.classes.config import EvaluateClassesConfig
 from trainer.evaluate.classes.report import confusion_figure
 from trainer.evaluate.classes.results import ConfusionCell, read_classes
-from trainer.evaluate.intervals import bootstrap_class_mean, bootstrap_mean
 from trainer.evaluate.results import plain
 from trainer.losses import LossConfig
 from trainer.metrics import balanced_accuracy
@@ -279,6 +282,30 @@ def test_heads_that_mean_something_else_begin_anew(home: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [
+        ("log_logit_scale", 40.0, None),  # brought back to the limit
+        ("log_logit_scale", -40.0, "a logit scale of 4.24835e-18 there, expected at least 0.001"),
+        ("logit_bias", 1e30, "a logit bias of 1e+30 there, expected -1000 to 1000"),
+        ("logit_bias", -1e4, "a logit bias of -10000 there, expected -1000 to 1000"),
+        ("logit_bias", -12.0, None),
+    ],
+)
+def test_scales_and_biases_from_which_no_gradient_leads_back_begin_anew(home: Path, part: str, value: float, reason: str | None) -> None:
+    study = home / "study"
+    siglip = LossConfig(name="siglip")
+    loader = Loader(StudyIndex.open(study), data(study, "closed-set"), "train", seed=0)
+    initial = InitialWeights(str(home / "export"), loader, MODEL)
+    initial.weights |= {"logit_bias": torch.tensor([-10.0]), part: torch.tensor([value])}
+    sizes = {"n_chans": 4, "n_times": 20, "sfreq": 100.0, "num_subjects": 2, "embedding_dim": DIM, "num_concepts": 11}
+    assert initial.compare(MODEL.build(**sizes, loss=siglip))["new"].get(part) == reason
+    fixed = MODEL.build(**sizes, loss=replace(siglip, learnable_temperature=False))
+    assert initial.compare(fixed)["new"].get(part) == reason or "fixed by this run's config"
+    initial.copy_into(fixed)
+    assert (float(fixed.log_logit_scale), float(fixed.logit_bias)) == pytest.approx((math.log(1 / 0.07), -10.0))
+
+
+@pytest.mark.parametrize(
     ("changes", "model", "message"),
     [
         (
@@ -365,7 +392,7 @@ def test_validation_and_test_parts_never_take_the_choice(home: Path, capsys: pyt
         with pytest.raises(ValueError, match=f"correctly_classified is a choice of training alone, part '{part}' is read whole here"):
             Loader(StudyIndex.open(study), config, part, seed=0)
     chosen = ContrastiveTask(
-        ContrastiveConfig(run="unused", data=config, train=TrainConfig(steps=1), model=MODEL, loss=CLASSIFY),
+        ContrastiveConfig(run="unused", data=config, train=TrainConfig(steps=1, global_batch_size=16), model=MODEL, loss=CLASSIFY),
         World(rank=0, size=1, local_rank=0, local_size=1),
         torch.device("cpu"),
     )

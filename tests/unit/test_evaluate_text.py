@@ -17,9 +17,10 @@ from data_prep.contract import cli
 from data_prep.contract.cli import parse
 from data_prep.contract.errors import CommandError
 from tests.helpers import generations as made
+from tests.helpers.intervals import bootstrap_mean
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.generations import read_generations
-from trainer.evaluate.intervals import bootstrap_mean, resample_weights
+from trainer.evaluate.intervals import resample_weights
 from trainer.evaluate.results import plain
 from trainer.evaluate.text import comparison
 from trainer.evaluate.text import metrics as text_metrics
@@ -247,6 +248,21 @@ def test_bleu_is_bootstrapped_as_a_corpus_score(tmp_path: Path) -> None:
     assert [found["low"], found["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist(), abs=1e-12)
 
 
+@pytest.mark.parametrize("subjects", [1, 2])
+@pytest.mark.parametrize(("shared", "more"), [(1, 1), (1, 12), (2, 2), (2, 12)])
+def test_nothing_is_concluded_from_one_image(tmp_path: Path, shared: int, more: int, subjects: int) -> None:
+    """``shared`` images were captioned by all arms; of one alone there is nothing to resample, and an interval of no width excluded 0."""
+    rows = [row for row in made.records(12) if row["item"] < (more if row["arm"] == "eeg" else shared)]
+    if subjects == 2:
+        rows = [row | {"item": 2 * row["item"] + s, "subject": f"{s:02d}"} for row in rows for s in (0, 1)]
+    found, _ = evaluate(settings([made.write(tmp_path / "g", rows)], tmp_path / "out"))
+    results = plain(found)
+    differences = [score for other in results["differences"]["eeg"].values() for score in other.values()]
+    assert any(score["low"] is not None for score in differences) == (shared > 1)
+    assert shared > 1 or not any(score["excludes_zero"] for score in differences)
+    assert bool(results["verdicts"]) == (shared > 1)
+
+
 def test_a_mean_s_interval_is_that_of_the_other_evaluations(tmp_path: Path) -> None:
     rows = made.records(30)
     for row in rows:  # two subjects saw every image
@@ -306,7 +322,7 @@ def test_the_seed_fixes_every_byte(tmp_path: Path) -> None:
         written.append({p.name: p.read_bytes() for p in sorted((tmp_path / "out").iterdir())})
     assert written[0] == written[1]
     assert plain(read_text(tmp_path / "out" / "text.json")) == json.loads(written[0]["text.json"])
-    assert sorted(written[0]) == ["sentences.csv", "text.html", "text.json"]
+    assert sorted(written[0]) == ["files.sha256", "sentences.csv", "text.html", "text.json"]
 
 
 def test_an_arm_without_all_items_is_compared_on_its_own(tmp_path: Path) -> None:

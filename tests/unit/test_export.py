@@ -15,9 +15,12 @@ from data_prep.contract.manifest import read_manifest
 from data_prep.contract.split import read_split
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
-from trainer.artifacts.encoder import ExportConfig, load_encoder, run, write_export
+from trainer.artifacts.command import ExportConfig, run
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder_export import write_export
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.data.select import SelectConfig
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
@@ -110,7 +113,7 @@ def test_a_subject_that_training_has_not_seen_is_unknown(study: Path, tmp_path: 
     unknown = encoder.embed(eeg)
     assert np.array_equal(encoder.embed(eeg, subject="03"), unknown)
     for label in ("nobody", "1", "sub-01", "", "01 "):
-        with pytest.raises(UserError, match=rf"^subject is '{label.strip()}', expected one of 01, 02, 03, or None for a person whom"):
+        with pytest.raises(UserError, match=rf"^subject is '{label}', expected one of 01, 02, 03, or None for a person whom"):
             encoder.embed(eeg, subject=label)
         with pytest.raises(UserError, match=r"^subject is "):
             encoder.embed(eeg, subject=["01", label])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from tests.helpers.tiny_text import write_tiny_encoder
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
 from trainer.data.batch import Transform, normalise_trials
+from trainer.data.config import DataConfig
 from trainer.data.finite import all_finite, first_not_finite
+from trainer.data.hashes import Verify
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.training.completed import Completed, write_completed
 from trainer.training.finite import Buffers
 
@@ -89,6 +92,19 @@ def test_a_trial_that_is_no_numbers_is_named_by_every_way_to_read_it(study: Path
     assert len(list(Loader(loader.index, narrow, "train", 0).sequential(64))) == 1, "a channel that is left out is not asked"
 
 
+@pytest.mark.parametrize("verify", ["sizes", "all", "first_touch"])
+def test_what_becomes_no_number_after_it_was_read_once_is_found_too(study: Path, tmp_path: Path, verify: Verify) -> None:
+    root = Path(shutil.copytree(study, tmp_path / "study"))
+    loader = Loader(StudyIndex.open(root, verify=verify), DataConfig(study=str(root), split="tiny", embedding="tiny"), "train", 0)
+    for _ in range(2):
+        assert not loader.batch(0, loader.num_items).fault
+    loader.index.settle()
+    time.sleep(0.01)  # the clock of files is a coarse one
+    spoil(root, 3, 1, 2, 7, math.nan)
+    with pytest.raises(StudyError, match="SHA-256" if verify == "first_touch" else "EEG is not finite"):
+        list(loader.sequential(64))  # which waits for the hashes at its end
+
+
 @pytest.mark.parametrize("how", ["channel_demean", "channel_zscore", "trial_zscore"])
 @pytest.mark.parametrize("value", BAD)
 def test_normalisation_makes_no_zero_of_what_is_no_number(how: str, value: float) -> None:
@@ -119,6 +135,16 @@ def test_a_transform_that_is_no_numbers_is_refused(tmp_path: Path, array: str, v
     arrays[array][1].flat[3] = value
     np.savez(tmp_path / "mvnn.npz", subject=[0, 0], session=[0, 1], split_hash=np.array("h"), kind=np.array("mvnn"), **arrays)
     with pytest.raises(StudyError, match=rf"mvnn\.npz: {array} of row 1 is not finite, expected numbers"):
+        Transform.read(tmp_path / "mvnn.npz", split_hash="h", channels=[0, 1, 2, 3], n_chans=4)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-44])
+def test_a_transform_that_makes_nothing_of_a_channel_is_refused(tmp_path: Path, scale: float) -> None:
+    matrix = np.tile(np.eye(4), (2, 1, 1))
+    matrix[1, 2] *= scale
+    arrays = {"matrix": matrix, "mean": np.zeros((2, 4)), "subject": [0, 0], "session": [0, 1]}
+    np.savez(tmp_path / "mvnn.npz", split_hash=np.array("h"), kind=np.array("mvnn"), **arrays)
+    with pytest.raises(StudyError, match=r"mvnn\.npz: matrix of row 1 makes channel 2 0"):
         Transform.read(tmp_path / "mvnn.npz", split_hash="h", channels=[0, 1, 2, 3], n_chans=4)
 
 

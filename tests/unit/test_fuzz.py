@@ -10,8 +10,6 @@ from tests.fuzz.child import FOUND, all_targets
 from tests.fuzz.harness import Target, fuzz, tried
 from tests.helpers.shared_data import shared_data
 
-INPUTS = 40
-
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
@@ -24,9 +22,9 @@ def test_every_parser_gives_a_value_or_one_sentence(targets: dict[str, Target], 
         folder.mkdir()
         for content in target.seeds:
             assert tried(target, content, folder) in (None, "refused"), target.name
-        found = fuzz(target, folder, seed=7, inputs=INPUTS)
+        found = fuzz(target, folder, seed=7, inputs=target.inputs)
         assert found.faults == [], target.name
-        assert found.refused > 0, target.name
+        assert found.refused > 0 or not target.refuses, target.name
 
 
 def test_cases_found_before_are_refused_or_read(targets: dict[str, Target], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError, UserError
-from data_prep.contract.seal import seal_all
+from data_prep.contract.seal import SEALS, seal_all
 from data_prep.embed.command import EmbedConfig
 from data_prep.embed.command import run as embed
 from tests.distributed.training import write_split
@@ -159,8 +159,9 @@ def test_controls_of_a_model_that_always_saw_words_have_words_of_their_own(home:
 
 def eeg_of_part(home: Path) -> tuple[Any, list[str]]:
     """Repeated trials of the part and their subjects, read past the loader's preparation."""
+    from trainer.data.config import DataConfig
     from trainer.data.index import StudyIndex
-    from trainer.data.loader import DataConfig, Loader
+    from trainer.data.loader import Loader
 
     index = StudyIndex.open(home / "study")
     loader = Loader(index, DataConfig(study=str(home / "study"), **(DATA | {"split": "pairs", "repetitions": "mean"})), "test", seed=0)
@@ -229,6 +230,7 @@ def test_the_style_of_the_prompt_can_be_chosen(home: Path, tmp_path: Path) -> No
 def in_turn(configured: GenerateConfig, size: int) -> None:
     """All ranks of a world, one after the other; rank 0 once more at the end, to collect what the others wrote."""
     for rank in (*range(size), 0):
+        (Path(configured.output) / SEALS).unlink(missing_ok=True)  # at once, rank 0 seals when all others are done
         generate(configured, World(rank=rank, size=size, local_rank=rank, local_size=size), CPU)
 
 

@@ -17,6 +17,7 @@ from trainer.training import checkpoint
 from trainer.training.config import TrainConfig
 from trainer.training.identity import check_identity, make_identity
 from trainer.training.optimizer import OptimizerConfig
+from trainer.training.resume import find
 from trainer.training.run_folder import RunFolder, read_lines
 from trainer.training.state import TrainState
 
@@ -114,19 +115,19 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
 
 def test_which_checkpoint_a_run_continues_from(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    assert checkpoint.find(folder, "") is None
-    assert checkpoint.find(folder, "auto") is None
+    assert find(folder, "") is None
+    assert find(folder, "auto") is None
     with pytest.raises(CommandError, match="has no checkpoint; --resume auto"):
-        checkpoint.find(folder, "latest")
+        find(folder, "latest")
     path = write_checkpoint(folder, 3)
     folder.point("latest", path)
     write_json(folder.path / "identity.json", {})
-    assert [checkpoint.find(folder, resume) for resume in ("latest", "auto", str(path), str(folder.path))] == [path] * 4
+    assert [find(folder, resume) for resume in ("latest", "auto", str(path), str(folder.path))] == [path] * 4
     with pytest.raises(CommandError, match="already holds a run; continue it with --resume latest"):
-        checkpoint.find(folder, "")
+        find(folder, "")
     (path / "manifest.json").unlink()
     with pytest.raises(CommandError, match="expected a finished checkpoint"):
-        checkpoint.find(folder, str(path))
+        find(folder, str(path))
 
 
 def test_altered_truncated_or_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_a_run_never_starts_in_a_folder_of_something_else(tmp_path: Path, foreig
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("theirs")
     with pytest.raises(CommandError, match=r"place holds .* and no run: expected a new or an empty folder"):
-        checkpoint.find(RunFolder(tmp_path / "place"), resume)
+        find(RunFolder(tmp_path / "place"), resume)
     assert file.read_text() == "theirs"
 
 
@@ -189,4 +190,4 @@ def test_a_run_never_starts_in_a_folder_of_something_else(tmp_path: Path, foreig
 def test_a_run_starts_where_a_killed_start_or_a_log_is(tmp_path: Path, left: str) -> None:
     (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / left).write_text("")
-    assert checkpoint.find(RunFolder(tmp_path), "") is None
+    assert find(RunFolder(tmp_path), "") is None

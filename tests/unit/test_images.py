@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import resource
 import struct
 import zlib
 from pathlib import Path
@@ -15,7 +14,8 @@ from PIL import Image
 
 from data_prep.contract import limits
 from data_prep.contract.errors import StudyError
-from data_prep.contract.images import FORMATS, open_image
+from data_prep.contract.images import FORMATS, open_image, read_image
+from data_prep.contract.memory import peak_memory_bytes
 from data_prep.embed.efficientnet_lite0 import lite0_transform
 from tests.helpers.shared_data import shared_data
 
@@ -73,19 +73,19 @@ def test_images_that_went_wrong(case: str) -> None:
 )
 def test_sizes_are_bounded_before_pixels_are_there(tmp_path: Path, width: int, height: int, limit: str) -> None:
     (tmp_path / "i.png").write_bytes(png_of(width, height))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory_bytes()
     with pytest.raises(StudyError, match=rf"i\.png: an image of .* raised by file_limits\.image_{limit}"):
         open_image(tmp_path / "i.png")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+    assert peak_memory_bytes() - before < 20 * 2**20
 
 
 def test_a_raised_limit_lets_a_long_image_in_and_memory_stays_small(tmp_path: Path) -> None:
     (tmp_path / "i.png").write_bytes(png_of(1, 30_000))
     limits.use_limits(limits.Limits(image_aspect=10**6))
     try:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_memory_bytes()
         assert lite0_transform(open_image(tmp_path / "i.png")).shape == (3, 224, 224)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # it was 7.4 GB
+        assert peak_memory_bytes() - before < 100 * 2**20  # it was 7.4 GB
     finally:
         limits.use_limits(limits.Limits())
 
@@ -105,3 +105,75 @@ def test_damaged_images_are_a_sentence_or_another_picture(tmp_path: Path, kind: 
             said = str(error)
         assert "i.jpg" in said
         assert "\n" not in said
+
+
+# ------------------------------------------------------------------------------- what a file holds beyond three times eight bits
+
+GREY = PIXELS[..., :1].repeat(3, axis=2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_exif_is_applied(tmp_path: Path, orientation: int) -> None:
+    upright = Image.fromarray(np.repeat(np.repeat(PIXELS, 8, 0), 8, 1))
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose that a viewer's turning takes back
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "i.jpg", quality=95, exif=exif)
+    found = read_image(tmp_path / "i.jpg")
+    assert found.changes == (() if orientation == 1 else ("EXIF orientation applied",))
+    assert np.corrcoef(np.asarray(found.image, float).ravel(), np.asarray(upright, float).ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(GREY[..., 0].astype(np.uint16) * 257).save(tmp_path / "i.png", format=kind)
+    found = read_image(tmp_path / "i.png")
+    assert found.changes == ("16 bits scaled to 8",)
+    np.testing.assert_array_equal(np.asarray(found.image), GREY)
+
+
+def test_transparency_is_laid_on_white_and_opaque_images_stay(tmp_path: Path) -> None:
+    alpha = np.full((24, 40, 1), 255, np.uint8)
+    Image.fromarray(np.concatenate([PIXELS, alpha], 2)).save(tmp_path / "i.png")
+    opaque = read_image(tmp_path / "i.png")
+    assert opaque.changes == ()
+    np.testing.assert_array_equal(np.asarray(opaque.image), PIXELS)
+    alpha[:12] = 0
+    for name, picture in {
+        "rgba": Image.fromarray(np.concatenate([PIXELS, alpha], 2)),
+        "grey": Image.fromarray(np.concatenate([GREY[..., :1], alpha], 2)),
+    }.items():
+        picture.save(tmp_path / f"{name}.png")
+        found = read_image(tmp_path / f"{name}.png")
+        assert found.changes == ("transparency laid on white",)
+        assert (np.asarray(found.image)[:12] == 255).all()
+        np.testing.assert_array_equal(np.asarray(found.image)[12:], (GREY if name == "grey" else PIXELS)[12:])
+    palette = Image.fromarray((np.arange(960) % 4).reshape(24, 40).astype(np.uint8), "P")
+    palette.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+    palette.save(tmp_path / "p.png", transparency=0)
+    shown = read_image(tmp_path / "p.png")
+    assert shown.changes == ("transparency laid on white",)
+    assert np.asarray(shown.image)[0, :2].tolist() == [[255, 255, 255], [200, 0, 0]]
+
+
+def test_values_of_no_known_range_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 1, 960, dtype=np.float32).reshape(24, 40)).save(tmp_path / "i.tif")
+    with pytest.raises(StudyError, match=r"i\.tif: floating-point pixels from 0 to 1, expected 8 or 16 bits"):
+        open_image(tmp_path / "i.tif")
+    Image.fromarray(np.arange(960, dtype=np.int32).reshape(24, 40) * 1000).save(tmp_path / "j.tif")
+    with pytest.raises(StudyError, match=r"j\.tif: pixels from 0 to 959000, expected 8 or 16 bits"):
+        open_image(tmp_path / "j.tif")
+
+
+def test_the_case_of_image_modes() -> None:
+    """Case e08: all but one are the same picture."""
+    folder = shared_data() / "cases" / "e08_image_modes" / "data" / "images"
+    found = {path.name: read_image(path) for path in folder.rglob("*.*g")}
+    pixels = {name: np.asarray(each.image, float).ravel() for name, each in found.items()}
+    alike = ("cmyk.jpg", "exif_upright_when_turned.jpg", "rgba_transparent.png", "palette_transparent.png")
+    assert all(np.corrcoef(pixels[name], pixels["plain.png"])[0, 1] > 0.99 for name in alike)
+    assert np.abs(pixels["grey16.png"] - pixels["grey8.png"]).max() <= 1
+    assert {change for each in found.values() for change in each.changes} == {
+        "EXIF orientation applied", "16 bits scaled to 8", "transparency laid on white", "CMYK converted without a profile",
+    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -188,6 +189,93 @@ def test_refusals_are_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    """What a server waits for before it answers; never set while the judge is at work."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+MANY = [Caption(generated=f"caption {n}", expected=("a star",)) for n in range(30)]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("status", "refused"), [(401, 0), (401, 3), (401, 5), (403, 1), (404, 5), (400, 2), (307, 4)])
+def test_a_refusal_ends_the_judge_while_other_answers_are_held_back(
+    serve: Callable[[Answer], Server], held: threading.Event, tmp_path: Path, status: int, refused: int
+) -> None:
+    def answer(body: dict[str, Any], number: int) -> tuple[int, str, dict[str, str]]:
+        if number == refused:
+            return status, '{"error": "not you"}', {}
+        if number:  # the first grade lets all the others be asked
+            held.wait(60)
+        return says('{"score": 3}')
+
+    before, server = set(threading.enumerate()), serve(answer)
+    settings = config(server.url, workers=6, timeout_seconds=60.0)
+    with pytest.raises(CommandError, match=rf"judge: http://127\.0\.0\.1:\d+/v1 answered {status} .*not you"):
+        score_judge(MANY, range(len(MANY)), settings, folder=tmp_path, seed=0)
+    assert not held.is_set()
+    waiting = [thread for thread in set(threading.enumerate()) - before if thread.name == "judge"]
+    assert all(thread.daemon for thread in waiting), "the interpreter's end would wait for them"
+    held.set()
+    for thread in waiting:
+        thread.join()
+    assert len(server.requests) <= 7, "one was graded and six were in flight: nothing is asked after a refusal"
+
+
+@pytest.mark.timeout(20)
+def test_a_refusal_whose_text_is_held_back_is_known_by_its_status(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server = serve(lambda body, number: (401, "cut o", {"Content-Length": "100"}))
+    with pytest.raises(CommandError, match="answered 401 Unauthorized"):
+        score_judge(MANY, range(len(MANY)), config(server.url), folder=tmp_path, seed=0)
+
+
+@pytest.mark.timeout(20)
+def test_after_a_refusal_no_retry_is_waited_for(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    busy = threading.Event()
+
+    def answer(body: dict[str, Any], number: int) -> tuple[int, str, dict[str, str]]:
+        if number:
+            busy.set()
+            return 503, "busy", {}
+        busy.wait(10)  # the others have been told to come again, in a minute, before this one is refused
+        return 401, "", {}
+
+    server = serve(answer)
+    with pytest.raises(CommandError, match="answered 401"):
+        score_judge(MANY, range(len(MANY)), config(server.url, retry_wait_seconds=60.0), folder=tmp_path, seed=0)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.usefixtures("interrupts_are_heard")
+def test_ctrl_c_ends_the_judge_while_answers_are_held_back(
+    serve: Callable[[Answer], Server], held: threading.Event, tmp_path: Path
+) -> None:
+    def answer(body: dict[str, Any], number: int) -> tuple[int, str, dict[str, str]]:
+        if number == judge.PROBES:  # asked only after a grade was kept
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if number:
+            held.wait(60)
+        return says('{"score": 3}')
+
+    server = serve(answer)
+    with pytest.raises(KeyboardInterrupt):
+        score_judge(MANY, range(len(MANY)), config(server.url, timeout_seconds=60.0), folder=tmp_path, seed=0)
+    assert not held.is_set()
+    assert (tmp_path / "judge.jsonl").read_text().count("score") == 1, "what was graded is kept"
+
+
+@pytest.mark.parametrize(
+    "said", ["[" * 100_000, '{"choices": []}', '{"choices": 1}', "[]", "null", "\xff", '{"choices": [{"message": {"content": 5}}]}']
+)
+def test_an_answer_of_another_form_is_no_grade(serve: Callable[[Answer], Server], tmp_path: Path, said: str) -> None:
+    server = serve(lambda body, number: (200, said, {}) if number % 2 else by_candidate(body, number))
+    (found,), _ = score_judge(MANY[:2], range(2), config(server.url, workers=1, retries=0), folder=tmp_path, seed=0)
+    assert np.isfinite(found.sentence_N).sum() == 1
+
+
 def test_nobody_answering_is_one_sentence(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
     server = serve(by_candidate)
     server.http.server_close()
@@ -220,7 +308,7 @@ def test_only_a_whole_score_from_1_to_5_counts(answer: str, score: int | None) -
     [
         ({"endpoint": "file:///etc/passwd"}, "judge.endpoint"),
         ({"endpoint": "https://user:secret@host/v1"}, "judge.endpoint: holds a password"),
-        ({"endpoint": "https://sk-key@host/v1"}, "judge.endpoint: holds a password, user or query"),
+        ({"endpoint": "https://sk-key@host/v1"}, "judge.endpoint: holds a password, token, user or query"),
         ({"endpoint": "http://host/v1", "model": ""}, "judge.model"),
         ({"timeout_seconds": 0.0}, "judge.timeout_seconds"),
         ({"workers": 0}, "judge.workers"),

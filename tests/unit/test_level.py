@@ -14,12 +14,14 @@ from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import read_json, write_json
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
-from trainer.artifacts.encoder import Encoder, load_encoder, write_export
+from trainer.artifacts.encoder import Encoder, load_encoder
+from trainer.artifacts.encoder_export import write_export
 from trainer.artifacts.level import Level, check_part, check_trials, measure_level
 from trainer.artifacts.part import open_part
 from trainer.data.batch import Normalise
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import TSConv
@@ -198,7 +200,7 @@ def test_another_study_in_another_unit_is_refused_by_subject(study: Path, encode
     assert open_part(encoders["none"], str(study), None, "test").num_samples == 8
     louder = make_study(tmp_path / "louder", noise=2.5 * MICROVOLTS)
     assert open_part(encoders["none"], str(louder), None, "test").num_samples == 8, "another amplifier's noise"
-    far = make_study(tmp_path / "far", noise=4000 * MICROVOLTS, eeg_dtype="float32")
+    far = make_study(tmp_path / "far", noise=4000 * MICROVOLTS, eeg_dtype="float32", allow=("level",))
     with pytest.raises(CommandError, match=r"far: EEG of subject 01 has a level of .*e\+04 .*, the encoder was trained on 1.* microvolts"):
         open_part(encoders["none"], str(far), None, "test")
 
@@ -232,3 +234,28 @@ def test_a_channel_that_was_dead_in_training_may_be_dead() -> None:
 def test_nothing_is_asked_of_a_part_where_the_level_is_unknown(study: Path) -> None:
     loader = Loader(StudyIndex.open(study), DataConfig(study=str(study), split="tiny", embedding="tiny"), "train", seed=0)
     check_part(loader, None, "the encoder")
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "3", True, None])
+def test_a_batch_of_no_size_is_refused_instead_of_answered_by_nothing(
+    encoders: dict[str, Encoder], trials_BRCT: np.ndarray, size: Any
+) -> None:
+    with pytest.raises(UserError, match=r"^batch_size is .*, expected at least 1"):
+        encoders["none"].embed(trials_BRCT, batch_size=size)
+
+
+def test_what_lies_under_a_mask_is_not_taken_for_eeg(encoders: dict[str, Encoder], trials_BRCT: np.ndarray) -> None:
+    whole = np.ma.masked_array(trials_BRCT, mask=np.zeros(trials_BRCT.shape, bool))
+    assert np.array_equal(encoders["none"].embed(whole), encoders["none"].embed(trials_BRCT))
+    masked = whole.copy()
+    masked[1, 2, 3, 4] = np.ma.masked
+    for given in (masked, list(masked), [[list(repetition) for repetition in trial] for trial in masked]):
+        with pytest.raises(UserError, match=r"^EEG has masked values, expected numbers"):
+            encoders["none"].embed(given)
+
+
+@pytest.mark.parametrize("label", ["01 ", " 01", "01\n", "０１", "01\u200b"])
+def test_what_is_wrong_with_a_label_is_seen(encoders: dict[str, Encoder], trials_BRCT: np.ndarray, label: str) -> None:
+    with pytest.raises(UserError, match=r"^subject is .* expected one of 01, 02") as caught:
+        encoders["none"].embed(trials_BRCT, label)
+    assert "subject is '01'" not in str(caught.value)

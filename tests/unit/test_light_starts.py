@@ -22,6 +22,35 @@ def test_deepspeed_comes_without_mlflow_and_torchs_compiler() -> None:
     assert imported(program, "deepspeed", "mlflow", "torch._inductor") == ["deepspeed"]
 
 
+def test_training_steps_without_torchs_compiler_and_statistics() -> None:
+    program = """
+from trainer.distributed.lean_deepspeed import import_deepspeed
+import_deepspeed()
+import torch
+import trainer.tasks.contrastive.task
+from trainer.training.optimizer import OptimizerConfig
+import_deepspeed()
+layer = torch.nn.Linear(2, 1)
+weight = layer.weight.detach().clone()
+optimizer = OptimizerConfig(lr=0.5).build(layer)
+heard = []
+optimizer.register_step_post_hook(lambda *_: heard.append(torch.is_grad_enabled()))
+layer(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+optimizer.zero_grad()
+assert heard == [True] and torch.allclose(layer.weight, weight * (1 - 0.5 * 0.05) - 0.5)
+"""
+    assert imported(program, "torch.optim", "torch._dynamo", "scipy.stats") == ["torch.optim"]
+
+
 def test_what_starts_ranks_needs_no_torch() -> None:
     modules = "launch.supervise, launch.quickstart.quickstart, launch.quickstart.quickstart_text, launch.console"
     assert imported(f"import {modules}", "launch.supervise", "torch", "numpy") == ["launch.supervise"]
+
+
+def test_a_process_that_reads_one_file_loads_no_library_of_signals() -> None:
+    modules = (
+        "data_prep.studies.array_child, data_prep.studies.recording_child, data_prep.studies.cut_eeglab_child, data_prep.studies.parquet"
+    )
+    assert imported(f"import {modules}", "data_prep.studies.array_child", "scipy", "mne", "torch") == ["data_prep.studies.array_child"]

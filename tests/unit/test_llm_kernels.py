@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.helpers.tiny_llm import write_tiny_llm
+from trainer.data.random import hash_torch
+from trainer.models.dropout import DropoutKeys
 from trainer.models.language import kernels
+from trainer.models.language.adapter import drop_by_item
 from trainer.models.language.base import BaseConfig, load_base
 from trainer.models.language.prompt import Prompt
 from trainer.models.language.rows import TextRows, build_rows
@@ -110,6 +113,8 @@ def loss_and_gradients(model: Any, rows: TextRows, autocast: bool) -> dict[str, 
 def test_fused_lora_is_pefts(tmp_path: Path, dropout: float) -> None:
     model, rows = lora(tiny_llm(tmp_path, "qwen2"), dropout), packed_rows()
     model.train()
+    drop_by_item(model)
+    DropoutKeys(model.named_modules()).set(hash_torch(torch.arange(rows.ids_ML.numel())))
     expected, in_bf16 = (loss_and_gradients(model, rows, autocast) for autocast in (False, True))
     assert kernels.fuse_lora(model) == 2 * 7
     found = loss_and_gradients(model, rows, False)

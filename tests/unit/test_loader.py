@@ -25,9 +25,11 @@ from data_prep.contract.split import Split
 from data_prep.splits import split as splits
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.data.batch import normalise_trials
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader, SelectConfig
+from trainer.data.loader import Loader
 from trainer.data.prefetch import Prefetched
+from trainer.data.select import SelectConfig
 
 SEED = 5
 

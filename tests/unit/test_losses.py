@@ -153,6 +153,11 @@ def test_positive_ids() -> None:
         ({"contrastive_weight": 0.0}, "every weight is 0"),
         ({"temperature": 0.0}, r"loss\.temperature: 0"),
         ({"temperature": 0.001}, r"loss\.temperature: 0\.001, expected at least 1 / max_logit_scale = 0\.01"),
+        ({"temperature": 1e30}, r"loss\.temperature: 1e\+30, expected at most 1000"),
+        ({"temperature": math.inf}, r"loss\.temperature: inf, expected at most 1000"),
+        ({"max_logit_scale": 1e300, "temperature": 1e-300}, r"loss\.max_logit_scale: 1e\+300, expected a positive number, at most 1000"),
+        ({"logit_bias": -1e30}, r"loss\.logit_bias: -1e\+30, expected -1000 to 1000"),
+        ({"logit_bias": math.nan}, r"loss\.logit_bias: nan"),
     ],
 )
 def test_contradictions_name_the_field(fields: dict[str, Any], message: str) -> None:

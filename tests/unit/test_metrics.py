@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,9 @@ from sklearn.metrics import (
     roc_auc_score,
     top_k_accuracy_score,
 )
-from torchmetrics.functional import retrieval as torch_retrieval
 
-from data_prep.contract.ranking import cosine_similarity, retrieval_ranks
+from data_prep.contract import row_products
+from data_prep.contract.ranking import cosine_similarity, ranks_among, retrieval_ranks
 from tests.helpers.shared_data import shared_data
 from trainer import metrics
 
@@ -32,6 +34,8 @@ def random_case(seed: int, *, ties: bool, relevant: int = 1, queries: int = 40, 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_single_target_equals_scikit_learn_and_torchmetrics(seed: int) -> None:
+    from torchmetrics.functional import retrieval as torch_retrieval  # five seconds, which a process without these tests need not wait for
+
     scores_QG, relevance_QG = random_case(seed, ties=False)
     exact_QG = relevance_QG == 2
     target_Q = exact_QG.argmax(axis=1)
@@ -49,6 +53,8 @@ def test_single_target_equals_scikit_learn_and_torchmetrics(seed: int) -> None:
 
 @pytest.mark.parametrize("relevant", [1, 2, 5])
 def test_several_right_candidates_equal_torchmetrics(relevant: int) -> None:
+    from torchmetrics.functional import retrieval as torch_retrieval
+
     scores_QG, relevance_QG = random_case(relevant, ties=False, relevant=relevant)
     exact_QG = relevance_QG == 2
     found = metrics.retrieval_metrics(scores_QG, relevance_QG)
@@ -175,3 +181,26 @@ def test_real_clip_vectors_find_their_centres() -> None:
     assert found["recall@1"].mean() == pytest.approx(0.98)
     assert found["recall@5"].mean() == 1.0
     assert found["recall@1"].mean() == top_k_accuracy_score(np.arange(200), scores_QG, k=1, labels=range(200))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ranks_in_blocks_are_those_of_the_whole_matrix(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    num_stimuli, dim = int(rng.integers(1, 30)), int(rng.integers(2, 9))
+    gallery_GE, stimulus_Q = rng.standard_normal((num_stimuli, dim)), rng.integers(0, num_stimuli, int(rng.integers(1, 80)))
+    gallery_GE[rng.integers(0, num_stimuli, num_stimuli // 3)] = gallery_GE[0]
+    query_QE, ids_G = gallery_GE[stimulus_Q] + rng.standard_normal((len(stimulus_Q), dim)), np.arange(num_stimuli)
+    whole = retrieval_ranks(cosine_similarity(query_QE, gallery_GE), stimulus_Q[:, None] == ids_G)
+    monkeypatch.setattr(row_products, "PRODUCTS_A_BLOCK", int(rng.integers(1, 200)))
+    np.testing.assert_array_equal(ranks_among(query_QE, gallery_GE, stimulus_Q, ids_G), whole)
+
+
+def test_ranks_of_many_queries_never_need_all_scores() -> None:
+    rng, count = np.random.default_rng(0), 6000
+    rows = rng.standard_normal((count, 4)).astype(np.float32)
+    tracemalloc.start()
+    ranks_Q = ranks_among(rows, rows, np.arange(count), np.arange(count))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (ranks_Q == 1).all()
+    assert peak < 8 * count * count  # one matrix of all scores is 288 MB, of which ranking takes several

@@ -43,17 +43,36 @@ def test_no_shards_is_refused(study: Path, opener: Callable[[Path], Any]) -> Non
         opener(study)
 
 
-@pytest.mark.parametrize("opener", OPENERS)
-def test_bytes_of_eeg_that_are_not_its_repetitions_are_refused(study: Path, opener: Callable[[Path], Any]) -> None:
+def rewrite(study: Path, kind: str, column: str, row: int, change: Callable[[Any], Any]) -> None:
     """Hashes and sizes agree, the content does not: a writer of another version, or by hand."""
     manifest = read_manifest(study)
     first = manifest.shards[0]
-    path = study / f"{first.name}.index.npy"
-    index = np.load(path)
-    index["eeg_bytes"][1] -= 2
-    path.write_bytes(ustar.npy_bytes(index))
-    shards = [replace(first, index_sha256=hashlib.sha256(path.read_bytes()).hexdigest()), *manifest.shards[1:]]
-    write_manifest(study, replace(manifest, shards=shards))
+    path = study / f"{first.name}.{kind}.npy"
+    table = np.load(path)
+    table[column][row] = change(table[column][row])
+    path.write_bytes(ustar.npy_bytes(table))
+    sealed = {f"{kind}_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_manifest(study, replace(manifest, shards=[replace(first, **sealed), *manifest.shards[1:]]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("beyond", [-2, -1, 0, 1, 2**31 - 1])
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [("index", "subject"), ("index", "stimulus"), ("index", "concept"), ("trials", "session"), ("trials", "recording")],
+)
+def test_an_id_that_no_table_has_is_refused_before_any_batch(study: Path, kind: str, column: str, beyond: int) -> None:
+    size = len(read_manifest(study).tables.labels(column))
+    number = beyond if beyond < 0 or beyond > size else size + beyond
+    rewrite(study, kind, column, 1, lambda _: number)
+    with pytest.raises(
+        StudyError, match=rf"000000\.{kind}\.npy: {column} of row 1 is {number}, the manifest's table has rows 0 to {size - 1}"
+    ):
+        read_study(study)
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_bytes_of_eeg_that_are_not_its_repetitions_are_refused(study: Path, opener: Callable[[Path], Any]) -> None:
+    rewrite(study, "index", "eeg_bytes", 1, lambda found: found - 2)
     with pytest.raises(StudyError, match=r"index\.npy: row 1 has \d+ bytes of EEG, expected n_reps"):
         opener(study)
 

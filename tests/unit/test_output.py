@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ for n in range(lines):
     err.print("e" * size)
     print("p" * size, flush=True)
     sys.stderr.write("w" * size)
+    if n == 0:
+        sys.stdin.readline()  # until the readers are gone: a child may write before this process has seen it
     if n == lines // 2:
         subprocess.run(["sh", "-c", "echo a child && echo a child >&2"], check=True)
 lost = lost_output()
@@ -52,7 +55,7 @@ def test_a_result_is_written_whatever_becomes_of_the_output(tmp_path: Path, out:
     (writers, readers) = zip(*map(lose, (out, err)), strict=True)
     closed = " ".join(f"{number}>&-" for number, how in ((1, out), (2, err)) if how == "closed")
     argv = ["sh", "-c", f'"$0" "$@" {closed}', sys.executable, *unbuffered, "-c", COMMAND, str(tmp_path / "result"), "20", str(size)]
-    process = subprocess.Popen(argv, stdout=writers[0], stderr=writers[1])
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=writers[0], stderr=writers[1])
     for writer in writers:
         os.close(writer)
     for how, reader in zip((out, err), readers, strict=True):
@@ -60,7 +63,8 @@ def test_a_result_is_written_whatever_becomes_of_the_output(tmp_path: Path, out:
             if how == "gone later":
                 os.read(reader, 1)
             os.close(reader)
-    assert process.wait(60) == 0
+    process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
     expected = "whole No space left on device" if out == "full" else "whole nothing lost"
     assert (tmp_path / "result").read_text() == expected
 
@@ -69,13 +73,49 @@ def test_a_pipe_that_is_full_and_does_not_block_is_waited_for(tmp_path: Path) ->
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(tmp_path / "result"), "4", "60000"], stdout=writer, stderr=subprocess.DEVNULL
-    )
+        [sys.executable, "-c", COMMAND, str(tmp_path / "result"), "4", "60000"],
+        stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read()
     assert process.wait(60) == 0
     assert (said.count(b"o"), said.count(b"p")) == (4 * 60000, 4 * 60000)
+
+
+UNREAD = """
+import os, sys
+from data_prep.contract.output import keep_output, waiting_at_most
+keep_output()
+with waiting_at_most(0.1):
+    for stream in (sys.stdout, sys.stderr):
+        for n in range(3000):
+            print("x" * 90, n, file=stream, flush=True)
+    open(sys.argv[1], "w").write("whole")
+    sys.stdin.readline()
+    print("the last line", flush=True)
+"""
+
+
+def test_what_nobody_reads_is_waited_for_no_longer_than_asked_for(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", UNREAD, str(tmp_path / "result")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        end = time.monotonic() + 30
+        while not (tmp_path / "result").exists():
+            assert time.monotonic() < end, "still waiting for a reader"
+            time.sleep(0.02)
+        first = os.read(process.stdout.fileno(), 2**16)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        rest = process.stdout.read()
+    assert (tmp_path / "result").read_text() == "whole"
+    assert process.returncode == 0
+    lines = (first + rest).decode().splitlines()
+    assert lines[0] == f"{'x' * 90} 0"
+    assert lines[-1] == "the last line"
+    assert lines[-2].endswith("(what came here was dropped: nobody read it)")
 
 
 def test_streams_that_lead_elsewhere_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,4 +147,4 @@ def test_under_nohup_a_hang_up_stops_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert signal.SIGHUP in stop_signals()
     ignored: Any = lambda number: signal.SIG_IGN  # noqa: E731
     monkeypatch.setattr(signal, "getsignal", ignored)
-    assert stop_signals(signal.SIGINT) == (signal.SIGTERM, signal.SIGINT)
+    assert stop_signals(signal.SIGINT) == (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

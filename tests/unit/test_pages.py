@@ -15,18 +15,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.contract.page import SIMULATED
 from data_prep.contract.ranking import cosine_similarity
+from data_prep.inspection.page import page as study_page
+from data_prep.shards.open import open_study
 from tests.helpers import generations as made
 from tests.helpers.chromium import Chromium
+from tests.helpers.tiny_study import write_tiny_study
 from trainer.evaluate.classes import command as classes_command
 from trainer.evaluate.classes import report as classes_report
 from trainer.evaluate.classes.results import ClassesResults
-from trainer.evaluate.page import SIMULATED
 from trainer.evaluate.results import Score
 from trainer.evaluate.retrieval import image_level
 from trainer.evaluate.retrieval import report as retrieval_report
+from trainer.evaluate.retrieval.arms import Queries, score_arms
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
-from trainer.evaluate.retrieval.image_level import Queries
 from trainer.evaluate.retrieval.results import RetrievalResults
 from trainer.evaluate.study_facts import StudyFacts, Validation
 from trainer.evaluate.text.command import run as evaluate_text
@@ -68,7 +71,7 @@ def retrieval(num_subjects: int = 2, num_images: int = 24) -> tuple[RetrievalRes
         for name, noise in (("model", 1.0), ("ridge", 1.5), ("centred ridge", 1.6), ("encoding model", 2.0))
     }
     config = EvaluateRetrievalConfig(output="x", embeds="x", num_resamples=50, num_permutations=9)
-    scored = image_level.score_arms(config, queries, scores, one_way={"encoding model"})
+    scored = score_arms(config, queries, scores, one_way={"encoding model"})
     found = image_level._results(
         queries,
         scored,
@@ -130,6 +133,35 @@ def text(folder: Path) -> str:
     return (folder / "out" / "text.html").read_text(encoding="utf-8")
 
 
+def study(root: Path, **changes: object) -> str:
+    """A study with a long name, electrodes all over the head, many subjects and recordings, and counted losses."""
+    import mne
+
+    names = ["Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "C3", "Cz", "C4", "P7", "P3", "Pz", "P4", "P8", "O1", "O2"]
+    places = mne.channels.make_standard_montage("standard_1005").get_positions()["ch_pos"]
+    losses = {"marked": 900, "rejected": 300, "dead electrode in the raw signal": 12, "kept": 588}
+    opened = open_study(
+        write_tiny_study(
+            root / ("a-study-with-a-rather-long-name-2026" * 2),
+            n_chans=len(names),
+            ch_names=tuple(names),
+            positions=tuple(tuple(map(float, places[name])) for name in names),
+            preprocessing={
+                "simulated": {"seed": 1},
+                "trials": losses,
+                "trials_by_recording": [{"recording": f"sub-{n}", **losses} for n in range(60)],
+            },
+            **changes,  # type: ignore[arg-type]
+        )
+    )
+    images = root / "images"
+    for stimulus in opened.manifest.tables.stimuli:
+        if stimulus.image:
+            (images / stimulus.image).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (320, 240), "teal").save(images / stimulus.image)
+    return study_page(opened, images=images if images.is_dir() else None, most_trials=4000)
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The pages of all evaluations, by name."""
@@ -139,6 +171,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "retrieval": retrieval_report.page(found, ranks_Q),
         "classes": classes_report.page(classes()),
         "text": text(folder / "text"),
+        "study": study(folder / "study", n_subjects=12),
+        "class study": study(folder / "class study", stimulus_level="class", n_concepts=8),
     }
     for name, page in written.items():
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
@@ -152,12 +186,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     found.close()
 
 
+PAGES = ["retrieval", "classes", "text", "study", "class study"]
 WINDOWS = {"1280": (1280, "screen"), "phone": (390, "screen"), "print": (1047, "print")}
 """Width in CSS pixels and media; paper is A4 on its side between margins of 10 mm."""
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("name", ["retrieval", "classes", "text"])
+@pytest.mark.parametrize("name", PAGES)
 def test_no_element_is_wider_than_the_page(pages: dict[str, Path], browser: Chromium, name: str, window: str, tmp_path: Path) -> None:
     width, media = WINDOWS[window]
     kept = Path(os.environ.get("EEG_PAGES") or tmp_path)
@@ -178,7 +213,7 @@ def test_the_measure_finds_what_is_too_wide_and_passes_what_scrolls(browser: Chr
         assert bool(browser.too_wide()) == found
 
 
-@pytest.mark.parametrize("name", ["retrieval", "classes", "text"])
+@pytest.mark.parametrize("name", PAGES)
 def test_no_column_hides_behind_a_scroll_bar_in_a_window_or_on_paper(pages: dict[str, Path], browser: Chromium, name: str) -> None:
     for window in ("1280", "print"):
         browser.show(pages[name], width=WINDOWS[window][0], media=WINDOWS[window][1])
@@ -186,7 +221,7 @@ def test_no_column_hides_behind_a_scroll_bar_in_a_window_or_on_paper(pages: dict
         assert browser.evaluate(hidden) == 0, f"{name} at {window}"
 
 
-@pytest.mark.parametrize("name", ["retrieval", "classes", "text"])
+@pytest.mark.parametrize("name", PAGES)
 def test_dark_pages_are_dark_and_paper_is_white(pages: dict[str, Path], browser: Chromium, name: str) -> None:
     def luminance(of: str) -> float:
         colour = browser.evaluate(f"getComputedStyle(document.body).{of}")
@@ -208,13 +243,13 @@ def test_what_is_ranked_among_what_is_said(pages: dict[str, Path]) -> None:
     assert "Each of 24 images ranks 24 EEG trials, of which one is its own." in retrieval_report.page(found, ranks_Q)
 
 
-@pytest.mark.parametrize("name", ["retrieval", "classes", "text"])
+@pytest.mark.parametrize("name", PAGES)
 def test_the_title_stands_once_and_the_context_beside_the_numbers(pages: dict[str, Path], browser: Chromium, name: str) -> None:
     browser.show(pages[name], width=1280)
     title, body = browser.evaluate("document.title"), browser.evaluate("document.body.innerText")
     assert body.count(title) == 1
     assert SIMULATED in body
-    if name != "text":
+    if name in ("retrieval", "classes"):
         assert "Audit of the split: caution. A score on this test part shows" in body
         assert "Audit: 12 test images are near copies of training images." in body
         assert "In training, validation mrr was 0.612 at step 120, on 96 validation trials of 32 stimuli: it chose the step" in body

@@ -315,14 +315,15 @@ def test_a_refused_file_changes_nothing_of_the_process(tmp_path: Path) -> None:
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 from data_prep.contract import safe_load
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from data_prep.contract.memory import peak_memory_bytes
+before = peak_memory_bytes()
 found = safe_load.load(Path(sys.argv[1]))
 found = found if not isinstance(found, dict) else found["x"]
 assert found.nbytes > 8e9 and float(found.reshape(-1)[-1]) == 0, found.shape
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak_memory_bytes() - before) // 2**20)
 """
 
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from data_prep.contract.cli import main
 from data_prep.contract.errors import UserError
 from data_prep.contract.files import read_json, write_json
-from tests.distributed.training import CONFIG, write_split
+from tests.distributed.training import CONFIG, events, write_split
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
 from trainer.models.contrastive import ContrastiveModelConfig
+from trainer.training.own_draws import SENTENCE
 
 MY_ENCODER = '''
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ SEEN = []
 
 @dataclass(frozen=True, kw_only=True)
 class Recorder(EncoderConfig):
-    """Notes the positions that it is given."""
+    """Notes the positions that it is given; its dropout is torch's."""
 
     def build(self, *, n_chans, n_times, sfreq, num_subjects, norm="batch"):
         return RecorderModule(n_chans * n_times)
@@ -43,11 +44,11 @@ class RecorderModule(Encoder):
 
     def __init__(self, width):
         super().__init__()
-        self.linear = nn.Linear(width, 8)
+        self.linear, self.dropout = nn.Linear(width, 8), nn.Dropout(0.2)
 
     def forward(self, eeg_BCT, subject_B, positions_C3=None):
         SEEN.append(positions_C3)
-        embedding_BE = self.linear(eeg_BCT.flatten(1))
+        embedding_BE = self.dropout(self.linear(eeg_BCT.flatten(1)))
         return EncoderOutput(embedding_BE[:, None], embedding_BE)
 '''
 
@@ -98,6 +99,14 @@ def test_a_study_without_positions_has_none_to_give(tmp_path: Path, seen: list[T
     load_encoder(train(tmp_path, placed=False)).embed(EEG)
     assert len(seen) >= 4
     assert set(seen) == {None}
+
+
+def test_that_its_dropout_draws_from_torchs_own_stream_is_said_once(
+    tmp_path: Path, seen: list[Tensor | None], capfd: pytest.CaptureFixture
+) -> None:
+    run = train(tmp_path, placed=False).parent
+    assert capfd.readouterr().err.count(SENTENCE) == 1
+    assert [event["message"] for event in events(run, "note")] == [SENTENCE]
 
 
 def test_an_export_from_before_positions_were_given_goes_on_without(tmp_path: Path, seen: list[Tensor | None]) -> None:

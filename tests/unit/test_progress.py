@@ -34,10 +34,10 @@ def test_a_line_comes_at_once_and_then_every_ten_seconds() -> None:
     lines.finish()
     assert stream.getvalue().splitlines() == [
         "shards 0/12",
-        "shards 1/12 (10 s)",
-        "shards 2/12 (20 s)",
-        "shards 3/12 (30 s)",
-        "shards 3/12 (30 s)",
+        "shards 1/12 (10 s, 0.1/s, 110 s left)",
+        "shards 2/12 (20 s, 0.1/s, 100 s left)",
+        "shards 3/12 (30 s, 0.1/s, 90 s left)",
+        "shards 3/12 (30 s, 0.1/s, 90 s left)",
     ]
 
 

@@ -60,10 +60,10 @@ def test_what_was_written_before_is_read_and_written_again(name: str) -> None:
 
 
 def known(again: Any, found: Any) -> Any:
-    """What ``found`` has of ``again``, and what is new in it beside counters at nought and empty lists."""
+    """What ``found`` has of ``again``, and what is new in it beside counters at nought and empty lists and objects."""
     if not isinstance(again, dict) or not isinstance(found, dict):
         return again
-    return {name: known(value, found.get(name)) for name, value in again.items() if name in found or value not in ([], 0)}
+    return {name: known(value, found.get(name)) for name, value in again.items() if name in found or value not in ([], {}, 0)}
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -17,7 +17,7 @@ import pytest
 
 from data_prep.contract import cli
 from data_prep.contract.errors import ConfigError, set_traceback_folder
-from data_prep.contract.secrets import masked, secrets_in
+from data_prep.contract.secrets import field_with_secret, masked, masked_values, secrets_in
 from data_prep.contract.terminal import Terminal
 from trainer.distributed.library_log import LibraryLog
 from trainer.evaluate.text.judge import JudgeConfig
@@ -42,7 +42,7 @@ def with_secret(draw: random.Random) -> tuple[str, str]:
     name = draw.choice(
         ["token", "access_token", "api_key", "apikey", "key", "password", "PWD", "sig", "X-Amz-Signature", "client-secret", "auth"]
     )
-    kind = draw.randrange(6)
+    kind = draw.randrange(9)
     if kind == 0:
         return f"{scheme}://{user}:{secret}@{host}{path}", secret
     if kind == 1:
@@ -54,10 +54,41 @@ def with_secret(draw: random.Random) -> tuple[str, str]:
     if kind == 4:
         inner = quote(f"http://me:{secret}@{host}", safe="")
         return f"https://{host}/go?to={inner}", quote(secret, safe="")
+    if kind == 5:
+        web, part = draw.choice(["http", "https", "HTTPS", "git+https", "wss"]), draw.choice(PARTS)
+        before, after = draw.choice(["a", "api/v1", "accounts", "api/projects"]), draw.choice(["", "/", "/b/c", "?page=2", "#x"])
+        return f"{web}://{host}/{before}/{part}{draw.choice(['/', '/', '='])}{secret}{after}", secret
+    if kind == 6:
+        drawn = "".join(draw.choice(LETTERS) for _ in range(12)) + "x7"
+        return (
+            f"{draw.choice(['s3', 'gs', 'abfss', 'ftp', 'redis'])}://{host}/a/{draw.choice(PARTS)}/{drawn}{draw.choice(['', '/b'])}",
+            drawn,
+        )
+    if kind == 7:
+        field = draw.choice(
+            ["code", "sig", "X-Amz-Signature", "X-Amz-Credential", "X-Goog-Signature", "se%63ret", "key", "otp", "SAMLResponse"]
+        )
+        return f"{scheme}://{host}{path}?a=b&{field}={secret}{draw.choice(['', '&c=d', '#x'])}", secret
     return f"filecache::{scheme}://{user}:{secret}@{host}{path}", secret
 
 
-CASES = [with_secret(random.Random(seed)) for seed in range(400)]
+PARTS = (
+    "token",
+    "tokens",
+    "access_token",
+    "Token",
+    "api-key",
+    "apikey",
+    "api_keys",
+    "key",
+    "secret",
+    "auth",
+    "jwt",
+    "password",
+    "accessToken",
+    "to%6Ben",
+)
+CASES = [with_secret(random.Random(seed)) for seed in range(600)]
 HARMLESS = (
     *(
         "http://127.0.0.1:5000",
@@ -81,6 +112,15 @@ HARMLESS = (
         "basic sentences of one line",
     ),
     *("file:///a%20b?x#y", "me@example.org", "12:30", "the token of a class", "authorization of the board", "sk-learn", "bearer of news"),
+    *("loss_per_token=1.25e-05", "pad_token: <|reserved_12|>", "password=$PASSWORD", "C:/Users/me@work/x:y"),
+    *(
+        "https://host/images/key/key_01b.jpg",
+        "s3://bucket/things/key/monkey_dance",
+        "file:///data/token/sub-01_eeg.fif",
+        "s3://b/tokens/v1",
+    ),
+    *("https://host/monkey/business", "https://host/compass/direction", "https://host/docs/tokens/overview", "https://host/api?codec=flac"),
+    *("models:/token/12", "https://host/turkey/abc123def", "https://host/a?barcode_kind=ean&status=200", "hf://datasets/me/passkeys"),
     *("http://host/?token=", "my_lab.models:MyEncoder", "configs//a.yaml", "postgresql://h/db?sslmode=require&sslkey=/etc/client.key"),
 )
 
@@ -108,10 +148,45 @@ def test_what_is_no_secret_stays(text: str) -> None:
         f"ghp_{'x9' * 15}",
         "me:pass-word1@host:5000/x",
         "//me:pass-word1@host/x",
+        "HTTPSConnectionPool(host='h', port=443): Max retries exceeded with url: /api/2.0?token=pass-word1 (Caused by",
+        "host=db user=me password=pass-word1",
+        "Server=db;Uid=sa;Pwd=pass-word1;",
+        "AccountName=a;AccountKey=pass-word1",
+        "MLFLOW_TRACKING_PASSWORD=pass-word1 python -m trainer",
+        "['--api-key', 'x'] --api-key pass-word1 --token=pass-word1",
+        "{'password': 'pass-word1'}",
+        '{"x-api-key": "pass-word1"}',
+        "X-Api-Key: pass-word1",
+        "no answer from me:pass-word1@host:5000/x yet",
+        "no answer from https:/me:pass-word1@host",
+        f"AIza{'x9' * 17}y",
+        f"nvapi-{'aB3_' * 12}",
+        f"gsk_{'aB3' * 16}",
+        f"xai-{'aB3' * 20}",
+        f"r8_{'aB3' * 12}",
+        f"pypi-AgEIcHlwaS5vcmc{'aB3' * 20}",
+        f"hvs.{'aB3' * 20}",
+        f"ya29.a0{'aB3' * 20}",
+        f"sk_live_{'aB3' * 8}",
+        f"dckr_pat_{'aB3' * 9}",
+        f"glrt-{'aB3' * 7}",
+        f"https://hooks.slack.com/services/T00000000/B00000000/{'X9' * 12}",
+        f"https://api.telegram.org/bot123456789:{'aB3' * 11}/sendMessage",
     ],
 )
 def test_secrets_outside_of_urls_with_a_scheme(text: str) -> None:
     assert "***" in masked(text)
+    assert "pass-word1" not in masked(text)
+    assert masked(masked(text)) == masked(text)
+
+
+@pytest.mark.parametrize("name", ["password", "storage.secret_key", "x-api-key", "access_token"])
+def test_a_field_whose_name_says_so_is_refused_and_masked(name: str) -> None:
+    value = {"judge": {"extra": [{name: "plain word"}]}}
+    assert field_with_secret(value) == f"judge.extra.{name}"
+    assert "plain word" not in str(masked_values(value))
+    for none in ("$PASSWORD", "", None, 3, "<|end|>"):
+        assert field_with_secret({name: none}) is None
 
 
 def test_long_texts_cost_no_time() -> None:

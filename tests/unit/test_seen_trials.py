@@ -24,10 +24,12 @@ from data_prep.embed.command import run as embed
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import TinyEmbedding, write_tiny_study
 from trainer.__main__ import COMMANDS, main
-from trainer.artifacts.encoder import load_encoder, write_export
+from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder_export import write_export
 from trainer.artifacts.guards import check_held_out, seen_trials
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.data.select import SelectConfig
 from trainer.data.trials import TrialSet, trials_of
 from trainer.distributed.world import World

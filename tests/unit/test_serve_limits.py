@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import random
-import resource
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
+from data_prep.contract.memory import peak_memory_bytes
 from trainer.serve.web import Limits, invocations
 
 SMALL = Limits(max_body_bytes=4_000, max_values=500, max_trials=5, max_new_tokens=20, max_requests=3, body_seconds=2)
@@ -125,7 +125,7 @@ def test_a_body_without_end_is_not_kept() -> None:
     limits = Limits()
     with server(limits) as port:
         answers(port)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_memory_bytes()
         block = b"[]," * 350_000
         for headers in ({}, {"Content-Length": str(130 * len(block))}):
             status, answer = post(port, iter([block] * 130), **headers)  # 136 MB, which were 4 GB of lists
@@ -135,8 +135,8 @@ def test_a_body_without_end_is_not_kept() -> None:
         status, answer = post(port, many)
         assert (status, "limits.max_values" in answer["message"]) == (413, True)
         assert answers(port)
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        assert grown < 200_000, f"{grown} KiB"
+        grown = peak_memory_bytes() - before
+        assert grown < 200 * 2**20, f"{grown} bytes"
 
 
 def test_a_busy_server_says_so_and_a_body_that_does_not_come_is_not_waited_for(small: int) -> None:

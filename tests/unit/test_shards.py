@@ -30,11 +30,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    # config.yaml names the output folder, and files.sha256 has a line of it.
+    # config.yaml names the output folder, and files.sha256 has a line of it and one of all its lines.
     files = [path for path in root.rglob("*") if path.is_file() and path.name != "config.yaml"]
     found = {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
     if SEALS in found:
-        found[SEALS] = b"".join(line for line in found[SEALS].splitlines(keepends=True) if not line.endswith(b"  config.yaml\n"))
+        lines = found[SEALS].splitlines(keepends=True)
+        found[SEALS] = b"".join(line for line in lines if not line.endswith(b"  config.yaml\n") and not line.startswith(b"# "))
     return found
 
 

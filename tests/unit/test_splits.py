@@ -19,7 +19,7 @@ from data_prep.splits import transforms
 from data_prep.splits.audit import audit
 from data_prep.splits.config import SplitConfig
 from data_prep.splits.policies import find
-from data_prep.splits.split import make_split, run, write_split
+from data_prep.splits.split import folds, make_split, run, write_split
 from tests.helpers.shared_data import shared_data
 from tests.helpers.tiny_study import write_tiny_study
 
@@ -112,6 +112,31 @@ def test_folds_test_every_recording_once(folders: dict[str, Path]) -> None:
     assert seen == [0, 1, 2, 3]
 
 
+EVERY = [f"sub-{s:02d}_run-{r:02d}" for s in (1, 2) for r in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("subjects", [["01"], ["03"]])
+def test_one_subject_is_no_fold(image: StudyFolder, subjects: list[str]) -> None:
+    for count in (0, 1):
+        config = SplitConfig(study=str(image.root), policy="subject", folds=True, subjects=subjects, num_validation_subjects=count)
+        (fold,) = folds(config, image)
+        with pytest.raises(StudyError, match=f"subject {subjects[0]} as the test no subject is left to train on"):
+            make_split(fold, "x", image)
+
+
+@pytest.mark.parametrize("num_train", [2, 3, 4, 5, 19, 25])
+def test_a_part_of_one_image_is_not_chosen_where_two_can_be_and_is_audited(tmp_path: Path, num_train: int) -> None:
+    root = write_tiny_study(tmp_path / "study", n_subjects=1, n_stimuli=num_train + 1, n_test=1, images_per_concept=1, n_reps=1)
+    study = open_study(root)
+    split = make_split(SplitConfig(study=str(root), policy="zero-shot"), "x", study)
+    found = {finding.message: finding.level for finding in audit(study, split).findings if finding.kind == "alone"}
+    alone = {name: f"the {name} part shows a single image: there is nothing to tell apart" for name in schema.PARTS}
+    expected = {alone["test"]: "problem"}
+    expected |= {alone["train"]: "problem"} if num_train == 2 else {}
+    expected |= {alone["validation"]: "caution"} if num_train < 4 else {}
+    assert found == expected
+
+
 @pytest.mark.parametrize(
     ("which", "fields", "message"),
     [
@@ -122,7 +147,13 @@ def test_folds_test_every_recording_once(folders: dict[str, Path]) -> None:
         ("class", {"policy": "recording", "num_validation_recordings": 4}, "num_validation_recordings is 4"),
         ("class", {"policy": "recording", "num_validation_recordings": 3, "subjects": ["01"]}, "expected at most 2"),
         ("class", {"policy": "subject"}, "num_validation_subjects is 1, expected at most 0: .*, set num_validation_subjects to 0"),
-        ("class", {"policy": "subject", "num_validation_subjects": 0, "test_subjects": ["01", "02"]}, "expected at most 0|no trials"),
+        (
+            "class",
+            {"policy": "subject", "num_validation_subjects": 0, "test_subjects": ["01", "02"]},
+            "no subject is left to train on",
+        ),
+        ("class", {"policy": "subject", "subjects": ["01"]}, "subject 01 as the test no subject is left to train on"),
+        ("class", {"policy": "recording", "num_validation_recordings": 0, "test_recordings": EVERY}, "no recording is left to train on"),
         ("image", {"policy": "zero-shot", "num_validation_concepts": 11}, "num_validation_concepts is 11, expected at most 10"),
         ("image", {"policy": "zero-shot", "subjects": ["9"]}, "subjects: '9' is not in this study"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from data_prep.contract.audit import Audit, write_audit_file
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
+from data_prep.contract.page import SIMULATED, SIMULATED_NOT_KNOWN
 from tests.distributed.training import write_split
 from tests.helpers import generations as made_up
 from tests.helpers import tiny_study
@@ -23,7 +25,6 @@ from trainer.artifacts.guards import check_unseen
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
 from trainer.evaluate.embeddings import read_embeddings
-from trainer.evaluate.page import SIMULATED, SIMULATED_NOT_KNOWN
 from trainer.evaluate.retrieval.results import read_retrieval
 from trainer.evaluate.text.results import read_text
 from trainer.serve.about import about
@@ -83,6 +84,37 @@ def test_a_file_of_embeddings_gives_the_facts_of_its_export(
             ancestor is not None
         )
     assert read_retrieval(tmp_path / "embeds" / "retrieval.json").simulated is bool(simulated)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
+    "merged": lambda a, b: {name: np.concatenate([a[name], b[name]]) if a[name].ndim else a[name] for name in a},
+    "facts of another file": lambda a, b: {**b, "facts": a["facts"]},
+    "embeddings of another file": lambda a, b: {**a, "eeg": b["eeg"][: len(a["eeg"])]},
+    "cut": lambda a, _: {name: value[1:] if value.ndim else value for name, value in a.items()},
+    "other order": lambda a, _: {name: value[::-1] if value.ndim else value for name, value in a.items()},
+    "other ids": lambda a, _: {**a, "ids": np.array([f"{label}x" for label in a["ids"]])},
+    "ids gone": lambda a, _: {name: value for name, value in a.items() if name != "ids"},
+}
+
+
+@pytest.mark.parametrize("change", [None, *CHANGES])
+@pytest.mark.parametrize("simulated", [None, {"seed": 3}])
+def test_facts_are_of_the_arrays_they_came_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str | None, simulated: Any
+) -> None:
+    study = make_study(tmp_path / "study", monkeypatch, simulated=simulated)
+    folder, files = export(study, "a", tmp_path / "export"), []
+    for part in ("test", "train"):
+        argv = ["export-embeddings", "--export", str(folder), "--output", str(tmp_path / f"{part}.npz"), "--part", part]
+        assert main("python -m trainer", "", COMMANDS, argv) == 0
+        files.append(dict(np.load(tmp_path / f"{part}.npz")))
+    found = CHANGES[change](*files) if change else files[0]
+    np.savez_compressed(tmp_path / "e.npz", **found)
+    assert evaluate("--embeds", tmp_path / "e.npz", "--output", tmp_path / "r") == 0
+    results, page = read_json(tmp_path / "r" / "retrieval.json"), (tmp_path / "r" / "retrieval.html").read_text()
+    told = [results[name] for name in ("simulated", "split", "trained_trials")]
+    assert told == ([True if simulated else None, None, None] if change else [bool(simulated), "a", 0])
+    assert ("arrays were changed after export-embeddings wrote what they are" in page) == (change is not None)
 
 
 def test_an_audit_of_another_split_of_the_name_is_out_of_date(

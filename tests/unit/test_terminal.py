@@ -85,7 +85,10 @@ def test_a_bar_takes_any_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["[/bold]", "[red]study[/green]", "a\x1b[2Jb", ":smile:[/]"])
-def test_commands_read_a_study_whose_names_are_markup(tmp_path: Path, name: str, capsys: pytest.CaptureFixture) -> None:
+def test_commands_read_a_study_whose_names_are_markup(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     root = write_tiny_study(tmp_path / name, n_stimuli=6, n_test=2, n_subjects=1)
     write_split(root, "tiny", train={"stimulus": [0, 1, 2, 3]}, test={"stimulus": [4, 5]})
     assert main("data_prep", "", COMMANDS, ["audit", "--study", str(root), "--split", "tiny"]) == 0

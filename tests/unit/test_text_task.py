@@ -21,6 +21,7 @@ from tests.distributed.training import by_step, events, write_split
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_study import write_tiny_study
 from tests.helpers.tiny_text import tiny_config, write_tiny_encoder, write_tiny_text
+from tests.helpers.waits import Waits
 from trainer.__main__ import COMMANDS
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.text import load_text
@@ -80,6 +81,18 @@ def test_micro_batches_are_of_one_size_and_their_weights_make_the_mean_over_toke
     assert sum(float(part.weight) * count for part, count in zip(parts, tokens, strict=True)) / 4 == pytest.approx(1.0)
     lengths = [part.rows.ids_ML.shape[1] for part in parts]
     assert lengths == sorted(lengths), "neighbours in length belong together"
+
+
+def test_making_a_step_s_batches_never_waits_for_the_device(home: Path) -> None:
+    task = task_of(home, train__accumulation=2)
+    with task.batches(0) as stream:
+        host = next(stream)
+    task.device = torch.device("meta")
+    task.subject_S = task.subject_S.to("meta")
+    with Waits() as waits:
+        batches = task.prepare(host, 0)
+    assert [batch.eeg_BCT.device.type for batch in batches] == ["meta", "meta"]
+    assert waits.seen == []
 
 
 def test_prompt_tokens_and_pads_are_never_predicted(home: Path) -> None:
@@ -243,6 +256,27 @@ def test_refused_in_one_sentence(home: Path, changes: dict, says: str) -> None:
         root = with_other_embedding(home)
     with pytest.raises((CommandError, ValueError), match=says):
         first_batches(task_of(home, **({"data__study": str(root)} | changes)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_parts_too_small_to_learn_from_or_to_choose_by_are_refused(home: Path, size: int) -> None:
+    write_split(home / "study", f"first-{size}", train={"stimulus": list(range(size))}, validation={"stimulus": [14, 15]})
+    write_split(home / "study", f"second-{size}", train={"stimulus": [0, 1]}, validation={"stimulus": list(range(14, 14 + size))})
+    early = {"train__early_stopping_validations": 2}
+    if size == 1:
+        with pytest.raises(CommandError, match=r"part 'train' of split 'first-1': stimuli to learn from: 1, expected at least 2"):
+            task_of(home, data__split="first-1", **early)
+        with pytest.raises(CommandError, match=r"part 'validation' of split 'second-1': stimuli to choose from: 1, expected at least 2"):
+            task_of(home, data__split="second-1", **early)
+    else:
+        task_of(home, data__split=f"first-{size}", **early)
+        task_of(home, data__split=f"second-{size}", **early)
+    config = make(home, stage__validation_items=size)
+    if size < 3:
+        with pytest.raises(CommandError, match=rf"{size} samples to score on 3 ranks, expected one for each rank or more"):
+            TextTask(config, World(size=3, local_size=3), CPU)
+    else:
+        TextTask(config, World(size=3, local_size=3), CPU)
 
 
 def with_other_embedding(home: Path) -> Path:

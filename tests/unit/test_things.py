@@ -55,9 +55,12 @@ def test_rows_follow_the_metadata_and_eeg_is_what_was_written():
 
 def test_plain_pickles_and_object_arrays_are_the_same_study(study):
     before = ThingsReaderConfig(root=str(study)).open()
+    expected = before.eeg(7)
     change(study / TRAINING)
     after = ThingsReaderConfig(root=str(study)).open()
-    np.testing.assert_array_equal(before.eeg(7), after.eeg(7))
+    np.testing.assert_array_equal(expected, after.eeg(7))
+    with pytest.raises(StudyError, match="changed while it was read"):
+        before.eeg(8)
     assert after.source_hash != before.source_hash
 
 

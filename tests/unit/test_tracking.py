@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trainer.callbacks.mlflow_points import Points, points_of
+from trainer.callbacks.mlflow_points import Points, mlflow_name, points_of
 from trainer.training.tracking import MlflowConfig, found_again, sqlite_file, sqlite_uri
 
 
@@ -28,6 +28,11 @@ class Server:
                 self.metrics += metrics  # the answer is lost
             raise ConnectionError
         self.metrics += metrics
+
+    def get_run(self, run_id: str) -> Any:
+        if self.draw.random() < self.failing:
+            raise ConnectionError
+        return SimpleNamespace(data=SimpleNamespace(metrics={metric.key: metric.value for metric in self.metrics}))
 
     def get_metric_history(self, run_id: str, name: str) -> list[Any]:
         if self.draw.random() < self.failing:
@@ -89,6 +94,23 @@ def test_an_undisturbed_run_sends_each_point_once_and_asks_nothing_again(tmp_pat
     assert len(server.metrics) == len(server.shown()) == 9 * 2 + 3 * 2
 
 
+@pytest.mark.parametrize("resumed_at", [0, 2, 3, 8])
+def test_steps_that_a_kill_undid_and_that_come_again_are_not_sent_twice(tmp_path: Path, resumed_at: int) -> None:
+    draw = random.Random(0)
+    server, file = Server(draw, failing=0.0), tmp_path / "metrics.jsonl"
+    lines = [line(draw, step) for step in range(9)]
+    file.write_text("".join(lines))
+    Points(file).send(server, "run")
+    sent = len(server.metrics)
+    file.write_text("".join(lines[:resumed_at]))
+    points = Points(file)
+    for each in ["", *lines[resumed_at:]]:
+        with file.open("a") as again:
+            again.write(each)
+        points.send(server, "run")
+    assert len(server.metrics) == sent
+
+
 def test_a_line_that_is_cut_short_is_sent_when_it_is_whole(tmp_path: Path) -> None:
     server, file = Server(random.Random(0), failing=0.0), tmp_path / "metrics.jsonl"
     points = Points(file)
@@ -97,6 +119,18 @@ def test_a_line_that_is_cut_short_is_sent_when_it_is_whole(tmp_path: Path) -> No
             lines.write(piece)
         points.send(server, "run")
     assert server.shown() == {("train/loss", 1): 0.5, ("train/loss", 3): 0.25}
+
+
+def test_every_name_is_one_that_mlflow_takes() -> None:
+    from mlflow.utils.validation import _validate_metric_name, _validate_param
+
+    draw = random.Random(0)
+    odd = ["a(b)c=d", "ü/x", "../x", "/abs", "a//b", "a/../b", ".", "..", "", "a/", "x" * 6000, "loss\n", "test/top1", "train/a+b", "C:\\x"]
+    for name in [*odd, *("".join(draw.choices("ab./ :-_+(ü\n%", k=draw.randrange(8))) for _ in range(500))]:
+        _validate_metric_name(mlflow_name(name))
+        _validate_param(mlflow_name(name), "value")
+    for kept in ("train/loss", "optimizer.lr", "data.select.keep", "test/ridge/top-1", "a b"):
+        assert mlflow_name(kept) == kept
 
 
 NAMES = ("plain", "with space", "a%20b", "what?", "a#b", "100%", "ünï", "a&b=c;d", "%2F", "?#%25")
@@ -128,6 +162,6 @@ def test_the_tracker_says_nothing_to_a_rank_that_is_not_the_first() -> None:
     from trainer.callbacks.mlflow import MlflowTracking
 
     tracking, loop = MlflowTracking(MlflowConfig()), SimpleNamespace(world=SimpleNamespace(rank=1))
-    tracking.on_start(loop)  # type: ignore[arg-type]
+    tracking.on_begin(loop)  # type: ignore[arg-type]
     tracking.on_metrics(loop, {"loss": 1.0})  # type: ignore[arg-type]
     tracking.on_fault(loop, "it broke")  # type: ignore[arg-type]

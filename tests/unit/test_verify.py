@@ -164,7 +164,7 @@ def test_tables_of_a_class_study_are_rebuilt(tmp_path: Path) -> None:
 
 
 def test_inspect_shows_the_study(study: Path, capsys: pytest.CaptureFixture) -> None:
-    assert command("inspect", "--study", str(study), "--sample", "3") == 0
+    assert command("inspect", "--study", str(study), "--sample", "3", "--page", "none") == 0
     out = capsys.readouterr().out
     for word in ("TP9 AF7 AF8 TP10", "zero-shot", "tiny", read_manifest(study).fingerprint, "train/0003"):
         assert word in out

@@ -10,8 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from data_prep.contract.errors import CommandError
 from data_prep.contract.ranking import cosine_similarity
 from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.guards import part_of
 from trainer.artifacts.part import embed
 from trainer.data.batch import Batch
 from trainer.data.loader import Loader
@@ -56,6 +58,9 @@ def score_concepts(
     z_NP = _embed(loader, encoder.embed_batch, single_trials, encoder.device)
     concept_of = np.array([stimulus.concept for stimulus in train.index.manifest.tables.stimuli])
     images_SP, concept_S = encoder.embed_image(train.gallery[train.stimuli]), concept_of[train.stimuli]
+    if len(unseen := np.setdiff1d(concepts_K, concept_S)):
+        first = train.index.manifest.tables.concepts[int(unseen[0])]
+        raise CommandError(f"{part_of(train)} shows no stimulus of {first!r}, expected one of each concept that the encoder was trained on")
     means_KP = np.stack([images_SP[concept_S == concept].mean(axis=0) for concept in concepts_K.tolist()])
     mean_P = images_SP.mean(axis=0)
     return cosine_similarity(z_NP - mean_P, means_KP - mean_P).astype(np.float32), "nearest concept"

@@ -13,135 +13,28 @@ B: trials or averages, R: repetitions, C: channels, T: time points, E: image emb
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from data_prep.contract.arrays import read_archive
-from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError, UserError
-from data_prep.contract.manifest import Tables
-from data_prep.contract.seal import seal_all
+from data_prep.contract.seal import say_edited
 from data_prep.contract.terminal import Terminal
 from data_prep.contract.trust import allow_classes
-from data_prep.contract.words import listed, short
-from trainer.artifacts.export import CONFIG, Export, ExportEmbedding, ExportSignal, ModelSizes, read_export, write_config
+from data_prep.contract.words import as_given, listed, short
+from trainer.artifacts.export import CONFIG, Export, read_export
+from trainer.artifacts.fitted_transform import FittedTransform
 from trainer.artifacts.given import read_eeg
-from trainer.artifacts.level import check_trials, measure_level
-from trainer.artifacts.weights import load_weights, say_edited
-from trainer.data.batch import Batch, Transform, normalise_trials
-from trainer.data.loader import Loader
-from trainer.losses import LossConfig
-from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
-from trainer.training.lineage import Lineage
+from trainer.artifacts.level import check_trials
+from trainer.artifacts.weights import load_weights
+from trainer.data.batch import Batch, normalise_trials
+from trainer.models.contrastive import ContrastiveModel
 
 WEIGHTS, TRANSFORM = "model.safetensors", "transform.npz"
-
-
-# ----------------------------------------------------------------------------------------------------------- writing
-
-
-def write_export(
-    output: Path,
-    *,
-    weights: dict[str, Tensor],
-    model: ContrastiveModelConfig,
-    loss: LossConfig,
-    loader: Loader,
-    lineage: Lineage,
-    facts: Mapping[str, Any] | None = None,
-) -> None:
-    """Write an encoder into the new folder ``output``.
-
-    Parameters
-    ----------
-    weights
-        State dict of :class:`ContrastiveModel`, on the CPU.
-    model, loss
-        Configs it was built with.
-    loader
-        The training part: gives signal, selection, transform, embedding and the subjects that were seen.
-    lineage
-        The training, and those before it; what it does not say of its data is taken from ``loader``.
-    facts
-        What else is to be kept of it, such as hashes of what it read.
-    """
-    export = _described(model, loss, loader, lineage, facts or {})
-    output.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in weights.items()}, output / WEIGHTS)
-    if loader.transform is not None:
-        _write_transform(output / TRANSFORM, loader.transform, loader.index.manifest.tables)
-    write_config(output, export)
-    seal_all(output)
-
-
-def _described(model: ContrastiveModelConfig, loss: LossConfig, loader: Loader, lineage: Lineage, facts: Mapping[str, Any]) -> Export:
-    manifest, tables = loader.index.manifest, loader.index.manifest.tables
-    signal, transformed = loader.index.signal, loader.transform is not None
-    embedding = manifest.embedding(loader.config.embedding)
-    return Export(
-        **vars(lineage.completed_by(loader)),
-        model=to_plain(model),
-        loss=to_plain(loss),
-        build=ModelSizes(
-            n_chans=loader.n_chans,
-            n_times=loader.n_times,
-            sfreq=loader.sfreq,
-            num_subjects=len(tables.subjects),
-            embedding_dim=loader.embedding_dim,
-            num_concepts=len(tables.concepts),
-            positions=_rows(loader.positions),
-        ),
-        signal=ExportSignal(
-            unit=signal.unit,
-            sfreq=loader.sfreq,
-            tmin=loader.tmin,
-            n_times=loader.n_times,
-            ch_names=tuple(signal.ch_names if transformed else loader.ch_names),
-            positions=_rows(signal.positions if transformed else loader.positions),
-        ),
-        data=to_plain(loader.config),
-        preprocessing=manifest.preprocessing,
-        transform=TRANSFORM if transformed else None,
-        normalise=loader.config.normalise,
-        embedding=ExportEmbedding(name=loader.config.embedding, **vars(embedding)),
-        embedding_dim=model.proj_dim or loader.embedding_dim,
-        stimulus_level=manifest.stimulus_level,
-        concepts=tuple(tables.concepts),
-        subjects=tuple(tables.subjects),
-        trained_subjects=tuple(tables.subjects[i] for i in loader.subjects),
-        trained_concepts=tuple(tables.concepts[i] for i in loader.concepts),
-        level=measure_level(loader),
-        facts=facts,
-    )
-
-
-def _write_transform(path: Path, fitted: Transform, tables: Tables) -> None:
-    """By labels, as :meth:`FittedTransform.read` reads it."""
-    with path.open("wb") as file:
-        np.savez(
-            file,
-            subject=np.array([tables.subjects[i] for i in fitted.subject_K]),
-            session=np.array([tables.sessions[i] for i in fitted.session_K]),
-            matrix=fitted.matrix_KOI.numpy(),
-            mean=fitted.mean_KI.numpy(),
-            kind=np.array(fitted.kind),
-        )
-
-
-def _rows(positions: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...] | None:
-    return None if positions is None else tuple(tuple(map(float, row)) for row in positions)
-
-
-# ----------------------------------------------------------------------------------------------------------- reading
 
 
 class Encoder:
@@ -241,6 +134,8 @@ class Encoder:
         batch_size: int,
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Trials as :meth:`embed` takes them, as the model wants them: (first row, float32 (B, C, T), subject rows), in batches."""
+        if type(batch_size) is not int or batch_size < 1:
+            raise UserError(f"batch_size is {short(batch_size)!r}, expected at least 1")
         eeg = read_eeg(given, (len(self.signal.ch_names), self.signal.n_times), self.expects)
         repeated = eeg if eeg.ndim == 4 else eeg[:, None]
         subjects, sessions = _labels("subject", subject, len(eeg)), _labels("session", session, len(eeg))
@@ -294,44 +189,6 @@ class Encoder:
         """What :meth:`embed` takes, for sentences: shape, channels, rate, begin and unit."""
         sizes = f"{len(self.signal.ch_names)}, {self.signal.n_times}"
         return f"(trials, {sizes}) or (trials, repetitions, {sizes}): {self.signal}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FittedTransform:
-    """A split's transform by labels, so that it needs no study: see :class:`trainer.data.batch.Transform`."""
-
-    transform: Transform
-    labels: list[tuple[str, str]]
-    """(subject, session) of each row of the transform's table."""
-
-    @classmethod
-    def read(cls, path: Path, device: torch.device) -> FittedTransform:
-        """Read an export's ``transform.npz``."""
-        arrays = read_archive(path, ("subject", "session", "matrix", "mean", "kind"))
-        rows = np.arange(len(arrays["subject"]))
-        table = Transform(
-            kind=str(arrays["kind"]),
-            subject_K=rows,
-            session_K=rows,
-            matrix_KOI=torch.from_numpy(arrays["matrix"].astype(np.float32)),
-            mean_KI=torch.from_numpy(arrays["mean"].astype(np.float32)),
-        )
-        labels = list(zip(arrays["subject"].tolist(), arrays["session"].tolist(), strict=True))
-        return cls(transform=table.to(device), labels=labels)
-
-    def __call__(self, eeg_BRCT: Tensor, subjects: Sequence[str | None], sessions: Sequence[str | None]) -> Tensor:
-        """Transform all repetitions of each trial by the row of its labels."""
-        group_B = torch.tensor([self._row(*pair) for pair in zip(subjects, sessions, strict=True)], device=eeg_BRCT.device)
-        repetitions = eeg_BRCT.shape[1]
-        eeg_RCT = self.transform(eeg_BRCT.flatten(0, 1), group_B.repeat_interleave(repetitions))
-        return eeg_RCT.reshape(-1, repetitions, *eeg_RCT.shape[1:])
-
-    def _row(self, subject: str | None, session: str | None) -> int:
-        rows = [n for n, (u, s) in enumerate(self.labels) if subject in (None, u) and session in (None, s)]
-        if len(rows) != 1:
-            have = ", ".join(f"{u}/{s}" for u, s in self.labels[:8]) + (", …" if len(self.labels) > 8 else "")
-            raise UserError(f"subject {subject!r}, session {session!r}: expected one that the transform was fitted on, of {have}")
-        return rows[0]
 
 
 def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust: Sequence[str] = ()) -> Encoder:
@@ -390,7 +247,7 @@ def check_known(subjects: Iterable[str | None], known: Collection[str]) -> None:
     for label in dict.fromkeys(subjects):
         if label is not None and label not in known:
             raise UserError(
-                f"subject is {short(label)!r}, expected one of {listed(known)}, or None for a person whom the encoder was not trained on"
+                f"subject is {as_given(label)}, expected one of {listed(known)}, or None for a person whom the encoder was not trained on"
             )
 
 
@@ -406,36 +263,3 @@ def _labels(name: str, value: str | Sequence[str | None] | None, count: int) -> 
         if label is not None and not isinstance(label, str):
             raise UserError(f"{name} is {short(label)}, expected text as in the study, or None")
     return labels
-
-
-# ----------------------------------------------------------------------------------------------------------- command
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """Copy a run's exported encoder to where it is wanted, after loading it once."""
-
-    run: str
-    """Run folder."""
-    output: str
-    """Folder to make; it must not be there."""
-
-
-def run(config: ExportConfig) -> None:
-    """``python -m trainer export``."""
-    source, output = Path(config.run) / "export", Path(config.output)
-    if not (source / CONFIG).is_file():
-        raise CommandError(f"run: {config.run} has no export: training has not validated or finished yet")
-    if output.exists():
-        raise CommandError(f"output: {output} is there already; choose another folder")
-    encoder = load_encoder(source)
-    encoder.check_embeds(source)
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    os.replace(partial, output)
-    signal = encoder.signal
-    Terminal(soft_wrap=True).print(
-        f"{output}: encoder of step {encoder.export.step}, {len(signal.ch_names)} channels x {signal.n_times} time points at "
-        f"{signal.sfreq:g} Hz ({signal.unit}) -> {encoder.embedding_dim} dimensions"
-    )

@@ -14,7 +14,7 @@ from data_prep.contract.manifest import Embedding
 from data_prep.contract.records import FLAT, check_format, from_json, write_record
 from trainer.artifacts.level import Level
 from trainer.data.batch import Normalise
-from trainer.data.loader import DataConfig
+from trainer.data.config import DataConfig
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
 from trainer.training.lineage import Lineage

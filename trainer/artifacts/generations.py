@@ -20,6 +20,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.json_text import parse_json
 from data_prep.contract.manifest import read_manifest
 from data_prep.contract.records import read_record
+from data_prep.contract.seal import say_edited
 
 GENERATIONS, FACTS = "generations.jsonl", "generate.json"
 ARMS = (
@@ -187,11 +188,13 @@ def read_generations(folders: Sequence[Path], may_differ: Sequence[str] = ()) ->
 
     Raises
     ------
-    CommandError
-        A file that is missing or broken, a generation that is not done, seeds of different experiments, one model taken for two
+    CommandError, StudyError
+        A file that is missing, broken or altered, a generation that is not done, seeds of different experiments, one model taken for two
         seeds, an item that means different images.
     """
     facts = [read_facts(folder) for folder in folders]
+    for folder in folders:
+        say_edited(folder)
     models: dict[str, Path] = {}
     for folder, own in zip(folders, facts, strict=True):
         if own.model and own.model in models:

@@ -32,6 +32,7 @@ def read_eeg(given: Any, sizes: tuple[int, int], expects: str) -> np.ndarray:
     UserError
         One sentence with both sides.
     """
+    _check_unmasked(given, expects)
     eeg = _of_lists(given, sizes, expects) if isinstance(given, (list, tuple)) else _array(given, expects)
     _check_shape(eeg.shape, sizes, expects)
     if eeg.dtype.kind not in "fiu":
@@ -83,6 +84,7 @@ def _parts(row: Any, size: int, expects: str) -> Any:
 def _row(row: Any, size: int, expects: str) -> Any:
     values = _parts(row, size, expects)
     if isinstance(values, np.ndarray):
+        _check_unmasked(values, expects)
         if values.dtype.kind not in "fiu" or values.shape != (size,):
             raise UserError(f"EEG has values of type {short(values.dtype)}, expected numbers: {expects}")
         return values
@@ -94,6 +96,11 @@ def _row(row: Any, size: int, expects: str) -> Any:
         return np.array(values, np.float64)
     except OverflowError:  # a whole number beyond any float
         return np.full(size, np.inf)
+
+
+def _check_unmasked(values: Any, expects: str) -> None:
+    if np.ma.is_masked(values):  # what lies under a mask is anything
+        raise UserError(f"EEG has masked values, expected numbers: {expects}")
 
 
 def _check_shape(shape: tuple[int, ...], sizes: tuple[int, int], expects: str) -> None:

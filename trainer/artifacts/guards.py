@@ -11,8 +11,9 @@ from data_prep.contract.errors import CommandError
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.level import check_part
 from trainer.artifacts.seen import Seen
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.data.select import select_rows
 from trainer.training.lineage import Lineage, Origin
 
@@ -32,6 +33,23 @@ def check_signal(encoder: Encoder, loader: Loader) -> None:
     if tuple(names) != expected.ch_names:
         raise CommandError(f"{root}: channels {', '.join(names)}, the encoder was trained on {', '.join(expected.ch_names)}")
     check_part(loader, encoder.export.level, "the encoder")
+
+
+def part_of(loader: Loader) -> str:
+    """A part, for sentences."""
+    return f"{loader.index.root}: part {loader.part!r} of split {loader.config.split!r}"
+
+
+def check_candidates(where: str, count: int, what: str) -> None:
+    """Refuse to rank or to name among fewer than two: a single candidate always comes first, and every score is perfect.
+
+    Raises
+    ------
+    CommandError
+        ``where`` names the part, field or file, ``what`` the candidates.
+    """
+    if count < 2:
+        raise CommandError(f"{where}: {what} to choose from: {count}, expected at least 2, since a single one always comes first")
 
 
 def seen_trials(origins: Sequence[Origin], index: StudyIndex, rows: np.ndarray) -> Seen:

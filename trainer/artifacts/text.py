@@ -26,14 +26,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import sha256_file, write_atomically
+from data_prep.contract.files import refuse_links_out, sha256_file, write_atomically
 from data_prep.contract.records import to_json
-from data_prep.contract.seal import seal_all
+from data_prep.contract.seal import say_edited, seal_all
 from data_prep.contract.words import short
 from trainer.artifacts.encoder import WEIGHTS, Encoder, check_finite, load_encoder
 from trainer.artifacts.export import CONFIG, read_export, write_config
 from trainer.artifacts.text_export import ExportEncoder, TextExport, TextTraining, find_text_export, read_text_export, write_text_config
-from trainer.artifacts.weights import read_weights, say_edited
+from trainer.artifacts.weights import read_weights
 from trainer.models.concepts import ConceptTable
 from trainer.models.language.adapter import check_adapter_config
 from trainer.models.language.base import for_use, load_base, load_tokenizer, read_settings
@@ -98,6 +98,7 @@ def write_text_export(
     projector = {name: value for name, value in weights.items() if name.startswith(PROJECTOR_PARTS)}
     if projector:
         _save(projector, output / PROJECTOR)
+    refuse_links_out(encoder)
     (output / ENCODER).mkdir()
     for file in sorted(encoder.iterdir()):
         if file.is_file():
@@ -280,7 +281,8 @@ def load_text(
     if base is not None:
         base_config = replace(base_config, name=base, revision=None)
     settings = read_settings(base_config)
-    check_base(export.base, base_reference(base_config, settings), str(folder))
+    tokenizer = load_tokenizer(base_config)
+    check_base(export.base, base_reference(base_config, settings, tokenizer), str(folder))
     llm = load_base(base_config, device, training=False)
     if export.read_adapter().kind != "none":
         llm = _with_adapter(llm, folder / ADAPTER)
@@ -303,7 +305,7 @@ def load_text(
         model.projector.to(device)
         if model.image_token is not None:
             model.image_token.to(device)
-    prompter = Prompter(load_tokenizer(base_config), export.read_prompt(), export.num_prefix, context_length(settings))
+    prompter = Prompter(tokenizer, export.read_prompt(), export.num_prefix, context_length(settings))
     concepts = ConceptTable.read(folder) if export.concepts is not None else None
     say_edited(folder)
     return TextDecoder(export, encoder, model, prompter, concepts, device)

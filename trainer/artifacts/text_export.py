@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.contract.cli import from_plain
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import read_json
 from data_prep.contract.records import FLAT, check_format, from_json, write_record
 from trainer.artifacts.export import CONFIG, WithData, exported
@@ -145,7 +145,13 @@ def read_text_export(folder: Path) -> TextExport:
     if not _is_text(found):
         raise CommandError(f"{path}: not a text export (an encoder's?): expected the export of a text run")
     check_format(found, FORMAT_VERSION, str(path))
-    return from_json(TextExport, found, str(path), written_by="a text training")
+    export = from_json(TextExport, found, str(path), written_by="a text training")
+    try:
+        for read in (export.read_base, export.read_adapter, export.read_prefix, export.read_prompt):
+            read()
+    except UserError as error:
+        raise CommandError(f"{path}: {error}") from error
+    return export
 
 
 def write_text_config(folder: Path, export: TextExport) -> None:

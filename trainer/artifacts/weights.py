@@ -8,8 +8,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.seal import check_seals
-from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
 from trainer.data.finite import all_finite
 
@@ -33,18 +31,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if value.is_floating_point() and not all_finite(value):
             raise CommandError(f"{path}: {name} is not finite, expected numbers: the training that wrote it had failed")
     return weights
-
-
-def say_edited(folder: Path) -> None:
-    """Refuse an export whose numbers are not those that were written, and say of a text that is not.
-
-    Raises
-    ------
-    StudyError
-        One sentence naming the file.
-    """
-    for edited in check_seals(folder):
-        Terminal(stderr=True).print(f"note: {edited}, or edited by hand", soft_wrap=True)
 
 
 def load_weights(model: nn.Module, path: Path, described_by: str) -> None:

@@ -24,13 +24,13 @@ from trainer.callbacks.mlflow_describe import describe, source_tags
 from trainer.callbacks.mlflow_points import Points
 from trainer.callbacks.mlflow_store import experiment_id, open_store
 from trainer.training.callback import Callback, LoopView
-from trainer.training.settle import tracked_before
+from trainer.training.settle import tracked_before, tracking_begun
 from trainer.training.tracking import MlflowConfig
 
 _MAX_TAG_CHARACTERS = 500
 _PATIENCE_TIMEOUTS = 6
 _START = "eegvision.start"
-"""Tag by which a run is found again whose creation was not answered."""
+"""Tag by which a run is found again whose creation was not answered, or not written down: a kill came first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ class MlflowTracking(Callback):
         self.config = config
         self._sender: _Sender | None = None
 
-    def on_start(self, loop: LoopView) -> None:
-        """Begin to open or continue the run."""
+    def on_begin(self, loop: LoopView) -> None:
+        """Begin to open or continue the run; not before, as no event would name the run of a start that failed."""
         if loop.world.rank == 0:
             self._sender = _Sender(self.config, loop)
             self._sender.ask()
@@ -89,8 +89,8 @@ class _Sender:
         self._asked: queue.SimpleQueue[tuple[int, _Ending | None]] = queue.SimpleQueue()
         self._client: Any = None
         self._points: Points | None = None
-        self._run_id = ""
-        self._start = uuid.uuid4().hex
+        self._run_id, self._start = "", tracking_begun(loop.folder)
+        self._named = False
         self._away_since: int | None = None
         self._failures, self._retry_at = 0, 0.0
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -132,6 +132,9 @@ class _Sender:
         return True
 
     def _away(self, step: int, error: Exception) -> None:
+        if self._is_deleted():
+            self._begin_anew(step)
+            return
         self._failures += 1
         self._retry_at = time.monotonic() + min(self._config.timeout_seconds, 0.25 * 2**self._failures)
         if self._away_since is None:
@@ -141,9 +144,26 @@ class _Sender:
             Terminal(stderr=True, soft_wrap=True).print(said, style="yellow")
             self._event("fault", part="mlflow", step=step, message=message)
 
+    def _is_deleted(self) -> bool:
+        """Whether somebody has taken the run out of the tracker."""
+        if not self._run_id or self._client is None:
+            return False
+        try:
+            return _run(self._client, self._run_id) is None
+        except Exception:  # away
+            return False
+
+    def _begin_anew(self, step: int) -> None:
+        """Let the next call open another run, which gets every point."""
+        said = f"the run {self._run_id} is deleted at {masked(self._config.uri(self._loop.folder.path))}"
+        Terminal(stderr=True, soft_wrap=True).print(f"warning: tracking: {said}: a new one takes its place", style="yellow")
+        self._event("fault", part="mlflow", step=step, message=said)
+        self._client, self._run_id, self._start, self._named = None, "", "", False
+        self._loop.state.tracking_run_id = ""
+
     def _finish(self, ending: _Ending) -> None:
-        if ending.fault and self._client is None:
-            return  # a run that did not begin needs none there
+        if ending.fault and not self._run_id:
+            return  # there is none that would have to be ended
         until = time.monotonic() + ending.patience_seconds
         while not (self._send(self._loop.state.step) and self._ended(ending)):
             left = until - time.monotonic()
@@ -175,30 +195,39 @@ class _Sender:
         if found is None:
             found = self._new_run(client, experiment_id(client, self._config.experiment, uri))
             if before := _run(client, tracked_before(self._loop.folder)):
-                client.set_tag(found.info.run_id, "wound_back_from", before.info.run_id)
-                client.set_tag(before.info.run_id, "superseded_by", found.info.run_id)
+                _supersede(client, before, found.info.run_id)
         else:
             client.update_run(found.info.run_id, status="RUNNING")
-        new = found.info.run_id != self._run_id
         self._run_id = state.tracking_run_id = found.info.run_id
         if not found.data.params:  # made just now, or by a process that came no further
             describe(client, self._run_id, self._loop)
-        if new:
+        if not self._named:
             self._event("tracking", run_id=self._run_id)
+            self._named = True
         self._points = Points(self._loop.folder.path / "metrics.jsonl")
         self._client = client
 
     def _new_run(self, client: Any, experiment: str) -> Any:
-        if self._failures:  # it may have been made although the answer was lost
+        if self._start:
             made = client.search_runs([experiment], filter_string=f"tags.`{_START}` = '{self._start}'")
             if made:
                 return made[0]
+        else:
+            self._start = uuid.uuid4().hex
+            self._event("tracking", start=self._start)
         name = self._config.run_name or self._loop.folder.path.absolute().name
         return client.create_run(experiment, run_name=name, tags={_START: self._start, **source_tags(self._loop)})
 
     def _event(self, kind: str, **facts: Any) -> None:
         with contextlib.suppress(OSError):  # a full disk has taken the tracker's database and the run's own files alike
             self._loop.folder.event(kind, **facts)
+
+
+def _supersede(client: Any, before: Any, run_id: str) -> None:
+    client.set_tag(run_id, "wound_back_from", before.info.run_id)
+    client.set_tag(before.info.run_id, "superseded_by", run_id)
+    if before.info.status == "RUNNING":  # killed: nobody else will say so
+        client.set_terminated(before.info.run_id, "KILLED")
 
 
 def _run(client: Any, run_id: str) -> Any:

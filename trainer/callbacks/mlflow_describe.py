@@ -14,9 +14,10 @@ from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import UserError
 from data_prep.contract.manifest import Manifest, read_manifest
 from data_prep.contract.secrets import masked
+from data_prep.contract.version import code_version, commit_of
+from trainer.callbacks.mlflow_points import mlflow_name
 from trainer.training.callback import LoopView
 from trainer.training.identity import flat
-from trainer.training.provenance import git_revision
 
 _PARAMS_A_CALL = 100
 _MAX_PARAM_CHARACTERS = 500
@@ -25,10 +26,9 @@ _MAX_DIGEST_CHARACTERS = 36
 
 def source_tags(loop: LoopView) -> dict[str, str]:
     """Tags that MLflow's pages show as user, source and version."""
-    task, revision = _task(loop), git_revision()
+    task, revision = _task(loop), code_version()
     tags = {"mlflow.source.name": f"python -m trainer {task}", "mlflow.source.type": "LOCAL", "git_revision": revision}
-    commit = revision.partition("+")[0]
-    if len(commit) == 40:
+    if commit := commit_of(revision):
         tags["mlflow.source.git.commit"] = commit
     with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
@@ -60,8 +60,8 @@ def describe(client: Any, run_id: str, loop: LoopView) -> None:
         client.log_inputs(run_id, datasets=used)
     for name in ("config.yaml", "identity.json"):
         client.log_artifact(run_id, str(loop.folder.path / name))
-    params = [Param(k, masked(str(v))[:_MAX_PARAM_CHARACTERS]) for k, v in flat(to_plain(loop.config)).items()]
-    params.append(Param("world_size", str(loop.world.size)))
+    told = {mlflow_name(name): value for name, value in flat(to_plain(loop.config)).items()} | {"world_size": loop.world.size}
+    params = [Param(name, masked(str(value))[:_MAX_PARAM_CHARACTERS]) for name, value in told.items()]
     for first in range(0, len(params), _PARAMS_A_CALL):
         client.log_batch(run_id, params=params[first : first + _PARAMS_A_CALL])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,14 +12,13 @@ from typing import Any
 from data_prep.contract.cli import from_plain
 from data_prep.contract.config_file import read_fields
 from data_prep.contract.words import short
-from trainer.callbacks.mlflow_points import Points
+from trainer.callbacks.mlflow_points import Points, mlflow_name
 from trainer.callbacks.mlflow_store import open_store
 from trainer.training.completed import read_completed
 from trainer.training.tracking import MlflowConfig, sqlite_file
 
 _METRICS_A_CALL = 1000
 _MAX_TAG_CHARACTERS = 5000
-_METRIC_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +88,7 @@ def _log(client: Any, run_id: str, evaluation: Evaluation) -> None:
 
     known = client.get_run(run_id).data.tags
     stamp = int(time.time() * 1000)
-    points = [
-        Metric(_METRIC_NAME.sub("_", name.replace("+", "_and_")), value, stamp, evaluation.step)
-        for name, value in evaluation.metrics.items()
-        if value is not None
-    ]
+    points = [Metric(mlflow_name(name), value, stamp, evaluation.step) for name, value in evaluation.metrics.items() if value is not None]
     for first in range(0, len(points), _METRICS_A_CALL):
         client.log_batch(run_id, metrics=points[first : first + _METRICS_A_CALL])
     client.log_batch(run_id, tags=[RunTag(name, value[:_MAX_TAG_CHARACTERS]) for name, value in evaluation.tags.items()])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import posixpath
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.contract.json_text import parse_line
+
 _METRICS_A_CALL = 1000
+_NO_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)
+_MAX_NAME_CHARACTERS = 250
 _VALIDATION = "validation_"
 
 Point = tuple[str, int]
@@ -56,30 +61,35 @@ class Points:
         lines_of = points_of(whole.decode("utf-8", "replace").split("\n"))
         points = {point: value for point, value in lines_of.items() if point[1] <= until}
         if self._there is None:
-            self._there = _held(client, run_id, sorted({name for name, _ in points}))
+            self._there = _held(client, run_id)
         missing = lacking(points, self._there)
         stamp = int(time.time() * 1000)
         metrics = [Metric(name, value, stamp, step) for (name, step), value in missing.items()]
         for first in range(0, len(metrics), _METRICS_A_CALL):
             client.log_batch(run_id, metrics=metrics[first : first + _METRICS_A_CALL])
         self._offset += len(whole)
-        self._there = {}  # a step comes once, unless the file becomes shorter
+        # A step comes once, unless the file becomes shorter. What is left is of steps that a kill undid and that come again.
+        self._there = {point: value for point, value in self._there.items() if point not in points}
+
+
+def mlflow_name(name: str) -> str:
+    """A name that MLflow takes for a metric or a parameter, which refuses all that come with one that it does not."""
+    taken = _NO_NAME.sub("_", name.replace("+", "_and_"))[:_MAX_NAME_CHARACTERS] or "_"
+    unlike_a_path = posixpath.normpath(taken) != taken or taken.startswith(("/", "..")) or taken == "."
+    return re.sub(r"^\.|/|\.\.", "_", taken) if unlike_a_path else taken
 
 
 def points_of(lines: Iterable[str]) -> dict[Point, float]:
     """``{"step": 3, "loss": 0.5, "validation_top1": 0.2}`` as ``train/loss`` and ``validation/top1`` at 3; the last of a step counts."""
     found: dict[Point, float] = {}
     for line in lines:
-        try:
-            values = json.loads(line)
-        except ValueError:  # cut short by a kill
-            continue
-        if not isinstance(values, dict) or not isinstance(step := values.pop("step", None), int):
+        values = parse_line(line)
+        if values is None or not isinstance(step := values.pop("step", None), int):
             continue
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 group, own = ("validation", name.removeprefix(_VALIDATION)) if name.startswith(_VALIDATION) else ("train", name)
-                found[f"{group}/{own}", step] = float(value)
+                found[mlflow_name(f"{group}/{own}"), step] = float(value)
     return found
 
 
@@ -94,7 +104,7 @@ def _same(ours: float, theirs: float) -> bool:
     return ours == theirs or (math.isnan(ours) and math.isnan(theirs))
 
 
-def _held(client: Any, run_id: str, names: Iterable[str]) -> dict[Point, float]:
+def _held(client: Any, run_id: str) -> dict[Point, float]:
     """The points of a run, the latest of each step."""
-    history = [metric for name in names for metric in client.get_metric_history(run_id, name)]
+    history = [metric for name in client.get_run(run_id).data.metrics for metric in client.get_metric_history(run_id, name)]
     return {(m.key, m.step): m.value for m in sorted(history, key=lambda metric: metric.timestamp)}

@@ -65,6 +65,7 @@ def settle(uri: str) -> None:
         return  # to be read only
     database.parent.mkdir(parents=True, exist_ok=True)
     with first_come(database.with_name(f"{database.name}.lock")):
+        _sweep(database)
         if not database.exists() or not database.stat().st_size:
             _make(database)
         _follow(database)
@@ -98,6 +99,14 @@ def _forget_places() -> None:
     from mlflow.tracking._tracking_service import utils
 
     getattr(utils, "_artifact_repos_cache", {}).clear()
+
+
+def _sweep(database: Path) -> None:
+    """Take away what a kill has left of databases that were not whole; whoever makes one has the lock."""
+    ours = re.compile(rf"\.{re.escape(database.name)}\.[0-9a-f]{{32}}\.new(-journal|-wal|-shm)?")
+    for path in database.absolute().parent.iterdir():
+        if ours.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def _make(database: Path) -> None:

@@ -116,6 +116,10 @@ class Transform:
             finite = np.abs(arrays[name]) <= np.finfo(np.float32).max
             if not finite.all():
                 raise StudyError(f"{path}: {name} of row {int(np.argwhere(~finite)[0][0])} is not finite, expected numbers: fit it again")
+        silent_KO = np.abs(arrays["matrix"]).max(axis=2) < np.finfo(np.float32).tiny
+        if silent_KO.any():
+            row, channel = (int(place) for place in np.argwhere(silent_KO)[0])
+            raise StudyError(f"{path}: matrix of row {row} makes channel {channel} 0, expected a transform of it: fit it again")
         return cls(
             kind=str(arrays["kind"]),
             subject_K=arrays["subject"].astype(np.int64),

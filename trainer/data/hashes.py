@@ -41,7 +41,8 @@ class ShardHashes:
         self._refuse()
         new = [shard for shard in shards if shard not in self._hashed]
         if new:
-            self._ask(new)
+            with self._changed:  # another thread may have asked for them meanwhile
+                self._ask([shard for shard in new if shard not in self._hashed])
 
     def settle(self) -> None:
         """Wait until all that was touched is hashed; a file that was written to since it was hashed is hashed again.
@@ -53,8 +54,7 @@ class ShardHashes:
         """
         with self._changed:
             hashed = {shard: state for shard, state in self._hashed.items() if state is not None}
-        self._ask([shard for shard, state in hashed.items() if self._tars.state(shard) != state])
-        with self._changed:
+            self._ask([shard for shard, state in hashed.items() if self._tars.state(shard) != state])
             self._changed.wait_for(lambda: self._fault is not None or None not in self._hashed.values())
         self._refuse()
 
@@ -63,16 +63,16 @@ class ShardHashes:
             raise StudyError(str(self._fault)) from self._fault
 
     def _ask(self, shards: list[int]) -> None:
-        with self._changed:
-            for shard in shards:
-                self._hashed[shard] = None
-                self._waiting.put(shard)
-            if shards and self._thread is None:
-                weakref.finalize(self, _end, self._stopped, self._waiting)
-                # It must not keep the object it works for, or that one's end would never come.
-                work = (weakref.ref(self), self._tars, self._waiting, self._stopped)
-                self._thread = threading.Thread(target=_work, args=work, name="shard hashes", daemon=True)
-                self._thread.start()
+        """Have these hashed; for a thread that holds the condition."""
+        for shard in shards:
+            self._hashed[shard] = None
+            self._waiting.put(shard)
+        if shards and self._thread is None:
+            weakref.finalize(self, _end, self._stopped, self._waiting)
+            # It must not keep the object it works for, or that one's end would never come.
+            work = (weakref.ref(self), self._tars, self._waiting, self._stopped)
+            self._thread = threading.Thread(target=_work, args=work, name="shard hashes", daemon=True)
+            self._thread.start()
 
     def _found(self, shard: int, state: State | None, fault: StudyError | None) -> None:
         with self._changed:

@@ -64,7 +64,7 @@ class StudyIndex:
         root
             The study's folder.
         verify
-            See :attr:`trainer.data.loader.DataConfig.verify`.
+            See :attr:`trainer.data.config.DataConfig.verify`.
 
         Raises
         ------
@@ -99,6 +99,11 @@ class StudyIndex:
         if self._hashes is not None:
             self._hashes.touch(np.unique(shards).tolist())
         return read_pieces(self._tars, shards, offsets, lengths)
+
+    @property
+    def watched(self) -> bool:
+        """Whether a shard that changes after it was read is told of, by the hash of what it is then: see :meth:`settle`."""
+        return self._hashes is not None
 
     def settle(self) -> None:
         """Wait until the hash of every shard read so far is known: before anything computed from them is kept or told.

@@ -19,77 +19,24 @@ import contextlib
 import copy
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-from data_prep.contract import schema
 from data_prep.contract.errors import CommandError, StudyError
 from trainer.data import random
-from trainer.data.batch import Batch, HostBatch, Normalise, Transform, prepare
+from trainer.data.batch import Batch, HostBatch, Transform, prepare
+from trainer.data.config import DataConfig
 from trainer.data.finite import first_not_finite
 from trainer.data.grouping import Grouping
-from trainer.data.hashes import Verify
 from trainer.data.index import StudyIndex
 from trainer.data.order import Order, rank_slices
 from trainer.data.place import Places, transform_groups
 from trainer.data.prefetch import Prefetched
-from trainer.data.select import SelectConfig, select_channels, select_fraction, select_rows, select_times
+from trainer.data.select import select_channels, select_fraction, select_rows, select_times
 
 _DRAW = random.word("draw of repetitions")
 _EVALUATION_DRAW = random.word("draw of repetitions for evaluation")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which data a run uses, and what an item of it is."""
-
-    study: str
-    """Folder of the sharded study."""
-    split: str
-    """Name of a split of the study (``splits/NAME.json``)."""
-    embedding: str
-    """Name of the image embedding to align with (``embeddings/NAME.npy``)."""
-    repetitions: Literal["mean", "each", "random_mean"] = "mean"
-    """``mean``: an item is a sample, the average of its repetitions in the part; ``random_mean``: the average of
-    ``random_mean_k`` of them, drawn anew in each data pass; ``each``: an item is a single repetition."""
-    random_mean_k: int = 2
-    """Repetitions averaged under ``random_mean``, without replacement; a sample that has fewer gives all it has."""
-    select: SelectConfig = field(default_factory=SelectConfig)
-    """Part of the data to use."""
-    block_shards: int = 16
-    """Shards whose items are mixed with each other: more mixes better, fewer read from fewer files at a time."""
-    transform: str | None = None
-    """Name of what was fitted on the split's training rows (``transforms/NAME.npz``), applied to each repetition; null: none."""
-    normalise: Normalise = "none"
-    """Scaling of each averaged item by itself: ``none``; ``channel_demean`` (each channel's mean over time to 0);
-    ``channel_zscore`` (and its deviation to 1); ``trial_zscore`` (one mean and deviation for all channels)."""
-    verify: Verify = "first_touch"
-    """Which shards' SHA-256 is checked, by every rank for itself: ``first_touch`` those that it reads, once, beside training, and
-    nothing is saved, exported or scored before they are right; ``all`` every one before the first step; ``sizes`` none, only sizes,
-    as at every opening."""
-
-    def __post_init__(self) -> None:
-        schema.check_split_name(self.split)
-        schema.check_embedding_name(self.embedding)
-        if self.repetitions not in ("mean", "each", "random_mean"):
-            raise ValueError(f"data.repetitions is {self.repetitions!r}, expected mean, each or random_mean")
-        if self.random_mean_k < 1:
-            raise ValueError(f"data.random_mean_k is {self.random_mean_k}, expected at least 1")
-        if self.block_shards < 1:
-            raise ValueError(f"data.block_shards is {self.block_shards}, expected at least 1")
-        if self.transform is not None and not schema.SPLIT_NAME.match(self.transform):
-            raise ValueError(f"data.transform is {self.transform!r}, expected letters, digits, '_' and '-' only")
-        if self.normalise not in ("none", "channel_demean", "channel_zscore", "trial_zscore"):
-            raise ValueError(f"data.normalise is {self.normalise!r}, expected none, channel_demean, channel_zscore or trial_zscore")
-        if self.verify not in get_args(Verify):
-            raise ValueError(f"data.verify is {self.verify!r}, expected one of {', '.join(get_args(Verify))}")
-
-    def unfiltered(self) -> DataConfig:
-        """The same without the choice of correctly classified trials, for parts that are scored and for whatever judges trials."""
-        return replace(self, select=replace(self.select, keep="all", keep_encoder=""))
 
 
 class Loader:
@@ -149,6 +96,17 @@ class Loader:
         """Stimulus of every item: (num_items,)."""
         stimuli: np.ndarray = self._stimulus[self._items.sample_N]
         return stimuli
+
+    @property
+    def item_concepts(self) -> np.ndarray:
+        """Concept of every item: (num_items,)."""
+        concepts: np.ndarray = self._concept[self._items.sample_N]
+        return concepts
+
+    @property
+    def most_repetitions(self) -> int:
+        """Repetitions of the sample that has most of them in the part."""
+        return int(self._samples.count_N.max())
 
     @property
     def rows(self) -> np.ndarray:
@@ -311,6 +269,7 @@ class Loader:
 
     def _group(self) -> None:
         self._sample_R = self.index.table.sample[self._places.row]
+        self._seen_R = np.zeros(len(self._places), bool)
         self._samples = Grouping.by_sample(self._sample_R)
         self._items = Grouping.singly(self._sample_R) if self.config.repetitions == "each" else self._samples
 
@@ -372,7 +331,11 @@ class Loader:
         )
 
     def _fault(self, eeg_RCT: torch.Tensor, rows: np.ndarray) -> str:
+        """What of the EEG is not finite. Looked for once in each repetition where hashes tell of a file that changes later."""
+        if self.index.watched and self._seen_R[rows].all():
+            return ""
         if (place := first_not_finite(eeg_RCT)) is None:
+            self._seen_R[rows] = True
             return ""
         row, channel, time = int(self._places.row[rows[place[0]]]), place[1], place[2]
         table = self.index.table

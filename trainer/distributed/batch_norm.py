@@ -57,6 +57,7 @@ class GlobalBatchNorm(nn.Module):
             if not self.training:
                 return F.batch_norm(x32, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps).to(x.dtype)
             if collectives.num_ranks() == 1:
+                _check_count(x.numel() // self.num_features)
                 return F.batch_norm(x32, self.running_mean, self.running_var, weight, bias, True, self.momentum, self.eps).to(x.dtype)
             y: Tensor
             y, mean_C, var_C, count = _NormalizeAcrossRanks.apply(x32, weight, bias, self.eps)
@@ -81,11 +82,11 @@ class _NormalizeAcrossRanks(torch.autograd.Function):
             local_var_C, local_mean_C = torch.var_mean(x, over, correction=0)
         else:
             local_var_C, local_mean_C = x.new_zeros(num_features), x.new_zeros(num_features)
-        local = torch.cat([x.new_tensor([local_count]), local_mean_C, local_var_C])
+        local = torch.cat([x.new_full((1,), local_count), local_mean_C, local_var_C])
         counts_R, means_RC, vars_RC = torch.split(collectives.gather_ids(local[None]), [1, num_features, num_features], dim=1)
         count = counts_R.sum()
-        if count <= 1:
-            raise UserError("batch normalisation needs more than one value a channel over all ranks: enlarge the batch, or norm: layer")
+        if local_count <= 1:  # who brings two need not ask, for which it would wait for the device
+            _check_count(int(count))
         share_R = counts_R / count
         mean_C = (means_RC * share_R).sum(0)
         var_C = ((vars_RC + (means_RC - mean_C).square()) * share_R).sum(0)
@@ -106,6 +107,11 @@ class _NormalizeAcrossRanks(torch.autograd.Function):
         inner = grad - _wide(sum_grad_C, grad) - normalized * _wide(sum_grad_times_C, grad)
         # Parameters get this rank's share only: DeepSpeed averages parameter gradients over ranks itself.
         return inner * _wide(weight_C * scale_C, grad), grad_weight_C, grad_bias_C, None
+
+
+def _check_count(count: int) -> None:
+    if count <= 1:
+        raise UserError("batch normalisation needs more than one value a channel over all ranks: enlarge the batch, or norm: layer")
 
 
 def _wide(value_C: Tensor, like: Tensor) -> Tensor:

@@ -33,9 +33,9 @@ def run_in_group(
 ) -> tuple[int | None, int | None]:
     """Run ``argv`` to its end.
 
-    SIGINT and SIGTERM of this process go to the child's whole group, SIGHUP as SIGTERM (launchers do not know it and would leave their
-    ranks without a word), as does SIGTERM after ``timeout_seconds``; what then still runs after ``grace_seconds`` is killed. Only the
-    main thread may call this. ``pass_fds`` stay open in the child.
+    SIGINT and SIGTERM of this process go to the child's whole group, SIGHUP and SIGUSR1 as SIGTERM (launchers do not know them and would
+    leave their ranks without a word), as does SIGTERM after ``timeout_seconds``; what then still runs after ``grace_seconds`` is killed.
+    Only the main thread may call this. ``pass_fds`` stay open in the child.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def run_in_group(
     process: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, _: FrameType | None) -> None:
-        number = signal.SIGTERM if number == signal.SIGHUP else number
+        number = signal.SIGTERM if number in (signal.SIGHUP, signal.SIGUSR1) else number
         asked.append(number)
         if process is not None:
             _signal_group(process, number)

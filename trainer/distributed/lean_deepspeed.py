@@ -1,12 +1,15 @@
 """``import deepspeed`` without what no run here uses: MLflow, which its autotuner looks for, and torch's compiler, for Muon's kernels.
 
-Both are imported on every rank and take seconds; who wants MLflow or the compiler imports them later, as ever.
+Both are imported on every rank and take seconds; who wants MLflow or the compiler imports them later, as ever. An optimizer would
+import the compiler at its first step, to be told that nothing of it is compiled.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +21,7 @@ def import_deepspeed() -> Any:
         import deepspeed
     with contextlib.suppress(ImportError), _uncompiled():
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    _leave_optimizers_uncompiled()
     return deepspeed
 
 
@@ -47,3 +51,22 @@ def _uncompiled() -> Iterator[None]:
         yield
     finally:
         compiler.compile = before
+
+
+def _leave_optimizers_uncompiled() -> None:
+    from torch import set_grad_enabled
+    from torch.optim import Adam, Optimizer
+
+    plain = getattr(Adam.step, "__wrapped__", None)
+    if plain is None or "torch._dynamo" in sys.modules or hasattr(Adam.step, "hooked"):  # another torch; nothing to save; in use
+        return
+
+    @functools.wraps(plain)
+    def step(optimizer: Any, closure: Any = None) -> Any:
+        with set_grad_enabled(optimizer.defaults["differentiable"]):
+            return plain(optimizer, closure)
+
+    Adam.step = step  # type: ignore[method-assign, assignment]
+    for method in filter(inspect.isfunction, vars(Optimizer).values()):
+        if wrapped := getattr(method, "__wrapped__", None):
+            wrapped.__dynamo_disable = wrapped  # where torch keeps what the compiler has made of it

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from data_prep.contract.errors import CommandError
+from trainer.distributed.lean_deepspeed import import_deepspeed
 
 SAFE = (
     ("deepspeed.runtime.fp16.loss_scaler", "LossScaler"),
@@ -67,6 +68,7 @@ def _why(error: Exception) -> str:
 
 if __name__ == "__main__":
     del sys.argv[0]
+    import_deepspeed()
     try:
         with weights_only():
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -22,6 +22,7 @@ import torch.distributed
 
 from data_prep.contract.errors import UserError
 from trainer.distributed.lean_deepspeed import import_deepspeed
+from trainer.distributed.schedulers import launcher_variables
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -63,9 +64,10 @@ class World:
 
 
 def read_world(environ: Mapping[str, str] | None = None) -> World:
-    """The world that the launcher (deepspeed, torchrun, Slurm through either) describes; without one, a single process.
+    """The world that the launcher (deepspeed, torchrun, srun, mpirun) describes; without one, a single process.
 
-    Reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE`` (deepspeed calls it ``LOCAL_SIZE``).
+    Reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` and ``LOCAL_WORLD_SIZE`` (deepspeed calls it ``LOCAL_SIZE``), or what
+    :mod:`trainer.distributed.schedulers` makes of a scheduler's own.
 
     Raises
     ------
@@ -73,6 +75,7 @@ def read_world(environ: Mapping[str, str] | None = None) -> World:
         Only one of RANK and WORLD_SIZE is there, a value is no integer, or they contradict each other.
     """
     environ = os.environ if environ is None else environ
+    environ = {**environ, **launcher_variables(environ)}
     if "RANK" not in environ and "WORLD_SIZE" not in environ:
         return World()
     for needed, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
@@ -135,6 +138,7 @@ def start_distributed(world: World, device: torch.device, timeout_seconds: float
     if timeout_seconds <= 0:
         raise UserError(f"train.timeout_seconds: {timeout_seconds}, expected a positive number of seconds")
     os.environ["DS_ACCELERATOR"] = device.type
+    os.environ.update(launcher_variables(os.environ))
     if world.size == 1:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")  # deepspeed asks for them
     if world.one_host and "GLOO_SOCKET_IFNAME" not in os.environ:
@@ -172,11 +176,22 @@ def set_group_timeouts(timeout_seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def all_or_none(world: World, timeout_seconds: float) -> Iterator[None]:
+def new_groups_wait(timeout_seconds: float) -> Iterator[None]:
+    """Context in which groups that others make without saying how long they wait (``deepspeed.initialize`` does) wait as long as ours."""
+    groups = torch.distributed.distributed_c10d
+    before, groups._get_default_timeout = groups._get_default_timeout, lambda backend: timedelta(seconds=timeout_seconds)
+    try:
+        yield
+    finally:
+        groups._get_default_timeout = before
+
+
+@contextlib.contextmanager
+def all_or_none(world: World, timeout_seconds: float, name: str = "start") -> Iterator[None]:
     """Context that ends well on all ranks or on none: a rank that fails in it tells the others, and who is through waits for all.
 
     The ranks tell each other through the store in which they met. In a collective a rank would wait for one that is gone where no signal
-    reaches it, and one that failed would take part in whichever comes next.
+    reaches it, and one that failed would take part in whichever comes next. ``name``: of this context, another one each time.
 
     Raises
     ------
@@ -197,8 +212,8 @@ def all_or_none(world: World, timeout_seconds: float) -> Iterator[None]:
         raise
     end = time.monotonic() + timeout_seconds
     try:
-        store.set(f"through/{world.rank}", "")
-        while late := [rank for rank in range(world.size) if not store.check([f"through/{rank}"])]:
+        store.set(f"{name}/through/{world.rank}", "")
+        while late := [rank for rank in range(world.size) if not store.check([f"{name}/through/{rank}"])]:
             if failed := [rank for rank in late if store.check([f"failed/{rank}"])]:
                 raise UserError(f"rank {failed[0]} of {world.size} could not start, see its error")
             if time.monotonic() > end:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,10 +12,10 @@ import torch
 
 from data_prep.contract.cli import to_plain
 from data_prep.contract.files import write_atomically
-from data_prep.contract.records import to_json
 from data_prep.contract.terminal import Terminal
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import embed, open_part
+from trainer.evaluate.embeddings import facts_array
 from trainer.evaluate.provenance import study_facts
 from trainer.evaluate.results import check_output
 from trainer.evaluate.study_facts import context_notes
@@ -60,8 +59,8 @@ def run(config: ExportEmbeddingsConfig) -> None:
         "subjects": np.array([tables.subjects[i] for i in sample["subject"]]),
         "concepts": np.array([tables.concepts[i] for i in sample["concept"]]),
         "split": np.array(config.part),
-        "facts": np.array(json.dumps(to_json(facts), sort_keys=True)),
     }
+    arrays["facts"] = facts_array(facts, arrays)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(Path(config.output), buffer.getvalue())

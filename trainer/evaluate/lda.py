@@ -146,5 +146,7 @@ def _check(train_x: np.ndarray, train_y: np.ndarray, train_groups: np.ndarray | 
         raise UserError(f"train_x has {len(train_x)} trials, train_y {len(train_y)} labels, train_groups {groups}: expected as many")
     if sorted(np.unique(train_y).tolist()) != [0, 1]:
         raise UserError(f"train_y holds the classes {np.unique(train_y).tolist()}, expected exactly 0 and 1")
+    if len(train_y) < 3:
+        raise UserError(f"{len(train_y)} training trials, expected at least 3 to know how trials of a class differ")
     if not (np.isfinite(train_x).all() and np.isfinite(test_x).all()):
         raise UserError("train_x or test_x holds values that are not finite")

@@ -54,18 +54,24 @@ def _audit(loader: Loader) -> Audit | None:
     )
 
 
-def unknown_facts(path: Path, *, part: str, config: dict[str, Any]) -> StudyFacts:
-    """Facts of a file of embeddings that tells nothing of where they come from."""
+def unknown_facts(path: Path, *, part: str, config: dict[str, Any], changed: StudyFacts | None = None) -> StudyFacts:
+    """Facts of a file of embeddings that tells nothing of where they come from; ``changed``: what it tells is of other arrays."""
+    made_up = changed is not None and (changed.simulated or changed.trained_on_simulated)
+    why = (
+        "the file does not tell which model made its embeddings, and of which trials"
+        if changed is None
+        else "the file's arrays were changed after export-embeddings wrote what they are"
+    )
     names = ("split", "split_hash", "fingerprint", "trained_on_split", "embedding", "step", "git_revision", "audit", "audit_claim")
     unknown: dict[str, Any] = dict.fromkeys(names)
     return StudyFacts(
         study=str(path),
-        simulated=None,
+        simulated=True if made_up else None,
         part=part,
         audit_reasons=(),
         validation=None,
         config=config,
-        trained_not_known=("the file does not tell which model made its embeddings, and of which trials",),
+        trained_not_known=(why,),
         **unknown,
     )
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, write_atomically, write_json
 from data_prep.contract.records import from_json, to_json
+from data_prep.contract.seal import seal
 from data_prep.contract.words import listed
 
 FORMAT_VERSION = 1
@@ -72,13 +73,15 @@ def check_output(folder: Path) -> None:
 def write_report(folder: Path, name: str, results: R, page: Callable[[R], str]) -> R:
     """``NAME.html`` and then ``NAME.json`` in ``folder``, each under its final name only when whole; returns what was written.
 
-    The JSON is the sign that both are there. Scores that are not finite are null in it, named in the notes of what is returned.
+    The JSON is the sign that both are there; their hashes are in ``files.sha256``. Scores that are not finite are null in it, named in the
+    notes of what is returned.
     """
     if lacking := not_finite(results):
         results = replace(results, notes=(*results.notes, f"Left empty, since they are not finite numbers: {listed(lacking, 5)}."))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{name}.html", page(results).encode())
     write_json(folder / f"{name}.json", plain(results))
+    seal(folder, [folder / f"{name}.html", folder / f"{name}.json"])
     return results
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_prep.contract.page import SIMULATED, SIMULATED_NOT_KNOWN
 from trainer.artifacts.seen import step_chosen_by, trained_not_known
-from trainer.evaluate.page import SIMULATED, SIMULATED_NOT_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

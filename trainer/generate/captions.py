@@ -9,7 +9,6 @@ P: common space.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,66 +18,31 @@ from torch import Tensor
 
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import sha256_file, sha256_json
 from trainer.artifacts.concepts import build_concept_table
 from trainer.artifacts.encoder import Encoder, check_finite, subject_table
 from trainer.artifacts.generations import SOURCE, GenerationFacts
-from trainer.artifacts.guards import check_inputs, check_unseen, seen_trials
+from trainer.artifacts.guards import seen_trials
 from trainer.artifacts.part import collect
 from trainer.artifacts.seen import step_chosen_by, trained_not_known
 from trainer.artifacts.text import TextDecoder, load_text
 from trainer.artifacts.text_export import find_text_export
 from trainer.data import random
 from trainer.data.captions import StudyCaptions
-from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
-from trainer.generate.arms import AS_TRAINED, WITH_WORDS, ArmError, ArmInput, Material, arm_input
+from trainer.generate.arms import AS_TRAINED, WITH_WORDS, ArmInput, Material, arm_input
 from trainer.generate.config import GenerateConfig
 from trainer.generate.folder import LABEL_ONLY
+from trainer.generate.models import digest, open_label_only, open_text_part, refuse_unequal, refuse_unreadable
+from trainer.generate.notes import training_notes
+from trainer.generate.speaker import Speaker
 from trainer.models.concepts import ConceptTable, as_words
 from trainer.models.language.llm import context_length
-from trainer.models.language.prompt import Prompt, PromptConfig, Prompter
+from trainer.models.language.prompt import PromptConfig, Prompter
 
 KEYWORDS = "Write one short caption of a picture of this."
 """What the untuned model is asked, after the predicted words."""
 _LIMIT = random.word("items of a limited generation")
 _EMBED_ITEMS = 256
-_EQUAL = 0.01
-"""Difference in length, as a share, at which two trainings count as equally long."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speaker:
-    """An arm, ready to speak: fixed ``texts``, or prompts and features by row of the items."""
-
-    concepts: list[str]
-    """Predicted concept of each item; empty where nothing is predicted."""
-    decoder: TextDecoder
-    texts: list[str] | None = None
-    prompts: list[Prompt] | None = None
-    features: Callable[[np.ndarray], Tensor] | None = None
-    """(B, S, D) of the rows B; None: the prompt alone."""
-    prompter: Prompter | None = None
-    """Another than the decoder's."""
-    use_adapter: bool = True
-    first_line: bool = False
-    """Keep no more than the first line: an untuned model that does not know where a caption ends would ramble on."""
-
-    def say(self, rows: np.ndarray, items: np.ndarray, config: GenerateConfig) -> list[str]:
-        """Captions of some rows; ``items`` are their numbers in the part."""
-        if self.texts is not None:
-            return [self.texts[row] for row in rows]
-        assert self.prompts is not None
-        texts = self.decoder.model.generate(
-            None if self.features is None else self.features(rows),
-            [self.prompts[row] for row in rows],
-            config.decoding,
-            self.prompter or self.decoder.prompter,
-            seed=config.seed,
-            items=items.tolist(),
-            use_adapter=self.use_adapter,
-        )
-        return [next((line for line in text.splitlines() if line.strip()), "") for text in texts] if self.first_line else texts
 
 
 class Generation:
@@ -107,7 +71,9 @@ class Generation:
         self.loader = open_text_part(self.decoder, export, config)
         label_export = find_text_export(config.label_only) if "label-only" in config.arms else None
         self.label_not_known: tuple[str, ...] = ()
-        self.label = None if label_export is None else self._open_label_only(label_export)
+        self.label: TextDecoder | None = None
+        if label_export is not None:
+            self.label, self.label_not_known = open_label_only(self.decoder, self.loader, label_export, config, device)
         self.captions = StudyCaptions.open(self.loader.index)
         self.arrays = collect(self.loader)
         self.notes: list[str] = []
@@ -119,7 +85,9 @@ class Generation:
         self.training = Loader(self.loader.index, self.loader.config, "train", seed=0)
         self.material = self._material()
         self._tables: dict[int, ConceptTable] = {}
-        self._note_training()
+        if self.label_not_known:
+            self.notes.append(trained_not_known("the label-only model", self.label_not_known))
+        self.notes += training_notes(self.decoder.export, config.arms, num_words=self.decoder.num_words, always_words=self.always_words)
         manifest = self.loader.index.manifest
         seen = seen_trials((*self.decoder.encoder.export.origins, *self.decoder.export.origins), self.loader.index, self.loader.rows)
         if seen.chosen and config.part == "test":
@@ -173,7 +141,7 @@ class Generation:
             The part or the model cannot make it, in a sentence.
         """
         decoder, table = self.decoder, self._table(self.decoder)
-        self._check_readable(name)
+        refuse_unreadable(self.decoder, name)
         shown = arm_input(name, self.material, lambda z_IP: table.points(table.predict(z_IP, 1)[:, 0]))
         if shown.texts is not None:
             return Speaker(concepts=shown.concepts or [""] * len(self.items), decoder=decoder, texts=shown.texts)
@@ -236,7 +204,7 @@ class Generation:
     def _label_only(self, z_IP: np.ndarray) -> Speaker:
         label = self.label
         assert label is not None
-        self._check_equal(label)
+        refuse_unequal(self.decoder, label)
         if label.export.encoder.sha256 != self.decoder.export.encoder.sha256:
             # Its words were predicted by its own encoder in training.
             arrays = self.arrays
@@ -245,27 +213,6 @@ class Generation:
         ids_IK = table.predict(z_IP, self._num_words(label)).tolist()
         prompts = [label.prompter.encode(table.words(row), style=self.config.style) for row in ids_IK]
         return Speaker(concepts=[table.names[row[0]] for row in ids_IK], decoder=label, prompts=prompts)
-
-    def _check_equal(self, label: TextDecoder) -> None:
-        # Of steps, those that were planned: each model then keeps the step that did best on validation.
-        ours, theirs = self.decoder.export.planned(), label.export.planned()
-        for name in ours:
-            own, other = ours[name], theirs[name]
-            if own is None or other is None or abs(own - other) > _EQUAL * own:  # passes of several stages are rounded to whole steps each
-                found = f"the label-only model was trained for {other or 'unknown'} {name}, the model for {own or 'unknown'}"
-                raise ArmError(f"{found} in all of its stages: expected as many")
-        for name in ("adapter", "split_hash"):
-            if getattr(self.decoder.export, name) != getattr(label.export, name):
-                raise ArmError(f"the label-only model has another {name.replace('_', ' ')} than the model, expected the same")
-
-    def _check_readable(self, name: str) -> None:
-        # With the encoder's tokens as features, images and EEG go in through different doors, and training may have used one only.
-        if self.decoder.model.image_token is None:
-            return
-        if name in ("image", "concept-mean") and not self.decoder.export.reads_images:
-            raise ArmError("the model reads the encoder's tokens and was last trained in stage eeg: it cannot read an image")
-        if name.startswith(("eeg", "noise", "shuffled")) and "eeg" not in self.decoder.export.trained_on:
-            raise ArmError("the model reads the encoder's tokens and was trained in stage image: it has never been shown EEG")
 
     def _num_words(self, decoder: TextDecoder) -> int:
         return self.config.num_words or max(1, decoder.num_words)
@@ -331,61 +278,3 @@ class Generation:
             check_finite(z_BP, first)
             found.append(z_BP.cpu().numpy())
         return np.concatenate(found)
-
-    def _open_label_only(self, export: Path) -> TextDecoder:
-        config, decoder = self.config, self.decoder
-        label = load_text(export, self.device, base=config.base or None, precision=config.precision)
-        if label.reads_eeg:
-            raise CommandError(f"label_only: {export} reads EEG (stage {label.export.stage.name}), expected a model trained in stage label")
-        ours, theirs = (model.export.base for model in (decoder, label))
-        if ours.fingerprint != theirs.fingerprint or ours.name != theirs.name:
-            raise CommandError(f"label_only: {export} has the base {theirs.name}, the model {ours.name}: expected the same base")
-        check_inputs(label.encoder, export / "encoder", self.loader)
-        check_unseen(label.encoder.export, self.loader, "the label-only model's encoder")
-        self.label_not_known = check_unseen(label.export, self.loader, "the label-only model").not_known
-        return label
-
-    def _note_training(self) -> None:
-        arms = set(self.config.arms)
-        if self.label_not_known:
-            self.notes.append(trained_not_known("the label-only model", self.label_not_known))
-        if {"eeg+concept", "noise+word"} & arms and not self.decoder.num_words:
-            self.notes.append("The model never saw words in training: arms with words (eeg+concept, noise+word) are foreign to it.")
-        if self.always_words:
-            if {"eeg", "noise"} & arms:
-                self.notes.append("The model never saw a prompt without words in training: the arms eeg and noise are foreign to it.")
-            if more := [name for name in AS_TRAINED if name in arms]:
-                self.notes.append(f"Prompts of {', '.join(more)} have words, too, as in training: those predicted from what the arm shows.")
-        if "image" not in self.decoder.export.trained_on and {"image", "concept-mean"} & arms:
-            self.notes.append("The model was never trained on images: the arms image and concept-mean are foreign to it.")
-        elif self.decoder.export.stage.name == "eeg" and "image" in arms:
-            self.notes.append("The model was trained on images first and on EEG last: what it forgot of images lowers the image arm.")
-        if "eeg" not in self.decoder.export.trained_on:
-            self.notes.append("The model was trained on images only: EEG is foreign to it.")
-        if self.decoder.export.tune_encoder:
-            self.notes.append(
-                "The encoder was tuned with the language model: nearest-caption, concept-mean and predicted words come from the tuned one."
-            )
-
-
-def open_text_part(decoder: TextDecoder, export: Path, config: GenerateConfig) -> Loader:
-    """The part to be captioned, as the model's training read its own, all repetitions averaged.
-
-    Raises
-    ------
-    CommandError, StudyError
-        A study that does not fit the encoder; a part without trials, or with trials that the encoder or the model has learnt from.
-    """
-    changes = {name: value for name, value in (("study", config.study), ("split", config.split)) if value}
-    data = decoder.export.data_config(**changes, repetitions="mean")
-    loader = Loader(StudyIndex.open(data.study), data, config.part, seed=0)
-    check_inputs(decoder.encoder, export / "encoder", loader)
-    check_unseen(decoder.encoder.export, loader)
-    check_unseen(decoder.export, loader, "the text model")
-    return loader
-
-
-def digest(export: Path) -> str:
-    """Identity of a text export: a hash over all of its files."""
-    files = sorted(path for path in export.rglob("*") if path.is_file())
-    return sha256_json({path.relative_to(export).as_posix(): sha256_file(path) for path in files})

@@ -6,7 +6,7 @@
              parts/*.jsonl       one file an arm and rank, appended while it runs
              generations.jsonl   all captions by arm and item, rewritten after each arm    generations.csv  the same as a table
              logs/rank-N.log     what libraries said
-             generate.json       config, counts, what was left out: written last, the sign of success
+             generate.json       config, counts, what was left out: the sign of success     files.sha256  hashes of all, while it is done
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, StudyError
 from data_prep.contract.files import read_json, write_atomically, write_json
 from data_prep.contract.records import read_record, to_json
+from data_prep.contract.seal import SEALS, broken_seals, seal_all
 from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
 from trainer.artifacts.generations import ARMS, FACTS, GENERATIONS, SOURCE, GenerationFacts
 from trainer.training.run_folder import read_lines
 
-TABLE, REQUEST, PARTS = "generations.csv", "request.json", "parts"
+TABLE, REQUEST, PARTS, LOGS = "generations.csv", "request.json", "parts", "logs"
 _STUDY = {"trials_hash", "embedding_sha256"}
 """What identifies the data whatever other embeddings the study has; folders of an older version have its fingerprint alone."""
 LABEL_ONLY = "label_only"
@@ -50,7 +51,7 @@ class GenerationFolder:
 
     def log(self, rank: int) -> Path:
         """File for what libraries say on a rank."""
-        return self.path / "logs" / f"rank-{rank}.log"
+        return self.path / LOGS / f"rank-{rank}.log"
 
     def begin(self, request: Mapping[str, Any]) -> None:
         """Write down what the captions depend on, where a generation was begun here what is new in it; by one rank."""
@@ -66,7 +67,12 @@ class GenerationFolder:
         ------
         CommandError
             Naming the first thing that differs, with both sides.
+        StudyError
+            Captions in ``parts`` are not what was written.
         """
+        of_captions = (self.path / SEALS, self.path / PARTS)
+        if altered := next((broken for broken in broken_seals(self.path) if {broken.path, broken.path.parent} & {*of_captions}), None):
+            raise StudyError(str(altered))
         before, now = _flat(read_json(self.path / REQUEST)), _flat(to_json(request, []))
         for name in sorted((before.keys() | now.keys()) - ({"fingerprint"} if before.keys() >= _STUDY else _STUDY)):
             if name == LABEL_ONLY and name not in now:
@@ -79,6 +85,7 @@ class GenerationFolder:
 
     def reopen(self) -> None:
         """Take back the sign of success while captions are added, but keep what it says; by one rank."""
+        (self.path / SEALS).unlink(missing_ok=True)
         if (self.path / FACTS).is_file():
             os.replace(self.path / FACTS, self.path / PARTS / FACTS)
 
@@ -123,6 +130,7 @@ class GenerationFolder:
         notes = tuple(dict.fromkeys([*before.notes, *facts.notes, *empty]))
         write_json(self.path / FACTS, to_json(replace(facts, left_out=left_out, notes=notes, records=counts), lacking))
         earlier.unlink(missing_ok=True)
+        seal_all(self.path, but=(LOGS,))
         return records
 
 

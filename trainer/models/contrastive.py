@@ -18,6 +18,7 @@ from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind
 from trainer.distributed.bounds import bounded_exp, clamp_parameter
 from trainer.losses import LossConfig
+from trainer.models.dropout import DropoutKeys
 from trainer.models.encoders import EncoderConfig, EncoderOutput, TSConv
 from trainer.models.heads import HeadKind, build_head
 from trainer.models.subjects import SubjectLayer
@@ -159,8 +160,9 @@ class ContrastiveModel(nn.Module):
         self.logit_bias = None
         if loss.name == "siglip":
             self.logit_bias = nn.Parameter(torch.tensor([loss.logit_bias]), requires_grad=loss.learnable_temperature)
+        self._dropout_keys = DropoutKeys(self.named_modules())
 
-    def forward(self, eeg_BCT: Tensor, subject_B: Tensor, target_BE: Tensor) -> ContrastiveOutput:
+    def forward(self, eeg_BCT: Tensor, subject_B: Tensor, target_BE: Tensor, key_B: Tensor | None = None) -> ContrastiveOutput:
         """Both sides of a batch of pairs.
 
         Parameters
@@ -171,7 +173,10 @@ class ContrastiveModel(nn.Module):
             Subject ids, int64, -1 unknown.
         target_BE
             Frozen image embeddings.
+        key_B
+            A hash for each item, int64, of which dropout is a function; None: it draws from torch's stream.
         """
+        self._dropout_keys.set(key_B)
         eeg_BP = self.eeg_head(self.encode(eeg_BCT, subject_B).embedding_BE).float()
         image_BP = self.image_head(target_BE).float()
         with torch.autocast(eeg_BCT.device.type, enabled=False):

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from data_prep.contract.errors import UserError
+from trainer.models.dropout import Dropout
 
 HeadKind = Literal["none", "linear", "mlp", "residual"]
 
@@ -27,7 +28,7 @@ def build_head(kind: HeadKind, in_dim: int, out_dim: int, hidden: int, dropout: 
     if kind == "linear":
         return nn.Linear(in_dim, out_dim)
     if kind == "mlp":
-        return nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, out_dim))
+        return nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, out_dim))
     if kind == "residual":
         return nn.Sequential(nn.Linear(in_dim, out_dim), ResidualBlock(out_dim, dropout), nn.LayerNorm(out_dim))
     raise UserError(f"{field}: {kind!r}, expected none, linear, mlp or residual")
@@ -38,7 +39,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.activation, self.linear, self.dropout = nn.GELU(), nn.Linear(width, width), nn.Dropout(dropout)
+        self.activation, self.linear, self.dropout = nn.GELU(), nn.Linear(width, width), Dropout(dropout)
 
     def forward(self, x_BP: Tensor) -> Tensor:
         """(B, P) -> (B, P)."""

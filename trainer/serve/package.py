@@ -17,6 +17,8 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.files import refuse_links_out
+from data_prep.contract.version import code_version, commit_of
 from data_prep.contract.words import short
 from trainer.callbacks.mlflow_evaluation import catch_up
 from trainer.callbacks.mlflow_store import experiment_id
@@ -29,6 +31,7 @@ from trainer.training.run_folder import RunFolder
 from trainer.training.tracking import MlflowConfig
 
 ALIAS = "candidate"
+_COMMIT = "mlflow.source.git.commit"
 _REQUIREMENTS = ("mlflow", "numpy", "torch", "safetensors", "jsonargparse[signatures]", "PyYAML", "rich")
 """What loading and applying an export imports."""
 
@@ -83,6 +86,7 @@ def register_package(
     CommandError
         The tracking server does not take it.
     """
+    refuse_links_out(package.artifacts["export"])
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(config.timeout_seconds)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
     os.environ["MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING"] = "false"  # it would add a file after the list of files is written
@@ -92,7 +96,7 @@ def register_package(
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    packages, flavor = Path(__file__).parents[2], _Listed()
+    packages, flavor, code = Path(__file__).parents[2], _Listed(), code_version()
     try:
         run_id, is_new = _run_id(client, tracking, folder, training_run_id)
         # Not log_model: it needs an active run, which would reopen the finished training run and move its end. Without an active
@@ -113,6 +117,7 @@ def register_package(
                 pip_requirements=package.requirements,
                 step=int(package.tags.get("step") or 0),
             )
+        _say_source(client, info.model_id, code)
         version = str(info.registered_model_version)
         for name, value in {**package.tags, TAG: flavor.files_sha256}.items():
             client.set_model_version_tag(config.name, version, name, str(value))
@@ -129,6 +134,14 @@ def register_package(
         tracking_uri=without_credentials(uri),
         files_sha256=flavor.files_sha256,
     )
+
+
+def _say_source(client: Any, model_id: str, code: str) -> None:
+    """Tags of the code in a model. MLflow asks any repository around the script that was started, be it another project's."""
+    for name in client.get_logged_model(model_id).tags.keys() & {_COMMIT, "mlflow.source.git.branch", "mlflow.source.git.repoURL"}:
+        client.delete_logged_model_tag(model_id, name)
+    if commit := commit_of(code):
+        client.set_logged_model_tags(model_id, {_COMMIT: commit})
 
 
 class _Listed:

@@ -23,7 +23,7 @@ from data_prep.contract.records import to_json
 from data_prep.contract.terminal import Terminal
 from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.artifacts.export import CONFIG, read_export
-from trainer.artifacts.guards import check_unseen
+from trainer.artifacts.guards import check_candidates, check_unseen, part_of
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text_export import is_text_export
 from trainer.data.loader import Loader
@@ -56,6 +56,7 @@ def run(config: RegisterConfig) -> None:
         encoder = load_encoder(export)
         loader = open_part(encoder, config.study or None, config.split or None, config.part)
         check_study(encoder, loader, export)
+        check_candidates(part_of(loader), len(loader.stimuli), "stimuli")
         trial, labels = example(loader)
         encoder.check_embeds(export, trial, **labels)
         gallery = make_gallery(encoder, loader)

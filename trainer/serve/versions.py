@@ -115,7 +115,7 @@ def fetch(version: Version, temporary: Path) -> Path:
         lies = ModelsArtifactRepository.get_underlying_uri(uri) if uri.startswith("models:") else uri
         where = None if is_local_uri(lies) else str(temporary)
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=where))
-    except (MlflowException, OSError) as error:
+    except (MlflowException, OSError, ValueError, ImportError) as error:  # what stores of other kinds say of a URI, or lack
         raise CommandError(f"model_uri: {version.model_uri} cannot be read: {short(error, 300)}") from error
 
 

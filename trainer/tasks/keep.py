@@ -17,8 +17,9 @@ from trainer.artifacts.concept_scores import score_concepts, trained_concepts
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_held_out, check_signal
+from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
-from trainer.data.loader import DataConfig, Loader
+from trainer.data.loader import Loader
 from trainer.distributed import collectives
 
 

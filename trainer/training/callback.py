@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 
 from data_prep.contract.cli import polymorphic
-from trainer.data.loader import DataConfig
+from trainer.data.config import DataConfig
 from trainer.distributed.world import World
 from trainer.training.run_folder import RunFolder
 from trainer.training.state import TrainState
@@ -82,7 +82,11 @@ class Callback:
     """Base: every hook does nothing."""
 
     def on_start(self, loop: LoopView) -> None:
-        """Before the first step; ``loop.state`` is that of the checkpoint on resume."""
+        """Before the first step; ``loop.state`` is that of the checkpoint on resume. The last to refuse a run: what is written into its
+        folder now is taken away should the start fail, here or on another rank; what is made elsewhere belongs into ``on_begin``."""
+
+    def on_begin(self, loop: LoopView) -> None:
+        """The start has succeeded on all ranks; the first step comes next."""
 
     def on_step(self, loop: LoopView) -> None:
         """After every optimizer step, before its metrics and its validation."""

@@ -1,8 +1,9 @@
 """Checkpoints that are whole or not there: written by all ranks, sealed by rank 0, then pointed to.
 
 ``checkpoints/step-NNNNNNNN/`` holds DeepSpeed's files, ``buffers.safetensors``, the export where its step was the best so far and,
-written last, the seal (:mod:`trainer.training.seal`). Only then ``RUN/latest`` moves, by a rename; DeepSpeed's own ``latest`` is
-neither written nor read. All ranks need to see the folder (a shared file system).
+written last, the seal (:mod:`trainer.training.seal`), once rank 0 has seen the parts of all ranks. Until then the folder has a name of the
+process that writes it, which a process that was taken for dead and wakes up shares with nobody. Only then ``RUN/latest`` moves, by a
+rename; DeepSpeed's own ``latest`` is neither written nor read. All ranks need to see the folder (a shared file system).
 
 Under ZeRO 0 a checkpoint resumes on any number of ranks. Stages 1 to 3 store one part a rank: for another number they are
 converted to DeepSpeed's universal format on the way in, which does not restore buffers (running statistics), hence the
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -33,11 +35,14 @@ from data_prep.contract.records import SealedFile
 from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.weights_only import weights_only
 from trainer.distributed.world import World
+from trainer.training.owner import Owner
+from trainer.training.parts import written_parts
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
 from trainer.training.seal import EXPORT, MANIFEST, Checkpoint, Seal, best_of, discard, write_seal
 from trainer.training.seal import FORMAT_VERSION as FORMAT_VERSION
 from trainer.training.seal import check_checkpoint as check_checkpoint
 from trainer.training.seal import check_files as check_files
+from trainer.training.seal import check_stage as check_stage
 from trainer.training.seal import read_checkpoint as read_checkpoint
 from trainer.training.state import TrainState
 
@@ -71,43 +76,6 @@ def on_rank_0(world: World, action: Callable[[], T]) -> T:
     return given
 
 
-# ---------------------------------------------------------------------------------------------------------- finding
-
-
-def find(folder: RunFolder, resume: str) -> Path | None:
-    """Folder of the checkpoint to continue from, or None for a new run.
-
-    Parameters
-    ----------
-    folder
-        The run folder.
-    resume
-        Empty: a new run, refused where one is already; ``latest``: of this folder, refused where there is none; ``auto``:
-        ``latest`` if there is one, else new; otherwise the path of a checkpoint or of another run folder.
-    """
-    folder.refuse_what_is_no_run()
-    if not resume:
-        if folder.holds_a_run():
-            raise CommandError(f"run: {folder.path} already holds a run; continue it with --resume latest, or choose another folder")
-        return None
-    if resume in ("latest", "auto"):
-        latest = folder.pointed("latest")
-        if latest is None and resume == "latest":
-            raise CommandError(f"resume: latest, but {folder.path} has no checkpoint; --resume auto starts anew in that case")
-        return latest
-    path = Path(resume)
-    if not (path / MANIFEST).is_file():
-        path = RunFolder(path).pointed("latest") or path
-    if not (path / MANIFEST).is_file() or not CHECKPOINT_NAME.match(path.name):
-        raise CommandError(
-            f"resume: {resume}: expected a finished checkpoint (step-NNNNNNNN with manifest.json) or a run folder that has one"
-        )
-    return path
-
-
-# ----------------------------------------------------------------------------------------------------- saving, loading
-
-
 def save(
     engine: Any,
     folder: RunFolder,
@@ -131,29 +99,34 @@ def save(
     without_frozen
         Leave out frozen parameters, such as a base model's, which every run loads from where it came.
     """
+    folder.guard()
     path = folder.checkpoint(state.step)
+    work = path if sealed else _of_this_process(path, folder.owner)
+    parts: dict[str, SealedFile] = {}
     if not sealed:
-        if world.rank == 0 and path.exists():
-            discard(path)  # of a run that was killed while saving
-        dist.barrier()
-        with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext(), room_for(path):
-            engine.save_checkpoint(str(folder.checkpoints), tag=path.name, save_latest=False, exclude_frozen_parameters=without_frozen)
-        dist.barrier()
+        with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext(), room_for(work):
+            engine.save_checkpoint(str(folder.checkpoints), tag=work.name, save_latest=False, exclude_frozen_parameters=without_frozen)
+            parts = written_parts(work, world, engine.zero_optimization_stage())
     weights = full_weights(engine, trainable_only=without_frozen) if export is not None else None
     if world.rank == 0:
         before = read_checkpoint(path) if sealed else None
         if before is None or (export is not None and not before.exported):
-            with room_for(path, keep=sealed):
+            with room_for(work, keep=sealed):
                 if before is None:
                     buffers = {name: buffer.detach().cpu().contiguous() for name, buffer in persistent_buffers(engine.module)}
-                    save_file(buffers, path / "buffers.safetensors")
+                    save_file(buffers, work / "buffers.safetensors")
                 if export is not None and weights is not None:
-                    shutil.rmtree(path / EXPORT, ignore_errors=True)
-                    export(weights, path / EXPORT)
+                    shutil.rmtree(work / EXPORT, ignore_errors=True)
+                    export(weights, work / EXPORT)
                 # Before the seal: should it be the last that is durable, its step's lines are, and later ones are cut.
                 folder.event("checkpoint", step=state.step, best=export is not None)
                 folder.sync_lines()
-                _seal(path, engine, state, world, before)
+                _seal(work, engine, state, world, before, parts)
+            if work != path:
+                folder.guard()
+                if path.exists():
+                    discard(path)  # of an earlier version, which was killed while saving
+                os.rename(work, path)
             fsync(folder.checkpoints)
         folder.point("latest", path)
         if export is not None:
@@ -164,12 +137,18 @@ def save(
     return path
 
 
-def _seal(path: Path, engine: Any, state: TrainState, world: World, before: Seal | None) -> None:
-    files = {}
+def _of_this_process(path: Path, owner: Owner | None) -> Path:
+    """Where a checkpoint is written until it is whole: no two processes ever share it."""
+    return path.with_name(f".{path.name}.{owner.claim.token[:16] if owner else 'own'}.partial")
+
+
+def _seal(path: Path, engine: Any, state: TrainState, world: World, before: Seal | None, parts: dict[str, SealedFile]) -> None:
+    files = dict(parts)
     for file in sorted(path.rglob("*")):
-        if file.is_file() and file != path / MANIFEST:
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and file != path / MANIFEST and name not in parts:
             fsync(file)
-            files[file.relative_to(path).as_posix()] = SealedFile(bytes=file.stat().st_size, sha256=sha256_file(file))
+            files[name] = SealedFile(bytes=file.stat().st_size, sha256=sha256_file(file))
     seal = Seal(
         zero_stage=engine.zero_optimization_stage(),
         world_size=before.world_size if before else world.size,
@@ -182,6 +161,7 @@ def _seal(path: Path, engine: Any, state: TrainState, world: World, before: Seal
 
 def publish(folder: RunFolder, path: Path) -> None:
     """Make ``export/`` a copy of the export in a checkpoint: no kill takes the only one away."""
+    folder.guard()
     new = folder.path / ".export.new"
     shutil.rmtree(new, ignore_errors=True)
     with room_for(new):
@@ -216,13 +196,14 @@ def room_for(path: Path, *, keep: bool = False) -> Iterator[None]:
 def prune(folder: RunFolder, keep_last: int) -> None:
     """Delete all but the newest ``keep_last`` checkpoints up to ``latest``, what ``latest`` and ``best`` point to, and what was the best so
     far at each of these: wound back to one, a run has its best."""
+    folder.guard()
     present = sorted(p for p in folder.checkpoints.iterdir() if CHECKPOINT_NAME.match(p.name))
     latest = folder.pointed("latest")
     # Steps after `latest` belong to a future that was wound back by --resume PATH.
     past = [p for p in present if latest is None or p.name <= latest.name]
     kept = {*past[-keep_last:], latest, folder.pointed("best")}
     kept |= {best_of(folder, read_checkpoint(p).state) for p in kept if p is not None and (p / MANIFEST).is_file()}
-    for path in present:
+    for path in reversed(present):  # a checkpoint before its best, should a kill come in between
         if path not in kept:
             discard(path)
 

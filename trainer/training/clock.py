@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import time
 
 import torch
+
+from data_prep.contract.memory import peak_memory_bytes
 
 
 class Clock:
@@ -37,4 +38,4 @@ def memory_gib(device: torch.device) -> float:
     """Peak memory of this rank: of the GPU where it computes on one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
+    return peak_memory_bytes() / 2**30

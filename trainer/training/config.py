@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.seed import check_seed
-from trainer.data.loader import DataConfig
+from trainer.data.config import DataConfig
 from trainer.distributed.deepspeed_config import ZeroConfig
 from trainer.training.callback import CallbackConfig
 from trainer.training.optimizer import OptimizerConfig
@@ -40,7 +40,8 @@ class TrainConfig:
     """Seed of initial weights, order, augmentation and dropout."""
     deterministic: bool = False
     """Deterministic kernels and one CPU thread a rank: the same config on the same number of ranks of the same machine and software
-    then gives bit-identical weights and metrics, resumed or not; other topologies agree to rounding only."""
+    then gives bit-identical weights and metrics, resumed or not; other topologies agree to rounding only, and where a module of one's own
+    draws from torch's stream (``torch.nn.Dropout``), which a run says after its first step, not at all."""
     threads: int | None = None
     """CPU threads of a rank; null: what ``OMP_NUM_THREADS`` or torch say (1 when ``deterministic``)."""
     validate_every_steps: int = 100
@@ -73,6 +74,11 @@ class TrainConfig:
         for name in ("validate_every_steps", "early_stopping_validations", "max_skipped_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name}: {getattr(self, name)}, expected 0 or more")
+        if self.early_stopping_validations and not self.validate_every_steps:
+            raise ValueError(
+                f"train.early_stopping_validations: {self.early_stopping_validations} with validate_every_steps 0, by which the last step "
+                "alone is validated: expected 0, or steps between validations"
+            )
         check_seed(self.seed, "train.seed")
         if self.accumulation < 1:
             raise ValueError(f"train.accumulation: {self.accumulation}, expected at least 1")
@@ -135,8 +141,9 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When to save, what to keep."""
     resume: str = ""
-    """Empty: a new run; ``latest``: continue the run folder's last checkpoint; ``auto``: the same, or a new run where there is none;
-    otherwise the path of a checkpoint or of another run folder."""
+    """Empty: a new run; ``latest``: continue the run folder's last checkpoint; ``best``: that of the best validation, where what came after
+    is wound back; ``auto``: the newest checkpoint that is whole, or a new run where there is none; otherwise the path of a checkpoint or of
+    another run folder."""
     init_from: str = ""
     """An earlier run or export whose weights a new run begins with; a resumed run has its checkpoint's and does not look here. Empty:
     none."""

@@ -17,6 +17,8 @@ IDENTITY_FIELDS = ("data", "augment", "model", "loss", "optimizer")
 World size, micro-batch, precision, number of steps, ZeRO, logging, tracking and paths may change between resumes.
 """
 TRAIN_FIELDS = ("global_batch_size", "seed")
+_LATER = {"data.base_tokenizer"}
+"""What earlier versions did not write: it is compared where both sides know it."""
 _FINGERPRINT, _TRIALS = "data.fingerprint", "data.trials_hash"
 
 
@@ -56,6 +58,8 @@ def check_identity(path: Path, found: Mapping[str, Any]) -> None:
     passed_over = _FINGERPRINT if _TRIALS in saved.keys() & current.keys() else _TRIALS
     for side in (saved, current):
         side.pop(passed_over, None)
+    for field in _LATER - saved.keys():
+        current.pop(field, None)
     for field in sorted(saved.keys() | current.keys()):
         before, after = saved.get(field, "nothing"), current.get(field, "nothing")
         if before != after:

@@ -45,7 +45,7 @@ class Lineage:
     step: int | None = None
     """Optimizer step of the weights."""
     git_revision: str | None = None
-    """Of the code that trained them."""
+    """Of the code that trained them: a commit or a version, see :func:`data_prep.contract.version.code_version`."""
     started_from: tuple[Origin, ...] = ()
     """Trainings that it began with, oldest first."""
     study: str | None = None

@@ -4,7 +4,7 @@ A task names its losses and scores itself; callbacks see the loop, which knows n
 :mod:`trainer.run` sets both up and hands over to :meth:`Loop.train`.
 
 Optimizer step t takes items ``[t*G, (t+1)*G)`` of the endless stream, G the global batch size; the learning rate, the order,
-augmentation and dropout are functions of the step and the seed. So the only state is weights, moments and a few counters.
+augmentation and dropout by item are functions of the step and the seed. So the only state is weights, moments and a few counters.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from trainer.training.clock import Clock, memory_gib
 from trainer.training.config import RunConfig
 from trainer.training.finite import Buffers, all_ranks_finite, first_said, not_finite
 from trainer.training.optimizer import learning_rate
+from trainer.training.own_draws import SENTENCE, generators, have_moved
 from trainer.training.run_folder import RunFolder
 from trainer.training.state import TrainState
 from trainer.training.stop import StopSignal
-from trainer.training.task import Task
+from trainer.training.task import Task, say
 
 _ADVICE = "lower optimizer.lr, or check the data"
 
@@ -68,6 +69,7 @@ class Loop:
         """What was wrong with this rank's inputs, in a sentence; empty: nothing was seen."""
         self.checked_step = -1
         self.save_owed = False
+        self.draws_known = False
 
     @property
     def study(self) -> dict[str, str]:
@@ -85,6 +87,7 @@ class Loop:
 
     def train(self) -> str:
         """Train to the end, after :meth:`start`; returns why it ended: ``finished``, ``early stopping`` or ``signal``."""
+        self._each("on_begin")
         self.engine.train()  # what is loaded by from_pretrained comes in eval mode
         clock = Clock()
         with contextlib.closing(self.task.batches(self.state.samples_seen)) as batches:
@@ -227,8 +230,9 @@ class Loop:
         lr = learning_rate(self.state.step, self.num_steps, self.config.optimizer)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_factor", 1.0)
-        # Dropout's random numbers are a function of seed, step and rank: a resumed run draws the same ones.
+        # For what draws from torch's own stream (ours draws by item): by seed, step and rank, so that a resumed run draws the same.
         torch.manual_seed(((self.train_config.seed * 1_000_003 + self.state.step) * 4099 + self.world.rank) % SEED_LIMIT)
+        before = None if self.draws_known else generators(self.device)
         parts = []
         for batch in batches:
             losses = self.task.losses(self.engine, batch)
@@ -236,12 +240,21 @@ class Loop:
             self.loss_scale.backward(losses["loss"] * math.nan if self.fault_seen else losses["loss"])
             applied = self.loss_scale.step()
             parts.append({name: value.detach() for name, value in losses.items()})
+        if before is not None:
+            self._tell_of_draws(before)
         self.task.constrain(self.engine.module)
         self.skipped = 0 if applied else self.skipped + 1
         self.last_losses = [part["loss"] for part in parts]
         self.state.step += 1
         self.state.samples_seen += self.train_config.global_batch_size
         return {name: torch.stack([part[name].float() for part in parts]).mean(dim=0) for name in parts[0]}
+
+    def _tell_of_draws(self, before: list[Tensor]) -> None:
+        """Once, after the first step: the losses would be others on another number of ranks."""
+        self.draws_known = True
+        if have_moved(before, generators(self.device)):
+            self.folder.event("note", message=SENTENCE)
+            say(self.world, SENTENCE)
 
     def _log(self, losses: dict[str, Tensor], clock: Clock) -> None:
         values = torch.stack([value.detach().float() for value in losses.values()])
@@ -265,7 +278,12 @@ class Loop:
 
     def _validate(self) -> None:
         self.engine.eval()
-        scores = self.task.validate(self.engine)
+        try:
+            scores = self.task.validate(self.engine)
+        except UserError as error:
+            if type(error) is not UserError:  # that names a file or an option
+                raise
+            raise CommandError(f"validation at step {self.state.step}: {error}: {_ADVICE}") from error
         self.engine.train()
         self._settle()
         for name, value in scores.items():
@@ -283,6 +301,10 @@ class Loop:
     def fault(self, error: BaseException, *, started: bool = True) -> None:
         """Tell the callbacks, and of a run that has ``started`` its folder, too, what ended it. What goes wrong in that (a full disk may be
         what ended the run) is a note on ``error``, never in its place."""
+        try:
+            self.folder.guard()
+        except UserError:  # the run is another process's, and goes on there
+            return
         message = " ".join(f"{type(error).__name__}: {error}".split())
         with _noted(error):
             if started:

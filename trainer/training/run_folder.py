@@ -3,7 +3,7 @@
 ::
 
     RUN/  config.yaml  identity.json  events.jsonl  metrics.jsonl  heartbeat/RANK
-          checkpoints/step-NNNNNNNN/  latest  best  export/  reports/  logs/  completed.json  undone/
+          checkpoints/step-NNNNNNNN/  latest  best  export/  reports/  logs/  completed.json  undone/  owner/
 
 All but the checkpoints follows from the one that ``latest`` names; :mod:`trainer.training.settle` mends what a kill left otherwise.
 """
@@ -21,10 +21,12 @@ from typing import Any
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import fsync, write_atomically
+from data_prep.contract.json_text import parse_line
 from data_prep.contract.seal import SEALS, write_seals
 from data_prep.contract.secrets import masked_values
 from data_prep.contract.words import listed
 from trainer.training.completed import COMPLETED
+from trainer.training.owner import OWNER_FOLDER, Owner
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8}\Z")
 HEARTBEAT_SECONDS = 5.0
@@ -40,6 +42,7 @@ _OF_A_START = {
     "heartbeat",
     "errors",
     "logs",
+    OWNER_FOLDER,
 }
 """What a start that was killed may leave before there is a run."""
 _LOGS = {".log", ".out", ".err", ".txt"}
@@ -52,9 +55,16 @@ class RunFolder:
     def __init__(self, path: str | Path, *, rank: int = 0) -> None:
         self.path = Path(path)
         self.rank = rank
+        self.owner: Owner | None = None
+        """The right to write here; None: it is only read, or nobody else can come."""
         self._last_heartbeat = -HEARTBEAT_SECONDS
         self.lines = threading.Lock()
         """Held while a line is appended or a file of lines is rewritten: a callback's thread may write, too."""
+
+    def guard(self, *, now: bool = True) -> None:
+        """Refuse to write what is another process's by now; see :meth:`trainer.training.owner.Owner.check`."""
+        if self.owner is not None:
+            self.owner.check(now=now)
 
     @property
     def checkpoints(self) -> Path:
@@ -130,6 +140,7 @@ class RunFolder:
     def heartbeat(self, step: int) -> None:
         """Let a supervisor see that this rank is alive: every few seconds, by every rank."""
         if time.monotonic() - self._last_heartbeat >= HEARTBEAT_SECONDS:
+            self.guard(now=False)
             self._last_heartbeat = time.monotonic()
             (self.path / "heartbeat").mkdir(exist_ok=True)
             (self.path / "heartbeat" / str(self.rank)).write_text(f"{now()} {step}\n")
@@ -139,13 +150,14 @@ class RunFolder:
         pointer = self.path / name
         if not pointer.is_file():
             return None
-        target = pointer.read_text().strip()
+        target = pointer.read_text(encoding="utf-8", errors="replace").strip()
         if not CHECKPOINT_NAME.match(target):
             raise CommandError(f"{pointer}: names {target!r}, expected a checkpoint such as step-00000100")
         return self.checkpoints / target
 
     def point(self, name: str, checkpoint: Path) -> None:
         """Move ``latest`` or ``best`` to a checkpoint, atomically."""
+        self.guard()
         write_atomically(self.path / name, f"{checkpoint.name}\n".encode())
 
     def sync_lines(self) -> None:
@@ -156,6 +168,7 @@ class RunFolder:
 
     def _append(self, file: str, line: dict[str, Any]) -> None:
         if self.rank == 0:
+            self.guard(now=False)
             path = self.path / file
             # Half a character, as in file names that are no text, stands as its escape.
             text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -174,14 +187,9 @@ def step_of(checkpoint: Path) -> int:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``.jsonl`` file; one cut short by a kill is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+    """Lines of a ``.jsonl`` file; one cut short by a kill, or damaged, is left out."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    return [found for line in lines if (found := parse_line(line)) is not None]
 
 
 def now() -> str:

@@ -71,16 +71,24 @@ def _hash_of_the_rest(manifest: Mapping[str, Any]) -> str:
 
 def check_checkpoint(found: Checkpoint, *, zero_stage: int) -> None:
     """Check every file's size and hash, and that the ZeRO stage is the config's."""
+    check_stage(found, zero_stage=zero_stage)
+    check_files(found)
+
+
+def check_stage(found: Checkpoint, *, zero_stage: int) -> None:
+    """Check that the ZeRO stage is the config's."""
     if found.zero_stage != zero_stage:
         raise CommandError(
             f"{found.path}: saved with zero.stage {found.zero_stage}, the config says {zero_stage}: resume with the stage it has"
         )
-    check_files(found)
 
 
 def check_files(found: Checkpoint) -> None:
-    """Check every file's size and hash."""
+    """Check every file's size and hash, and that there is no other that DeepSpeed would take for a part."""
     path, manifest_file = found.path, found.path / MANIFEST
+    for file in path.glob("*.pt"):
+        if file.name not in found.files:
+            raise CommandError(f"{file}: not a file that was saved, {manifest_file} does not list it: it came later")
     for name, sealed in found.files.items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None

@@ -7,7 +7,6 @@ start. Every function here may be killed anywhere and called again.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.files import copy_durably, fsync, read_json, write_atomically
+from data_prep.contract.json_text import parse_line
 from trainer.training.checkpoint import publish
 from trainer.training.run_folder import CHECKPOINT_NAME, LINE_FILES, RunFolder, read_lines, step_of
 from trainer.training.seal import EXPORT, MANIFEST, best_of, discard, read_checkpoint
@@ -71,21 +71,37 @@ def tracking_run(folder: RunFolder, state: TrainState, *, num_steps: int, elsewh
     known = ""
     since: list[dict[str, Any]] = []
     for event in read_lines(folder.path / "events.jsonl"):
-        if event.get("event") == "tracking":
-            known, since = str(event.get("run_id", "")), []
+        if event.get("event") == "tracking" and event.get("run_id"):
+            known, since = str(event["run_id"]), []
         else:
             since.append(event)
     if not known:
-        return "" if elsewhere else state.tracking_run_id
-    wound = any((event.get("wound_back_from") or 0) > state.step for event in since)
-    beyond = any(line.get("step", 0) > num_steps for line in read_lines(folder.path / "metrics.jsonl"))
-    return "" if wound or beyond else known
+        apart = elsewhere or any(event.get("elsewhere") for event in since)
+        return "" if apart else state.tracking_run_id
+    wound = any(_number(event, "wound_back_from") > state.step for event in since)
+    beyond = any(_number(line, "step") > num_steps for line in read_lines(folder.path / "metrics.jsonl"))
+    return "" if wound or beyond or tracking_begun(folder) else known
+
+
+def _number(line: dict[str, Any], name: str) -> int:
+    found = line.get(name)
+    return found if isinstance(found, int) else 0
 
 
 def tracked_before(folder: RunFolder) -> str:
     """MLflow's run that the folder had until now; empty: none."""
-    found = [event for event in read_lines(folder.path / "events.jsonl") if event.get("event") == "tracking"]
-    return str(found[-1].get("run_id", "")) if found else ""
+    found = [event["run_id"] for event in _tracking_events(folder) if event.get("run_id")]
+    return str(found[-1]) if found else ""
+
+
+def tracking_begun(folder: RunFolder) -> str:
+    """The tag of an MLflow run that was asked for and may have been made, as a kill came before its id was known; empty: there is none."""
+    found = _tracking_events(folder)
+    return str(found[-1].get("start", "")) if found and not found[-1].get("run_id") else ""
+
+
+def _tracking_events(folder: RunFolder) -> list[dict[str, Any]]:
+    return [event for event in read_lines(folder.path / "events.jsonl") if event.get("event") == "tracking"]
 
 
 # -------------------------------------------------------------------------------------------------------- after the start
@@ -93,6 +109,7 @@ def tracked_before(folder: RunFolder) -> str:
 
 def settle(folder: RunFolder, state: TrainState) -> None:
     """On rank 0, once nothing can refuse the start any more: make pointer, export, checkpoints and lines those of ``state``."""
+    folder.guard()
     for left in folder.path.glob(".*.partial"):  # atomic writes that were killed
         left.unlink(missing_ok=True)
     best = best_of(folder, state)
@@ -102,7 +119,9 @@ def settle(folder: RunFolder, state: TrainState) -> None:
         folder.point("best", best)
     _settle_export(folder, state, best)
     if folder.checkpoints.is_dir():
-        for path in folder.checkpoints.iterdir():
+        for path in folder.checkpoints.glob(".*.partial"):  # adopted by half
+            shutil.rmtree(path, ignore_errors=True)  # one that was taken for dead may still write into its own
+        for path in sorted(folder.checkpoints.iterdir(), reverse=True):  # a checkpoint before its best
             if CHECKPOINT_NAME.match(path.name) and step_of(path) > state.step:
                 discard(path)  # before its lines go: what can be resumed has all of its own
     for name in LINE_FILES:
@@ -168,11 +187,8 @@ def _divided(path: Path, step: int) -> tuple[bytes, bytes]:
 
 
 def _stays(line: bytes, step: int) -> bool:
-    try:
-        found: Any = json.loads(line)
-    except ValueError:
-        return False
-    if not isinstance(found, dict):
+    found = parse_line(line)
+    if found is None:
         return False
     at = found.get("step", 0)
     return found.get("event", _OF_STEPS[0]) not in _OF_STEPS or not isinstance(at, int) or at <= step

@@ -17,8 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from data_prep.contract.errors import UserError
 from data_prep.contract.files import write_atomically
 from trainer.distributed.stop_signals import stop_signals
+from trainer.training.owner import Owner
 
 STOPPED_STATUS = 75
 """Exit status of a run that a signal stopped: not finished, to be resumed or started again (sysexits' EX_TEMPFAIL)."""
@@ -76,6 +78,8 @@ class Start:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.before: Before | None = None
+        self.owner: Owner | None = None
+        """Who owns the folder; a process that was taken for dead has nothing to undo in what is another's now."""
         self.scratch: Path | None = None
         """A folder that is of no use after the start. Every rank takes it away: rank 0 may hang in a collective with one that is gone."""
 
@@ -85,6 +89,8 @@ class Start:
 
     def undo(self) -> None:
         """Leave no trace."""
+        if self.owner is not None:
+            self.owner.check()
         if self.scratch is not None:
             shutil.rmtree(self.scratch, ignore_errors=True)
         if self.before is not None:
@@ -107,7 +113,7 @@ def starting(path: Path) -> Iterator[Start]:
             signal.signal(number, signal.SIG_IGN)  # SIGTERM comes as soon as another rank is gone, and must not cut this short
         try:
             start.undo()
-        except OSError as second:  # what ended the start is what has to be said
+        except (OSError, UserError) as second:  # what ended the start is what has to be said
             error.add_note(f"and {path} could not be made what it was before: {second}")
         raise
     finally:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.contract.terminal import Terminal
+from data_prep.contract.version import code_version
+from trainer.data import random
 from trainer.data.augment import AugmentConfig, augment
 from trainer.data.batch import Batch, HostBatch
 from trainer.data.loader import Loader
@@ -18,7 +20,6 @@ from trainer.data.trials import trials_of
 from trainer.distributed.world import World
 from trainer.training.config import RunConfig
 from trainer.training.lineage import Lineage, Origin
-from trainer.training.provenance import git_revision
 
 
 class Batches(Protocol):
@@ -122,7 +123,7 @@ class BaseTask:
     def lineage(self, step: int) -> Lineage:
         """Where the weights of ``step`` come from, for an export."""
         chosen_by = None if self.validation is None else trials_of(self.validation)
-        lineage = Lineage(step=step, git_revision=git_revision(), started_from=self.started_from, chosen_by=chosen_by)
+        lineage = Lineage(step=step, git_revision=code_version(), started_from=self.started_from, chosen_by=chosen_by)
         return lineage.completed_by(self.loader)
 
     def facts(self) -> dict[str, str]:
@@ -174,6 +175,10 @@ class BaseTask:
             config=self.augmentation,
         )
         return replace(batch, eeg_BCT=eeg_BCT)
+
+    def keys(self, batch: Batch) -> Tensor:
+        """A hash for each item, of which dropout is a function: int64 (B,), on the device."""
+        return random.hash_torch(self.config.train.seed, batch.data_pass_B, batch.item_B, device=self.device)
 
     def fault_of(self, host: HostBatch) -> str:
         """What of :meth:`prepared` is not finite, in a sentence that names the sample; empty: nothing. Waits for the device."""

@@ -8,17 +8,19 @@ Q: test trials, G: candidates (images of the gallery, or concepts), E: embedding
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from data_prep.contract.cli import polymorphic
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.progress import tracked
+from trainer.artifacts.guards import part_of
 from trainer.artifacts.part import PartArrays, repetitions
 from trainer.data.loader import Loader
+from trainer.evaluate.scores import Scores, as_scores
 
 MIN_TRAINING_ROWS = 16
 """Fewer rows of a subject's own than this, and all training subjects are used."""
@@ -61,8 +63,8 @@ class Trials:
 class BaselineScores:
     """What a baseline gives."""
 
-    arms: dict[str, np.ndarray] = field(repr=False)
-    """By name in the table: scores (Q, G), higher is better, every value finite."""
+    arms: Mapping[str, np.ndarray | Scores] = field(repr=False)
+    """By name in the table: scores (Q, G), higher is better, every value finite; a matrix, or :class:`Scores` where it would be large."""
     notes: tuple[str, ...] = ()
     """Sentences for the report."""
 
@@ -82,29 +84,34 @@ class Baseline:
         raise NotImplementedError
 
 
-def score_baselines(baselines: Sequence[Baseline], trials: Trials) -> tuple[dict[str, np.ndarray], set[str], list[str]]:
+def score_baselines(baselines: Sequence[Baseline], trials: Trials) -> tuple[dict[str, Scores], set[str], list[str]]:
     """Scores of every arm, the arms whose scores compare within a trial only, and notes.
 
     Raises
     ------
     CommandError
-        Two arms of one name, or scores of another shape or that are not finite.
+        A baseline that cannot be fitted on so few trials, two arms of one name, or scores of another shape or that are not finite.
     """
-    scores: dict[str, np.ndarray] = {}
+    scores: dict[str, Scores] = {}
     within: set[str] = set()
     notes: list[str] = []
     shape = (len(trials.test), len(trials.gallery_GE) or len(trials.concepts_G))
     for baseline in tracked(baselines, "baselines"):
         name = type(baseline).__name__
-        found = baseline.score(trials)
+        fitted = f"{part_of(trials.train_loader)}: baseline {name}, fitted on its {len(trials.train)} trials: "
+        try:
+            found = baseline.score(trials)
+        except UserError as error:
+            raise CommandError(f"{fitted}{error}; leave it out of baselines") from error
         for arm, scores_QG in found.arms.items():
             if arm in ("model", "chance", "ceiling", "majority", *scores):
                 raise CommandError(f"baselines: {name} calls an arm {arm!r}, expected a name that no other row of the table has")
-            if np.shape(scores_QG) != shape or not np.isfinite(scores_QG).all():
-                raise CommandError(
-                    f"baselines: {name} gave {arm!r} scores of shape {np.shape(scores_QG)}, expected finite numbers of shape {shape}"
-                )
-            scores[arm] = np.asarray(scores_QG)
+            found_shape = scores_QG.shape if isinstance(scores_QG, Scores) else np.shape(scores_QG)
+            if found_shape != shape:
+                raise CommandError(f"baselines: {name} gave {arm!r} scores of shape {found_shape}, expected {shape}")
+            if not (isinstance(scores_QG, Scores) or np.isfinite(scores_QG).all()):
+                raise CommandError(f"{fitted}{arm!r} has scores that are not finite, expected numbers; leave it out of baselines")
+            scores[arm] = as_scores(scores_QG)
             within |= {arm} if baseline.within_trial else set()
         notes += found.notes
     return scores, within, notes

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from data_prep.contract.closed_form import EncodingModel as FittedModel
 from data_prep.contract.closed_form import fit_encoding_model
+from data_prep.contract.row_products import CutRows
 from trainer.evaluate.baselines.base import Baseline, BaselineScores, Trials
+from trainer.evaluate.scores import Products, ProductScores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +23,18 @@ class EncodingModel(Baseline):
 
     def score(self, trials: Trials) -> BaselineScores:
         """A model a subject; noise within stimulus is estimated from single repetitions."""
-        scores_QG = np.empty((len(trials.test), len(trials.gallery_GE)))
+        parts: list[Products] = []
         for subject, rows in trials.by_subject():
             people = np.unique(subject.subject_N)
             single = trials.repetitions(int(people[0]) if len(people) == 1 else None)
             fitted = fit_encoding_model(subject.eeg_NCT, subject.target_NE, subject.n_reps_N, single)
-            scores_QG[rows] = fitted.log_likelihood(trials.test.eeg_NCT[rows], trials.test.n_reps_N[rows], trials.gallery_GE)
-        return BaselineScores(arms={"encoding model": scores_QG})
+            queries, n_reps_q = fitted.cut_queries(trials.test.eeg_NCT[rows]), trials.test.n_reps_N[rows]
+            for n in np.unique(n_reps_q).tolist():
+                own = n_reps_q == n
+                parts.append(Products(query_q=rows[own], left=queries[own], right=candidate_rows(fitted, n, trials.gallery_GE)))
+        return BaselineScores(arms={"encoding model": ProductScores(parts, len(trials.gallery_GE))})
+
+
+def candidate_rows(fitted: FittedModel, n_reps: int, gallery_GE: np.ndarray) -> Callable[[slice], tuple[CutRows, np.ndarray]]:
+    """Rows and terms of some candidates for EEG averaged over ``n_reps`` repetitions."""
+    return lambda rows: fitted.cut_candidates(gallery_GE[rows], n_reps)

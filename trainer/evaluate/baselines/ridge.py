@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from data_prep.contract.closed_form import fit_ridge
-from data_prep.contract.ranking import cosine_similarity
 from trainer.evaluate.baselines.base import Baseline, BaselineScores, Trials
+from trainer.evaluate.scores import Products, ProductScores, cosines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +17,9 @@ class Ridge(Baseline):
 
     def score(self, trials: Trials) -> BaselineScores:
         """Both arms, of one fit a subject."""
-        arms = {name: np.empty((len(trials.test), len(trials.gallery_GE))) for name in ("ridge", "centred ridge")}
+        parts: dict[str, list[Products]] = {"ridge": [], "centred ridge": []}
         for subject, rows in trials.by_subject():
             predicted_QE = fit_ridge(subject.eeg_NCT, subject.target_NE).predict(trials.test.eeg_NCT[rows])
-            mean_E = subject.target_NE.mean(axis=0)
-            arms["ridge"][rows] = cosine_similarity(predicted_QE, trials.gallery_GE)
-            arms["centred ridge"][rows] = cosine_similarity(predicted_QE - mean_E, trials.gallery_GE - mean_E)
-        return BaselineScores(arms=arms)
+            parts["ridge"].append(cosines(rows, predicted_QE, trials.gallery_GE))
+            parts["centred ridge"].append(cosines(rows, predicted_QE, trials.gallery_GE, subject.target_NE.mean(axis=0)))
+        return BaselineScores(arms={name: ProductScores(found, len(trials.gallery_GE)) for name, found in parts.items()})

@@ -23,13 +23,14 @@ from data_prep.contract.ranking import retrieval_ranks
 from trainer import metrics
 from trainer.artifacts.concept_scores import score_concepts, trained_concepts
 from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.guards import check_candidates
 from trainer.artifacts.part import PartArrays, collect, open_part
 from trainer.data.loader import Loader
 from trainer.evaluate.baselines.base import Trials, score_baselines
 from trainer.evaluate.classes import report
 from trainer.evaluate.classes.config import EvaluateClassesConfig
 from trainer.evaluate.classes.results import ClassesResults, ConceptRow, ConfusionCell
-from trainer.evaluate.intervals import Interval, bootstrap_class_mean, bootstrap_mean
+from trainer.evaluate.intervals import Interval, bootstrap_class_means, bootstrap_means
 from trainer.evaluate.provenance import study_facts
 from trainer.evaluate.results import Score, check_output, write_report
 from trainer.evaluate.tracking import track
@@ -65,6 +66,7 @@ def evaluate(config: EvaluateClassesConfig) -> ClassesResults:
     tables, class_level = loader.index.manifest.tables, loader.index.manifest.class_level
     concepts_K = trained_concepts(encoder, train)
     _check_nameable(loader, concepts_K)
+    check_candidates(config.export, len(concepts_K), "trained concepts")
     whole = collect(loader)
     known_Q = np.isin(whole.concept_N, concepts_K)
     part = whole.where(known_Q)
@@ -74,7 +76,7 @@ def evaluate(config: EvaluateClassesConfig) -> ClassesResults:
     if config.baselines:
         trials = Trials(train=collect(train), test=part, train_loader=train, gallery_GE=loader.gallery[:0], concepts_G=concepts_K)
         others, _, notes = score_baselines(config.baselines, trials)
-        scores |= others
+        scores |= {name: found.whole() for name, found in others.items()}
     arms, model_minus = _score_arms(config, part, concepts_K, scores, by_stimulus=not class_level)
     predicted_N = concepts_K[scores["model"].argmax(axis=1)]
     chance = 1 / len(concepts_K)
@@ -127,22 +129,24 @@ def _score_arms(
     """Scores of every arm, and the model's top-1 minus every other arm's, paired by trial."""
     together = {"stimulus_Q": part.stimulus_N if by_stimulus else None, "subject_Q": part.subject_N if by_stimulus else None}
     options: dict[str, Any] = together | {"num_resamples": config.num_resamples, "seed": config.seed}
-    arms: dict[str, dict[str, Score]] = {}
+    tops: dict[tuple[str, str], np.ndarray] = {}
     hits: dict[str, np.ndarray] = {}
     for name, scores_NK in tracked(scores.items(), "arms scored", len(scores)):
         ranks_N = retrieval_ranks(scores_NK, part.concept_N[:, None] == concepts_K)
-        hits[name] = concepts_K[scores_NK.argmax(axis=1)] == part.concept_N
-        arms[name] = {
-            "top1": _score(bootstrap_mean(metrics.recall_at(ranks_N, 1), **options)),
-            "top5": _score(bootstrap_mean(metrics.recall_at(ranks_N, 5), **options)),
-            "balanced_accuracy": _score(bootstrap_class_mean(hits[name], part.concept_N, **options)),
+        tops |= {(name, f"top{k}"): metrics.recall_at(ranks_N, k) for k in (1, 5)}
+        hits[name] = (concepts_K[scores_NK.argmax(axis=1)] == part.concept_N).astype(np.float64)
+    differences = {name: hits["model"] - hit_N for name, hit_N in hits.items() if name != "model"}
+    means = bootstrap_means(tops | {(name, "minus"): minus_N for name, minus_N in differences.items()}, **options)
+    balanced = bootstrap_class_means(hits, part.concept_N, **options)
+    arms = {
+        name: {
+            "top1": _score(means[name, "top1"]),
+            "top5": _score(means[name, "top5"]),
+            "balanced_accuracy": _score(balanced[name]),
         }
-    minus = {
-        name: {"top1": _score(bootstrap_mean(hits["model"].astype(float) - hit_N, **options))}
-        for name, hit_N in hits.items()
-        if name != "model"
+        for name in scores
     }
-    return arms, minus
+    return arms, {name: {"top1": _score(means[name, "minus"])} for name in differences}
 
 
 def _majority(part: PartArrays, train: Loader) -> dict[str, float | None]:

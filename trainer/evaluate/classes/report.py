@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from data_prep.contract.page import Cell, FigureSection, TableSection, number, render
 from data_prep.contract.terminal import Terminal
 from trainer.evaluate.classes.results import ClassesResults, ConfusionCell
-from trainer.evaluate.page import Cell, FigureSection, TableSection, number, render, score_cell, score_text
+from trainer.evaluate.score_cells import score_cell, score_text
 from trainer.evaluate.study_facts import context_notes, with_simulated
 
 COLUMNS = ("top1", "top5", "balanced_accuracy")

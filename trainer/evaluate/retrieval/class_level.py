@@ -16,6 +16,7 @@ from data_prep.contract.progress import tracked
 from data_prep.contract.ranking import cosine_similarity
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.guards import check_candidates, part_of
 from trainer.artifacts.part import collect, embed
 from trainer.data.loader import Loader
 from trainer.evaluate.baselines.base import Trials, score_baselines
@@ -35,6 +36,7 @@ METHOD = (
 
 def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, loader: Loader, facts: StudyFacts) -> ClassLevelResults:
     """Arms of a class-level study: model, the baselines that name concepts, chance."""
+    check_candidates(part_of(loader), len(loader.concepts), "classes")
     part, tables = collect(loader), loader.index.manifest.tables
     classes_K = np.arange(len(tables.concepts))
     first_K = [int(np.flatnonzero(tables.concept_of_stimulus() == k)[0]) for k in classes_K]
@@ -48,7 +50,7 @@ def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, load
         no_gallery = loader.gallery[:0]
         trials = Trials(train=collect(train), test=part, train_loader=train, gallery_GE=no_gallery, concepts_G=classes_K)
         others, _, notes = score_baselines(chosen, trials)
-        scores |= others
+        scores |= {name: found.whole() for name, found in others.items()}
     arms = {
         name: class_metrics(config, scores_QK, part.concept_N, part.recording_N)
         for name, scores_QK in tracked(scores.items(), "arms scored", len(scores))

@@ -48,7 +48,10 @@ def evaluate(config: EvaluateRetrievalConfig) -> report.Scored:
     if config.embeds:
         path = Path(config.embeds)
         pairs, plain = read_embeddings(path), to_plain(config)
-        facts = replace(pairs.facts, config=plain) if pairs.facts else unknown_facts(path, part=config.part, config=plain)
+        if pairs.facts is not None and not pairs.changed:
+            facts = replace(pairs.facts, config=plain)
+        else:
+            facts = unknown_facts(path, part=config.part, config=plain, changed=pairs.facts)
         return image_level.evaluate_embeddings(config, pairs, path, facts)
     export = Path(str(config.export))
     encoder = load_encoder(str(export), config.device)

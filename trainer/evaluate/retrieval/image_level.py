@@ -7,72 +7,41 @@ Q: queries, G: gallery stimuli, P: dimension of the common space.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.progress import tracked
-from data_prep.contract.ranking import cosine_similarity
-from trainer import metrics
 from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.guards import check_candidates, part_of
 from trainer.artifacts.part import PartArrays, collect, embed
 from trainer.data.loader import Loader
 from trainer.evaluate.baselines.base import Trials, score_baselines
 from trainer.evaluate.embeddings import Pairs
-from trainer.evaluate.intervals import bootstrap_mean, permutation_p_value
-from trainer.evaluate.results import Score
+from trainer.evaluate.retrieval.arms import Queries, ScoredArms, score_arms
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
-from trainer.evaluate.retrieval.results import RetrievalArm, RetrievalResults
+from trainer.evaluate.retrieval.results import RetrievalResults
+from trainer.evaluate.same_rows import ROUNDING
+from trainer.evaluate.scores import Scores, cosine_scores
 from trainer.evaluate.study_facts import StudyFacts
 
-SUMMARY = {"top1": "recall@1", "top5": "recall@5", "mrr": "mrr", "median_rank": "median_rank"}
-PAIRED = ("recall@1", "recall@5", "mrr")
-"""Metrics in which the model is compared with every other arm."""
 METHOD = (
     "The gallery is the unique stimuli of the evaluated part; tied candidates take their mean rank.",
     "Intervals (95 %) resample queries with the gallery fixed, and with several subjects also the subjects; they do not "
     "cover another gallery or another training seed.",
     "The null permutes stimuli, the same way for every subject; p = (1 + b) / (1 + m). It tests chance, not leakage.",
 )
+_ROWS_AT_ONCE = 1024
 COINCIDE = "One image a concept: here mAP equals MRR and nDCG@1 equals Recall@1, they are no further evidence."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Queries:
-    """What is asked and what may be answered."""
-
-    stimulus_Q: np.ndarray
-    concept_Q: np.ndarray
-    subject_Q: np.ndarray
-    stimulus_G: np.ndarray
-    concept_G: np.ndarray
-
-    @property
-    def target_Q(self) -> np.ndarray:
-        """Gallery position of each query's stimulus."""
-        return np.searchsorted(self.stimulus_G, self.stimulus_Q)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredArms:
-    """What score matrices say."""
-
-    arms: dict[str, RetrievalArm]
-    summary: dict[str, dict[str, float | None]]
-    model_minus: dict[str, dict[str, Score]]
-    model_Q: dict[str, np.ndarray]
-    """The first arm's metrics by query."""
 
 
 def evaluate_image_level(
     config: EvaluateRetrievalConfig, encoder: Encoder, loader: Loader, facts: StudyFacts
 ) -> tuple[RetrievalResults, np.ndarray]:
     """The model and its baselines on a part of an image-level study, and the rank of each trial's image (Q,)."""
+    check_candidates(part_of(loader), len(loader.stimuli), "stimuli")
     part = collect(loader)
     stimulus_G = np.unique(part.stimulus_N)
     queries = Queries(
@@ -84,7 +53,7 @@ def evaluate_image_level(
     )
     gallery_GE = loader.gallery[stimulus_G]
     z_QP = embed(loader, encoder.embed_batch, torch.device(config.device), single_trials=config.average == "embedding")
-    scores = {"model": cosine_similarity(z_QP, encoder.embed_image(gallery_GE))}
+    scores = {"model": cosine_scores(z_QP, encoder.embed_image(gallery_GE))}
     others, within_trial, notes = _baselines(config, loader, part, gallery_GE)
     scored = score_arms(config, queries, scores | others, one_way=within_trial)
     n_reps = sorted(set(part.n_reps_N.tolist()))
@@ -115,49 +84,43 @@ def evaluate_embeddings(
     Raises
     ------
     CommandError
-        Rows of one id with different images.
+        A single image, or rows of one id with different images or concepts.
     """
     stimulus_G, first_G, stimulus_Q = np.unique(pairs.ids_Q, return_index=True, return_inverse=True)
     image_GP = pairs.image_QP[first_G]
-    differs_Q = np.abs(pairs.image_QP - image_GP[stimulus_Q]).max(axis=1) > 1e-4
-    if differs_Q.any():
-        row = int(np.flatnonzero(differs_Q)[0])
-        raise CommandError(
-            f"{path}: rows {int(first_G[stimulus_Q[row]])} and {row} have the id {pairs.ids_Q[row]!r} but other image embeddings"
-        )
+    stimulus_Q = stimulus_Q.reshape(-1)
+    if (row := _first_difference(pairs.image_QP, image_GP, stimulus_Q)) is not None:
+        raise CommandError(f"{path}: {_rows_of_one_id(pairs, first_G, stimulus_Q, row)} but other image embeddings")
+    check_candidates(str(path), len(stimulus_G), "stimuli")
     concept_Q = np.unique(pairs.concepts_Q, return_inverse=True)[1].reshape(-1)
+    if (other_Q := concept_Q != concept_Q[first_G][stimulus_Q]).any():
+        one = _rows_of_one_id(pairs, first_G, stimulus_Q, int(other_Q.argmax()))
+        raise CommandError(f"{path}: {one} but other concepts, expected one for an image")
     queries = Queries(
-        stimulus_Q=stimulus_Q.reshape(-1),
+        stimulus_Q=stimulus_Q,
         concept_Q=concept_Q,
         subject_Q=np.unique(pairs.subjects_Q, return_inverse=True)[1].reshape(-1),
         stimulus_G=np.arange(len(stimulus_G)),
         concept_G=concept_Q[first_G],
     )
-    scored = score_arms(config, queries, {"model": cosine_similarity(pairs.eeg_QP, image_GP)}, one_way=())
-    return _results(queries, scored, facts), scored.model_Q["rank"]
+    scored = score_arms(config, queries, {"model": cosine_scores(pairs.eeg_QP, image_GP)}, one_way=())
+    rounded = f"{pairs.rounded} image rows differ from others by rounding alone and count as the same image: the file says no ids."
+    return _results(queries, scored, facts, notes=[rounded] if pairs.rounded else []), scored.model_Q["rank"]
 
 
-def score_arms(config: EvaluateRetrievalConfig, queries: Queries, scores: Mapping[str, np.ndarray], one_way: Collection[str]) -> ScoredArms:
-    """Metrics with intervals of every arm, both ways (``one_way``: scores that compare within a query only); the first is the model."""
-    relevance_QG = metrics.relevance(queries.stimulus_Q, queries.concept_Q, queries.stimulus_G, queries.concept_G)
-    arms: dict[str, RetrievalArm] = {}
-    summary: dict[str, dict[str, float | None]] = {}
-    differences: dict[str, dict[str, Score]] = {}
-    model_Q: dict[str, np.ndarray] = {}
-    for name, scores_QG in tracked(scores.items(), "arms scored", len(scores)):
-        forward = metrics.retrieval_metrics(scores_QG, relevance_QG)
-        backward = None if name in one_way else metrics.retrieval_metrics(scores_QG.T, relevance_QG.T)
-        arms[name] = RetrievalArm(
-            eeg_to_image=_with_intervals(config, forward, queries.stimulus_Q, queries.subject_Q),
-            image_to_eeg=None if backward is None else _with_intervals(config, backward, queries.stimulus_G, None),
-            null=_null(config, scores_QG, queries.target_Q),
-        )
-        summary[name] = {short: arms[name].eeg_to_image[long].value for short, long in SUMMARY.items()}
-        if model_Q:
-            paired = {metric: model_Q[metric] - forward[metric] for metric in PAIRED}
-            differences[name] = {m: _mean(config, v, queries.stimulus_Q, queries.subject_Q) for m, v in paired.items()}
-        model_Q = model_Q or forward
-    return ScoredArms(arms=arms, summary=summary, model_minus=differences, model_Q=model_Q)
+def _rows_of_one_id(pairs: Pairs, first_G: np.ndarray, stimulus_Q: np.ndarray, row: int) -> str:
+    return f"rows {int(first_G[stimulus_Q[row]])} and {row} have the id {pairs.ids_Q[row].item()!r}"
+
+
+def _first_difference(image_QP: np.ndarray, image_GP: np.ndarray, stimulus_Q: np.ndarray) -> int | None:
+    """First row whose image is not that of its stimulus, whatever the scale of both; in blocks, as the rows may be many."""
+    for start in range(0, len(image_QP), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        of_stimulus = image_GP[stimulus_Q[rows]].astype(np.float64)
+        differs = np.linalg.norm(image_QP[rows] - of_stimulus, axis=1) > ROUNDING * np.linalg.norm(of_stimulus, axis=1)
+        if differs.any():
+            return start + int(np.flatnonzero(differs)[0])
+    return None
 
 
 def chance(num_gallery: int) -> dict[str, float | None]:
@@ -190,7 +153,7 @@ def known_ceiling(loader: Loader, subject_N: np.ndarray, n_reps: list[int], num_
 
 def _baselines(
     config: EvaluateRetrievalConfig, loader: Loader, part: PartArrays, gallery_GE: np.ndarray
-) -> tuple[dict[str, np.ndarray], set[str], list[str]]:
+) -> tuple[dict[str, Scores], set[str], list[str]]:
     chosen = [baseline for baseline in config.baselines if baseline.candidates == "images"]
     if not chosen:
         return {}, set(), []
@@ -226,30 +189,3 @@ def _results(
         average=average,
         notes=(*METHOD, *coincide, *notes),
     )
-
-
-def _with_intervals(
-    config: EvaluateRetrievalConfig, values: dict[str, np.ndarray], stimulus_Q: np.ndarray, subject_Q: np.ndarray | None
-) -> dict[str, Score]:
-    found = {"mean_rank" if name == "rank" else name: _mean(config, v, stimulus_Q, subject_Q) for name, v in values.items()}
-    return found | {"median_rank": Score(value=float(np.median(values["rank"])))}
-
-
-def _mean(config: EvaluateRetrievalConfig, values_Q: np.ndarray, stimulus_Q: np.ndarray, subject_Q: np.ndarray | None) -> Score:
-    # One seed for every arm and metric: all see the same resamples.
-    found = bootstrap_mean(values_Q, stimulus_Q=stimulus_Q, subject_Q=subject_Q, num_resamples=config.num_resamples, seed=config.seed)
-    return Score(value=found.value, low=found.low, high=found.high)
-
-
-def _null(config: EvaluateRetrievalConfig, scores_QG: np.ndarray, target_Q: np.ndarray) -> dict[str, float]:
-    rank_QG = rankdata(-scores_QG, axis=1)
-    rows = np.arange(len(target_Q))
-    found: dict[str, float] = {}
-    for k in (1, 5):
-
-        def top(permutation_G: np.ndarray, k: int = k) -> float:
-            return float((rank_QG[rows, permutation_G[target_Q]] <= k).mean())
-
-        p, null = permutation_p_value(top, scores_QG.shape[1], num_permutations=config.num_permutations, seed=config.seed)
-        found |= {f"p_top{k}": p, f"null_top{k}": float(null.mean())}
-    return found

@@ -8,19 +8,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from data_prep.contract.page import Cell, FigureSection, TableSection, number, render
 from data_prep.contract.terminal import Terminal
 from trainer.evaluate.figures import COLOUR, draw_scores, legend
-from trainer.evaluate.page import (
-    Cell,
-    FigureSection,
-    TableSection,
-    number,
-    render,
-    score_cell,
-    score_text,
-)
 from trainer.evaluate.results import Score
 from trainer.evaluate.retrieval.results import ClassLevelResults, RetrievalArm, RetrievalResults
+from trainer.evaluate.score_cells import score_cell, score_text
 from trainer.evaluate.study_facts import context_notes, with_simulated
 
 Found = RetrievalResults | ClassLevelResults

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
 
 from trainer.artifacts.generations import read_generations
 from trainer.evaluate.text.comparison import ArmScores, compare
@@ -101,6 +100,8 @@ def over_seeds(estimate: TextScore) -> OverSeeds:
     by_seed = np.array(estimate.by_seed, dtype=np.float64)
     if len(by_seed) < 2:
         return OverSeeds(seeds_low=None, seeds_high=None, clear=None)
+    from scipy.stats import t as student  # slow to import
+
     reach = float(student.ppf(0.975, len(by_seed) - 1) * by_seed.std(ddof=1) / np.sqrt(len(by_seed)))
     low, high = float(by_seed.mean() - reach), float(by_seed.mean() + reach)
     clear = (_least(estimate) > 0 and low > 0) or (_most(estimate) < 0 and high < 0)

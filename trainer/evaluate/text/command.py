@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.contract.files import write_atomically
+from data_prep.contract.seal import seal
 from data_prep.contract.terminal import in_spreadsheet
 from trainer.artifacts.generations import SOURCE, Generations, read_generations
 from trainer.evaluate.results import check_output, write_report
@@ -63,7 +64,9 @@ def evaluate(config: EvaluateTextConfig) -> tuple[TextResults, Generations]:
         seed=config.seed,
         shares=summary.reads_images(generations),
     )
-    write_atomically(Path(config.output) / "sentences.csv", _sentences(generations, scored).encode())
+    table = Path(config.output) / "sentences.csv"
+    write_atomically(table, _sentences(generations, scored).encode())
+    seal(table.parent, [table])
     return summary.summarise(config, generations, compared, [found.metric for found in scored], notes), generations
 
 

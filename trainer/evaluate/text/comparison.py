@@ -9,13 +9,15 @@ Q: items, E: sets of captions (arm, items), S: training seeds, F: statistics of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from data_prep.contract.progress import tracked
+from data_prep.contract.row_products import cut_rows, row_products
 from trainer.evaluate.intervals import resample_weights
 from trainer.evaluate.text.metrics import Metric, combine_mean
 from trainer.evaluate.text.results import Difference, TextScore
@@ -56,6 +58,7 @@ class Estimate:
     """Bootstrap standard error."""
     low: float
     high: float
+    """Not a number, as ``se``, where nothing can be resampled: of one image."""
     by_seed: tuple[float, ...]
 
     @property
@@ -115,21 +118,21 @@ def compare(
     stacked = [np.stack([score.statistics[arm] * which_Q[None, :, None] for (arm, _), which_Q in plan.sets.items()]) for score in scores]
     resamples = resample_weights(len(stimulus_Q), stimulus_Q=stimulus_Q, subject_Q=subject_Q, num_resamples=num_resamples, seed=seed)
     draws = _draw(scores, stacked, resamples)
-    images = {
-        (a, b): {s.metric.name: len(np.unique(stimulus_Q[s.counted(a) & s.counted(b)])) for s in scores}
-        for a, b in plan.pairs
-        if a in plan.tested
-    }
+
+    def images(score: ArmScores, *arms: str) -> int:
+        return len(np.unique(stimulus_Q[np.all([score.counted(arm) for arm in arms], axis=0)]))
+
     found = Comparison(
         arms={arm: {} for arm in plan.arms},
         differences={a: {b: {} for b in plan.arms if b != a} for a in plan.tested},
         shares={a: {} for a in plan.three},
         num_items={a: {b: int(plan.pairs[a, b].sum()) for b in plan.arms if b != a} for a in plan.tested},
-        num_images={a: {b: images[a, b] for b in plan.arms if b != a} for a in plan.tested},
+        num_images={a: {b: {s.metric.name: images(s, a, b) for s in scores} for b in plan.arms if b != a} for a in plan.tested},
         controls={arm: {} for arm in plan.controls},
     )
     for score, block_ESQF, draws_NE in zip(scores, stacked, draws, strict=True):
-        _compare_metric(score.metric, score.metric.combine(block_ESQF.sum(axis=2)), draws_NE, plan, found, level)
+        value_ES = score.metric.combine(block_ESQF.sum(axis=2))
+        _compare_metric(score.metric, value_ES, draws_NE, functools.partial(images, score), plan, found, level)
     return found
 
 
@@ -172,28 +175,42 @@ def _plan(arms: list[str], present: Mapping[str, np.ndarray], *, shares: bool) -
 def _draw(scores: Sequence[ArmScores], stacked: Sequence[np.ndarray], resamples: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Values of every metric and set in every resample, mean over seeds: (N, E) each."""
     draws: list[list[np.ndarray]] = [[] for _ in scores]
+    # A row for each set, seed and statistic: a set that stands twice draws the same digits twice, so arms that say the same differ by 0.
+    cut = [cut_rows(block_ESQF.transpose(0, 1, 3, 2).reshape(-1, block_ESQF.shape[2])) for block_ESQF in stacked]
     for weights_NQ in tracked(resamples, "bootstrap: blocks of resamples"):
         weights_NQ = weights_NQ[weights_NQ.any(axis=1)]  # subjects x images may draw no item at all
+        drawn = cut_rows(weights_NQ)
         for m, (score, block_ESQF) in enumerate(zip(scores, stacked, strict=True)):
-            num_sets, num_seeds, num_items, num_statistics = block_ESQF.shape
-            # (Q, E * S * F): one matrix product a metric and block of resamples
-            sums = weights_NQ @ block_ESQF.transpose(2, 0, 1, 3).reshape(num_items, -1)
+            num_sets, num_seeds, _, num_statistics = block_ESQF.shape
+            sums = row_products(drawn, cut[m])
             draws[m].append(score.metric.combine(sums.reshape(-1, num_sets, num_seeds, num_statistics)).mean(axis=2))
-    return [np.concatenate(drawn) for drawn in draws]
+    return [np.concatenate(of_metric) for of_metric in draws]
 
 
-def _compare_metric(metric: Metric, value_ES: np.ndarray, draws_NE: np.ndarray, plan: _Plan, found: Comparison, level: float) -> None:
-    """Write one metric's estimates into ``found``."""
+def _compare_metric(
+    metric: Metric,
+    value_ES: np.ndarray,
+    draws_NE: np.ndarray,
+    images: Callable[..., int],
+    plan: _Plan,
+    found: Comparison,
+    level: float,
+) -> None:
+    """Write one metric's estimates into ``found``; ``images`` counts those of which all of some arms have a value."""
     name = metric.name
+
+    def estimate_of(arms: Sequence[str], value: Any, draws_N: np.ndarray, by_seed_S: np.ndarray) -> Estimate:
+        return _estimate(value, draws_N if images(*arms) > 1 else draws_N[:0], by_seed_S, level)
+
     for arm in plan.arms:
         e = plan.row(arm, plan.alone[arm])
-        found.arms[arm][name] = _estimate(value_ES[e].mean(), draws_NE[:, e], value_ES[e], level)
+        found.arms[arm][name] = estimate_of([arm], value_ES[e].mean(), draws_NE[:, e], value_ES[e])
     if not metric.compared:
         return
     for (a, b), both_Q in plan.pairs.items():
         i, j = plan.row(a, both_Q), plan.row(b, both_Q)
         minus_S = value_ES[i] - value_ES[j]
-        estimate = _estimate(minus_S.mean(), draws_NE[:, i] - draws_NE[:, j], minus_S, level)
+        estimate = estimate_of([a, b], minus_S.mean(), draws_NE[:, i] - draws_NE[:, j], minus_S)
         if a in plan.tested:
             found.differences[a][b][name] = estimate
         else:
@@ -202,7 +219,8 @@ def _compare_metric(metric: Metric, value_ES: np.ndarray, draws_NE: np.ndarray, 
         i, p, u = (plan.row(arm, all_Q) for arm in (a, PRIOR, UPPER))
         whole = _share(value_ES[i].mean(), value_ES[p].mean(), value_ES[u].mean())
         by_seed_S = _share(value_ES[i], value_ES[p], value_ES[u])
-        found.shares[a][name] = _estimate(whole, _share(draws_NE[:, i], draws_NE[:, p], draws_NE[:, u]), by_seed_S, level)
+        draws_N = _share(draws_NE[:, i], draws_NE[:, p], draws_NE[:, u])
+        found.shares[a][name] = estimate_of([a, PRIOR, UPPER], whole, draws_N, by_seed_S)
 
 
 def _share(arm: Any, prior: Any, upper: Any) -> Any:

@@ -4,6 +4,8 @@ The judge is blind: it sees the reference captions and one generated caption, ne
 name, in an order drawn by seed, and equal questions are asked once. Answers are kept in ``judge.jsonl`` beside the report,
 so that a run that was stopped, or is repeated, asks only what it has not asked yet. Captions are sent as JSON strings and
 named as data in the prompt, since a caption may read like an instruction.
+
+Whatever ends the asking (a refusal that no retry mends, Ctrl-C) ends it at once: nobody waits for answers that are still out.
 """
 
 from __future__ import annotations
@@ -12,28 +14,31 @@ import hashlib
 import http.client
 import json
 import os
+import queue
 import re
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.json_text import parse_json, parse_line
 from data_prep.contract.progress import tracked
+from data_prep.contract.secrets import secrets_in
 from trainer.artifacts.generations import Caption
 from trainer.evaluate.text.metrics import Metric, Scored, scored_mean
 
 LOWEST, HIGHEST = 1, 5
 ANSWERS = "judge.jsonl"
-PROBES = 3
-"""Questions without a grade after which a server that has graded none is given up."""
+PROBES = 4
+"""Questions without a grade after which a server that has graded none is given up; where more are in flight, so many."""
 MAX_ANSWER_BYTES = 1 << 20
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 SYSTEM = (
@@ -71,8 +76,8 @@ class JudgeConfig:
         parts = urlsplit(self.endpoint)
         if self.endpoint and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError(f"judge.endpoint: {self.endpoint!r}, expected a URL such as http://localhost:8000/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("judge.endpoint: holds a password, user or query, expected none: put the key into the environment")
+        if parts.username or parts.password or parts.query or parts.fragment or secrets_in(self.endpoint):
+            raise ValueError("judge.endpoint: holds a password, token, user or query, expected none: put the key into the environment")
         if self.endpoint and not self.model:
             raise ValueError("judge.model: empty, expected the name of a model that the endpoint serves")
         for name, least in (("max_items", 0), ("workers", 1), ("retries", 0), ("max_tokens", 0)):
@@ -126,10 +131,7 @@ def question(caption: Caption) -> str:
 def parse_score(answer: str) -> int | None:
     """The score of the first JSON object with one, or None."""
     for match in re.finditer(r"\{[^{}]*\}", answer):
-        try:
-            score = json.loads(match.group()).get("score")
-        except ValueError:
-            continue
+        score = (parse_line(match.group()) or {}).get("score")
         if isinstance(score, (int, float)) and not isinstance(score, bool) and LOWEST <= score <= HIGHEST and score == int(score):
             return int(score)
     return None
@@ -143,46 +145,76 @@ def _ask_all(questions: list[str], config: JudgeConfig, kept: Path) -> dict[str,
     if not waiting:
         return found
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with kept.open("a", encoding="utf-8") as file, ThreadPoolExecutor(config.workers) as pool:
+    answers = _as_answered(waiting, lambda q, over: _ask(q, config, key, over), workers=config.workers, probing=not found)
+    with kept.open("a", encoding="utf-8") as file, closing(answers):
         if file.tell():
             file.write("\n")  # the last line may be half of one
-
-        def keep(q: str, score: int | None) -> None:
+        for q, score in tracked(answers, "judge: captions", len(waiting)):
             if score is not None:
                 found[q] = score
                 file.write(json.dumps({"question": _hash(q, config), "score": score}) + "\n")
                 file.flush()
-
-        first, waiting = waiting[:PROBES], waiting[PROBES:]
-        while first and not found:  # a server that is not there is known before every question has waited for it
-            q = first.pop(0)
-            keep(q, _ask(q, config, key))
-        if not found:
-            raise CommandError(f"judge: {config.endpoint} answered no question with a score from {LOWEST} to {HIGHEST}")
-        waiting = [*first, *waiting]
-        try:
-            results = pool.map(lambda q: _ask(q, config, key), waiting)
-            for q, score in tracked(zip(waiting, results, strict=True), "judge: captions", len(waiting)):
-                keep(q, score)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    if not found:
+        raise CommandError(f"judge: {config.endpoint} answered no question with a score from {LOWEST} to {HIGHEST}")
     return found
+
+
+_Ask = Callable[[str, threading.Event], int | None]
+
+
+def _as_answered(questions: list[str], ask: _Ask, *, workers: int, probing: bool) -> Generator[tuple[str, int | None]]:
+    """Each question with its grade as soon as that is there; an error of one is raised at once, and whoever ends early waits for no answer.
+
+    ``probing``: until one has a grade, only :data:`PROBES` questions are asked.
+    """
+    todo: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[str, int | None, BaseException | None]] = queue.SimpleQueue()
+    over = threading.Event()
+
+    def work() -> None:
+        while (q := todo.get()) is not None and not over.is_set():
+            try:
+                done.put((q, ask(q, over), None))
+            except BaseException as error:
+                done.put((q, None, error))
+                return
+
+    asked = max(PROBES, workers) if probing else len(questions)
+    later = questions[asked:]
+    for q in questions[:asked]:
+        todo.put(q)
+    workers, open_questions = min(workers, len(questions)), len(questions[:asked])
+    for _ in range(workers):
+        # Daemons: neither a pool's exit nor the interpreter's may wait for a server that keeps an answer back.
+        threading.Thread(target=work, name="judge", daemon=True).start()
+    try:
+        while open_questions:
+            q, score, error = done.get()
+            if error is not None:
+                raise error
+            open_questions -= 1
+            yield q, score
+            if score is not None and later:
+                for q in later:
+                    todo.put(q)
+                open_questions, later = open_questions + len(later), []
+    finally:
+        over.set()
+        for _ in range(workers):
+            todo.put(None)
 
 
 class _NoGrade(Exception):
     """An error of the network or server, or an answer without a score: worth asking again."""
 
 
-def _ask(asked: str, config: JudgeConfig, key: str) -> int | None:
-    again = Retrying(
-        stop=stop_after_attempt(config.retries + 1),
-        wait=wait_exponential(multiplier=config.retry_wait_seconds),
-        retry=retry_if_exception_type(_NoGrade),
-        retry_error_callback=lambda state: None,
-    )
-    found: int | None = again(_ask_once, asked, config, key)
-    return found
+def _ask(asked: str, config: JudgeConfig, key: str, over: threading.Event) -> int | None:
+    for attempt in range(config.retries + 1):
+        if attempt and over.wait(config.retry_wait_seconds * 2.0 ** (attempt - 1)):
+            break
+        with suppress(_NoGrade):
+            return _ask_once(asked, config, key)
+    return None
 
 
 def _ask_once(asked: str, config: JudgeConfig, key: str) -> int:
@@ -194,14 +226,24 @@ def _ask_once(asked: str, config: JudgeConfig, key: str) -> int:
     request = urllib.request.Request(f"{config.endpoint.rstrip('/')}/chat/completions", data=body, headers=headers, method="POST")
     try:
         with _opener.open(request, timeout=config.timeout_seconds) as response:
-            content = json.loads(response.read(MAX_ANSWER_BYTES))["choices"][0]["message"]["content"]
+            return _grade(response.read(MAX_ANSWER_BYTES), config.endpoint)
     except urllib.error.HTTPError as error:
         with error:
             if error.code in RETRIED:
                 raise _NoGrade from error
-            reason = " ".join(error.read(300).decode("utf-8", "replace").split())
-            raise CommandError(f"judge: {config.endpoint} answered {error.code} {error.reason}: {reason}".rstrip(": ")) from error
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+            reason = b""
+            with suppress(OSError, http.client.HTTPException):  # of a refusal the status is enough
+                reason = error.read(300)
+            said = " ".join(reason.decode("utf-8", "replace").split())
+            raise CommandError(f"judge: {config.endpoint} answered {error.code} {error.reason}: {said}".rstrip(": ")) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _NoGrade from error
+
+
+def _grade(answer: bytes, endpoint: str) -> int:
+    try:
+        content = parse_json(answer, endpoint, halves=True)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError) as error:
         raise _NoGrade from error
     score = parse_score(content) if isinstance(content, str) else None
     if score is None:
@@ -226,10 +268,8 @@ def _hash(asked: str, config: JudgeConfig) -> str:
 def _read_answers(path: Path, config: JudgeConfig) -> dict[str, int]:
     found: dict[str, int] = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            try:
-                row = json.loads(line)
-                found[str(row["question"])] = min(max(int(row["score"]), LOWEST), HIGHEST)
-            except (ValueError, TypeError, KeyError):
-                continue  # the line on which a run was killed
+        for line in path.read_bytes().split(b"\n"):
+            row = parse_line(line) or {}  # one may be the line on which a run was killed
+            if isinstance(score := row.get("score"), int):
+                found[str(row.get("question"))] = min(max(score, LOWEST), HIGHEST)
     return found

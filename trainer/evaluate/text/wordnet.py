@@ -7,6 +7,7 @@ fraction of a second) which lives as long as the reader.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -16,7 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, StudyError
+from data_prep.contract.raw_file import RawFile
+from data_prep.contract.words import short
+from data_prep.contract.zip_file import ZipMembers
 
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 NEEDED = tuple(f"{kind}.{part}" for kind in ("data", "index") for part in PARTS_OF_SPEECH) + tuple(f"{p}.exc" for p in PARTS_OF_SPEECH)
@@ -45,6 +49,8 @@ _LEXNAMES = (
     "adj.ppl",
 )
 _NUMBERS = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
+_DAMAGED = (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError)
+"""What ``zipfile`` raises at an archive's directory."""
 _private: list[str] = []
 """Copies made in this process: nltk's places by now, but not where a user keeps a dictionary."""
 
@@ -83,8 +89,8 @@ def open_wordnet(path: Path) -> Any:
 
     Raises
     ------
-    CommandError
-        Files that nltk cannot read.
+    CommandError, StudyError
+        Files that nltk cannot read, or a limit; the reader's ``synsets`` raises the former, too.
     """
     import nltk.data
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
@@ -92,7 +98,12 @@ def open_wordnet(path: Path) -> Any:
     private = tempfile.TemporaryDirectory(prefix="wordnet-")
     folder = Path(private.name) / "corpora" / "wordnet"  # the reader looks its sense index up by this name in nltk's places
     folder.mkdir(parents=True, mode=0o700)
-    _copy(path, folder)
+    try:
+        _copy(path, folder)
+    except StudyError:
+        raise
+    except Exception as error:  # bad zips, checksums and lengths raise a dozen kinds
+        raise _not_read(path, error) from error
     (folder / "lexnames").write_text("".join(f"{n:02d}\t{name}\t{_NUMBERS[name.split('.')[0]]}\n" for n, name in enumerate(_LEXNAMES)))
     _private.append(private.name)
     nltk.data.path.insert(0, private.name)  # trusted from now on; the reader opens its files when they are needed
@@ -100,11 +111,24 @@ def open_wordnet(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of languages other than English, which are not asked for
             reader = WordNetCorpusReader(str(folder), None)
-            reader.synsets("thing")
     except Exception as error:  # nltk parses by position and raises whatever comes
-        raise CommandError(f"wordnet: {path} is not a dictionary that nltk reads ({' '.join(str(error).split())[:160]})") from error
+        raise _not_read(path, error) from error
+    look_up = reader.synsets
+
+    def synsets(word: str) -> Any:
+        try:
+            return look_up(word)
+        except Exception as error:  # as above: entries are read when they are asked for
+            raise _not_read(path, error) from error
+
+    reader.synsets = synsets
     reader.private_folder = private  # removed with the reader
+    reader.synsets("thing")
     return reader
+
+
+def _not_read(path: Path, error: Exception) -> CommandError:
+    return CommandError(f"wordnet: {path} is not a dictionary that nltk reads ({short(error, 160) or type(error).__name__})")
 
 
 def _places(environment: Mapping[str, str]) -> Iterator[Path]:
@@ -126,7 +150,7 @@ def _dictionary(path: Path) -> Path | None:
         if all((folder / name).is_file() for name in NEEDED):
             return folder
     if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with contextlib.suppress(*_DAMAGED), zipfile.ZipFile(path) as archive:
             if set(NEEDED) <= {Path(name).name for name in archive.namelist()}:
                 return path
     return None
@@ -137,11 +161,12 @@ def _copy(source: Path, folder: Path) -> None:
         for name in NEEDED:
             shutil.copyfile(source / name, folder / name)
     else:
-        with zipfile.ZipFile(source) as archive:
-            for member in archive.namelist():
-                if Path(member).name in NEEDED:  # the last part alone: no member decides where it is written
-                    with archive.open(member) as packed, (folder / Path(member).name).open("wb") as file:
-                        shutil.copyfileobj(packed, file)
+        with RawFile(source) as file:
+            members = ZipMembers(file)
+            for name in members.names:
+                if Path(name).name in NEEDED:  # the last part alone: no member decides where it is written
+                    member = members.member(name)
+                    (folder / Path(name).name).write_bytes(member.file.read(member.span))
     for name in UNUSED:
         (folder / name).touch()
     for path in folder.iterdir():

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.distributed.batch_norm import NormKind, build_norm
+from trainer.models.dropout import Dropout
 from trainer.models.encoders.base import Encoder, EncoderConfig, EncoderOutput, require_positive, require_share
 
 
@@ -134,7 +135,7 @@ class _Layer(nn.Module):
         self.norm = build_norm(norm, wide_in)
         self.rectify = rectify
         self.convolution = nn.Conv2d(wide_in, wide_out, kernel, stride, dilation=dilation)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = Dropout(dropout, whole_maps=True)
         # An even kernel needs one more on one side, which Conv2d's own padding cannot give.
         reach = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
         self.padding = [reach[1] // 2, reach[1] - reach[1] // 2, reach[0] // 2, reach[0] - reach[0] // 2]
@@ -156,7 +157,7 @@ class _Halving(nn.Module):
         padding = [0 if length >= 3 else 1 for length in size]
         self.norm = build_norm(norm, wide_in)
         self.convolution = nn.Conv2d(wide_in, wide_out, 3, stride, padding=(padding[0], padding[1]))
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = Dropout(dropout, whole_maps=True)
         self.size = [(length + 2 * extra - 3) // stride + 1 for length, extra in zip(size, padding, strict=True)]
 
     def forward(self, x_BFHW: Tensor) -> Tensor:

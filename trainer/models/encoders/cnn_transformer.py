@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind, build_norm
+from trainer.models.dropout import Dropout, attend
 from trainer.models.encoders.base import Encoder, EncoderConfig, EncoderOutput, require_positive, require_share
 
 
@@ -146,7 +147,7 @@ class _ConvBlock(nn.Module):
         bias = norm != "batch"  # batch normalisation takes any constant away again
         self.convolution = nn.Conv1d(wide_in, wide_out, kernel, dilation=dilation, padding=padding, bias=bias)
         self.norm = build_norm(norm, wide_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.residual = wide_in == wide_out
 
     def forward(self, x_BCT: Tensor) -> Tensor:
@@ -183,18 +184,17 @@ class _TransformerLayer(nn.Module):
 
     def __init__(self, width: int, num_heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.attention_dropout = num_heads, dropout
+        self.num_heads = num_heads
         self.norm_attention, self.norm_feedforward = nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_qkv, self.from_heads = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward), nn.GELU(), nn.Dropout(dropout), nn.Linear(feedforward, width), nn.Dropout(dropout)
+            nn.Linear(width, feedforward), nn.GELU(), Dropout(dropout), nn.Linear(feedforward, width), Dropout(dropout)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.attention_dropout, self.dropout = Dropout(dropout), Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         q_BHLK, k_BHLK, v_BHLK = self.to_qkv(self.norm_attention(x_BLD)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        dropout = self.attention_dropout if self.training else 0.0
-        heads_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, dropout_p=dropout)
+        heads_BHLK = attend(q_BHLK, k_BHLK, v_BHLK, self.attention_dropout)
         x_BLD = x_BLD + self.dropout(self.from_heads(heads_BHLK.transpose(1, 2).flatten(2)))
         change_BLD: Tensor = self.feedforward(self.norm_feedforward(x_BLD))
         return x_BLD + change_BLD

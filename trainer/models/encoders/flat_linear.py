@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind, build_norm
+from trainer.models.dropout import Dropout
 from trainer.models.encoders.base import Encoder, EncoderConfig, EncoderOutput, require_positive, require_share
 
 
@@ -50,7 +51,7 @@ class FlatLinearModule(Encoder):
         num_features = n_chans * (config.num_windows or n_times)
         normalize = config.normalize_features and norm == "batch"
         self.norm = build_norm(norm, num_features) if normalize else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.linear = nn.Linear(num_features, config.embedding_dim)
         self.token_dim = self.embedding_dim = config.embedding_dim
 

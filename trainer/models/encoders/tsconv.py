@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind, build_norm
+from trainer.models.dropout import Dropout
 from trainer.models.encoders.base import Encoder, EncoderConfig, EncoderOutput, require_positive, require_share
 
 
@@ -65,7 +66,7 @@ class TSConvModule(Encoder):
         self.temporal_norm = build_norm(norm, config.num_filters)
         self.spatial = nn.Conv2d(config.num_filters, config.num_filters, (n_chans, 1), bias=bias)
         self.spatial_norm = build_norm(norm, config.num_filters)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.token_dim = config.num_filters
         self.embedding_dim = config.num_filters * ((n_times - shortest) // config.stride_samples + 1)
 

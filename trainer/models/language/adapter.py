@@ -15,6 +15,7 @@ from data_prep.contract.cli import first_sentence
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
 from data_prep.contract.words import short
+from trainer.models.dropout import Dropout
 from trainer.models.language import kernels
 from trainer.models.language.quiet import quiet
 
@@ -92,9 +93,20 @@ def attach_adapter(llm: Any, config: AdapterConfig) -> Any:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_" in name and not hasattr(parameter, "ds_id"):
             parameter.data = parameter.data.float()
+    drop_by_item(model)
     if config.kind == "lora":
         kernels.fuse_lora(model)
     return model
+
+
+def drop_by_item(model: nn.Module) -> None:
+    """Give PEFT's layers a dropout that knows keys, in place."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in [module for module in model.modules() if isinstance(module, LoraLayer)]:
+        for name, dropout in layer.lora_dropout.items():
+            if type(dropout) is nn.Dropout:
+                layer.lora_dropout[name] = Dropout(dropout.p).train(dropout.training)
 
 
 def check_adapter_config(file: Path) -> None:

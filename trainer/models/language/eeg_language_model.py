@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.data import random
 from trainer.distributed.batch_norm import GlobalBatchNorm
 from trainer.distributed.precision import Precision, autocast
 from trainer.models.contrastive import ContrastiveModel
+from trainer.models.dropout import DropoutKeys
 from trainer.models.language import kernels
 from trainer.models.language.decoding import DecodingConfig, drop_habits
 from trainer.models.language.head import score_tokens
@@ -86,6 +88,8 @@ class EEGLanguageModel(nn.Module):
                         module.requires_grad_(True)
             if features == "tokens":
                 self.image_token = nn.Linear(encoder.proj_dim, encoder.encoder.token_dim)
+        self._item_dropouts = DropoutKeys((name, module) for name, module in self.named_modules() if not name.startswith("llm."))
+        self._token_dropouts = DropoutKeys(llm.named_modules())
 
     @property
     def num_prefix(self) -> int:
@@ -163,8 +167,17 @@ class EEGLanguageModel(nn.Module):
         image_B: Tensor | None = None,
         noise_BP: Tensor | None = None,
         num_items: int = 0,
+        key_B: Tensor | None = None,
     ) -> TextOutput:
-        """Cross-entropy of the captions in ``rows``, given EEG or image features (see :meth:`features`; none without ``source``)."""
+        """Cross-entropy of the captions in ``rows``, given EEG or image features (see :meth:`features`; none without ``source``).
+
+        Dropout is a function of ``key_B``, a hash for each item (int64), and in the language model of a token's position in its item;
+        None: it draws from torch's stream.
+        """
+        self._item_dropouts.set(key_B)
+        self._token_dropouts.set(
+            None if key_B is None else random.hash_torch(key_B[rows.item_ML], rows.position_ML, device=key_B.device).flatten()
+        )
         with autocast(self.precision, self.device_type):
             prefix_BKH = None
             if source is not None:

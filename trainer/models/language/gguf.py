@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,10 +18,13 @@ from data_prep.contract.cli import first_sentence
 from data_prep.contract.errors import CommandError
 from data_prep.contract.lock import first_come
 from trainer.distributed.child import environment_of_its_own
+from trainer.models.language.gguf_header import check_header
 
 _SAMPLED_BLOCKS = 64
 _BLOCK_BYTES = 1 << 16
 _CONVERSION_SECONDS = 1800
+_ROOM_BYTES, _ROOM_TIMES = 16 * 2**30, 64
+"""Most memory of a conversion: so much, and so many times the file: its smallest types take 20 times as much as float32, twice."""
 
 
 def converted(file: Path, home: str | None) -> Path:
@@ -54,9 +59,7 @@ def _sampled_hash(file: Path) -> str:
 
 
 def _convert(file: Path, target: Path) -> None:
-    with file.open("rb") as handle:
-        if handle.read(4) != b"GGUF":
-            raise CommandError(f"{file}: not a GGUF file: it does not begin with GGUF")
+    check_header(file)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         # In a process of its own, which is none of the ranks: transformers saves models on rank 0 only, and ZeRO 3 would cut them up.
@@ -87,6 +90,9 @@ def write_converted(file: str, folder: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = Path(file)
+    with contextlib.suppress(ValueError, OSError):  # sizes in a header can ask for any amount
+        most = _ROOM_BYTES + _ROOM_TIMES * path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
     loaded = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32, trust_remote_code=False)
     settings = loaded.config

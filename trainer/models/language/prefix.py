@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_prep.contract.errors import UserError
+from trainer.models.dropout import Dropout, attend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Projector(nn.Module):
             self.net = nn.Linear(feature_dim, wide)
         elif config.kind == "mlp":
             self.net = nn.Sequential(
-                nn.Linear(feature_dim, config.hidden), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, wide)
+                nn.Linear(feature_dim, config.hidden), nn.GELU(), Dropout(config.dropout), nn.Linear(config.hidden, wide)
             )
         else:
             self.resampler = Resampler(config, feature_dim, hidden_size)
@@ -115,15 +115,15 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.attention_dropout = heads, Dropout(dropout)
         self.query_norm, self.source_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_query, self.to_key_value, self.from_heads = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), Dropout(dropout), nn.Linear(4 * width, width))
 
     def forward(self, x_BKH: Tensor, source_BSH: Tensor) -> Tensor:
         query = self.to_query(self.query_norm(x_BKH)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.to_key_value(self.source_norm(source_BSH)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        found = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
+        found = attend(query, key, value, self.attention_dropout)
         x_BKH = x_BKH + self.from_heads(found.transpose(1, 2).flatten(2))
         change_BKH: Tensor = self.mlp(self.mlp_norm(x_BKH))
         return x_BKH + change_BKH

@@ -1,7 +1,8 @@
 """Prompts: what stands before and after the prefix tokens that carry EEG, and where a caption ends.
 
 With a chat template the prefix tokens open the user's turn; a tokenizer without one gets the documented plain form
-``<eeg> INSTRUCTION CAPTION``. The same code makes the prompts of training and of generation.
+``<eeg> INSTRUCTION CAPTION``. The same code makes the prompts of training and of generation. Control tokens come from the template alone:
+where a caption, a word or an instruction spells one, it is text (:mod:`trainer.models.language.text_reader`).
 
 K: prefix tokens.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from data_prep.contract.errors import CommandError
+from trainer.models.language.text_reader import TextReader, ids_of
 
 Style = Literal["basic", "detailed", "creative"]
 STYLES = {
@@ -22,7 +24,7 @@ STYLES = {
 }
 MARK = "<eeg>"
 """Stands for the prefix tokens where a prompt is written down."""
-_CUT = "\ue000"  # private use, in no text; and not white space, which templates trim
+_CUT, _SYSTEM = "\ue000", "\ue001"  # private use; and not white space, which templates trim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class PromptConfig:
     style: Style = "basic"
     """Instruction: ``basic`` one sentence, ``detailed`` colours, background and actions, ``creative`` engaging."""
     instruction: str | None = None
-    """Own instruction instead of the style's; may be empty."""
+    """Own instruction instead of the style's; may be empty. Control tokens that it spells are text, as everywhere."""
     system: str | None = None
     """System turn of a chat template; null: the template's own default, empty: an empty turn."""
     template: Literal["auto", "chat", "plain"] = "auto"
@@ -83,6 +85,7 @@ class Prompter:
 
     def __init__(self, tokenizer: Any, config: PromptConfig, num_prefix: int, max_length: int) -> None:
         self.tokenizer, self.config, self.num_prefix, self.max_length = tokenizer, config, num_prefix, max_length
+        self.reader = TextReader(tokenizer)
         self.chat = bool(tokenizer.chat_template) if config.template == "auto" else config.template == "chat"
         if self.chat and not tokenizer.chat_template:
             raise CommandError("prompt.template: chat, but this tokenizer has no chat template: use plain or auto")
@@ -118,10 +121,10 @@ class Prompter:
         Raises
         ------
         CommandError
-            Longer than the model's context.
+            Longer than the model's context, or not to be read as text.
         """
         text = caption if self.chat else " " + caption
-        ids = [*self.tokenizer(text, add_special_tokens=False).input_ids, self.end_id]
+        ids = [*self.reader.ids(text), self.end_id]
         if len(ids) + self.num_prefix >= self.max_length:
             raise CommandError(f"a caption of {len(ids)} tokens ({caption[:40]!r}…) exceeds the model's context of {self.max_length}")
         return ids
@@ -149,20 +152,38 @@ class Prompter:
         return " ".join(part for part in (hint, instruction) if part)
 
     def _encode(self, said: str) -> Prompt:
-        ids = self._ids
         mark = MARK if self.num_prefix else ""
         if not self.chat:
             start = (
                 [] if self.tokenizer.bos_token_id is None or self.tokenizer.bos_token_id == self.end_id else [self.tokenizer.bos_token_id]
             )
-            return Prompt(start, ids(said), " ".join(part for part in (mark, said) if part))
-        system = [] if self.config.system is None else [{"role": "system", "content": self.config.system}]
+            return Prompt(start, self.reader.ids(said), " ".join(part for part in (mark, said) if part))
         # Rendered around a mark, then cut: the turn's own tokens stand on both sides of the prefix.
-        text = self._rendered([*system, {"role": "user", "content": f"{_CUT}{said}"}], add_generation_prompt=True)
-        if text.count(_CUT) != 1:
+        system = self.config.system or ""
+        own, rendered = self._turns(_SYSTEM if system else "", "").split(_CUT), self._turns(system, said).split(_CUT)
+        if len(own) != 2:
             raise CommandError("prompt.template: this tokenizer's chat template does not render the user's turn once: use plain")
-        before, after = text.split(_CUT)
-        return Prompt(ids(before), ids(after), before + mark + after)
+        whole = [self._ids(part) for part in rendered]
+        if [self._control(ids) for ids in whole] == [self._control(self._ids(part)) for part in own]:
+            before, after = whole
+            return Prompt(before, after, mark.join(rendered))
+        # What was said spells a control token: it is read apart from the template's text.
+        before, after = (self._filled(part, system) for part in own)
+        first, last = (part.replace(_SYSTEM, system) for part in own)
+        return Prompt(before, self.reader.ids(said) + after, first + mark + said + last)
+
+    def _turns(self, system: str, said: str) -> str:
+        """The prompt as the template has it, with a mark before what is said, and a system turn if the config has one."""
+        turns = [] if self.config.system is None else [{"role": "system", "content": system}]
+        return self._rendered([*turns, {"role": "user", "content": _CUT + said}], add_generation_prompt=True)
+
+    def _filled(self, part: str, system: str) -> list[int]:
+        """Token ids of a part of the template, ``system`` in the place of its mark."""
+        first, *others = (self._ids(text) for text in part.split(_SYSTEM))
+        return sum(([*self.reader.ids(system), *ids] for ids in others), first)
+
+    def _control(self, ids: list[int]) -> list[int]:
+        return [number for number in ids if number in self.reader.control]
 
     def _rendered(self, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError
@@ -180,4 +201,4 @@ class Prompter:
         return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids) if text else []
+        return ids_of(self.tokenizer, text)

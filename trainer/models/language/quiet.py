@@ -40,5 +40,7 @@ def said_once(name: str) -> Iterator[None]:
         yield
     except (CommandError, StudyError):
         raise
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except BaseException as error:  # a damaged file can raise anything, and what is written in Rust no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            raise
         raise CommandError(f"base.name: {name} cannot be loaded: {first_sentence(error)}") from error

@@ -29,6 +29,8 @@ class TextRows:
     """Token ids; 0 in prefix slots and behind the last sequence of a row."""
     position_ML: Tensor
     """Position of each token in its own sequence."""
+    item_ML: Tensor
+    """Item of each token; 0 behind the last sequence of a row."""
     slot_N: Tensor
     """Flat index (row * L + column) of every prefix slot, K an item, items in their order."""
     target_T: Tensor
@@ -83,6 +85,7 @@ def build_rows(
         places, num_rows = first_fit(lengths, pack_length)
     ids = torch.zeros(num_rows, width, dtype=torch.int64)
     position = torch.full((num_rows, width), -1, dtype=torch.int64)
+    token_item = torch.zeros_like(ids)
     slots: list[Tensor] = []
     target, label, item_of = [], [], []
     for item, (prompt, caption, (row, start)) in enumerate(zip(prompts, targets, places, strict=True)):
@@ -90,6 +93,7 @@ def build_rows(
         text = [*prompt.before, *([0] * num_prefix), *prompt.after, *caption[:-1]]
         ids[row, start : start + len(text)] = torch.tensor(text)
         position[row, start : start + len(text)] = torch.arange(len(text))
+        token_item[row, start : start + len(text)] = item
         slots.append(row * width + first_slot + torch.arange(num_prefix))
         begin = row * width + start + lengths[item] - len(caption)
         target.append(begin + torch.arange(len(caption)))
@@ -98,6 +102,7 @@ def build_rows(
     return TextRows(
         ids_ML=ids,
         position_ML=_continued(position),
+        item_ML=token_item,
         slot_N=torch.cat(slots),
         target_T=torch.cat(target),
         label_T=torch.cat(label),

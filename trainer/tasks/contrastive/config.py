@@ -33,3 +33,8 @@ class ContrastiveConfig(RunConfig):
                 f"train.accumulation: {self.train.accumulation}, expected 1: accumulated contrastive gradients are not those of the whole "
                 "batch"
             )
+        if self.train.global_batch_size == 1 and self.loss.contrastive_weight:
+            raise ValueError(
+                "train.global_batch_size: 1 with loss.contrastive_weight "
+                f"{self.loss.contrastive_weight:g}: a row is compared with the others of its batch, expected at least 2"
+            )

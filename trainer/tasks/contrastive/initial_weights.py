@@ -6,6 +6,7 @@ and their outputs still mean the same; what is not taken begins anew, and both a
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -19,6 +20,7 @@ from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_held_out
 from trainer.artifacts.level import check_part
 from trainer.data.loader import Loader
+from trainer.losses import MAX_LOGIT
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import EncoderConfig
 from trainer.training.lineage import Origin
@@ -66,7 +68,7 @@ class InitialWeights:
         """What ``model`` takes (parts, with their number of weights) and what begins anew (parts, with the reason)."""
         taken, new = {}, {}
         for part, weights in _by_part(model.state_dict()).items():
-            reason = self._differs(part, weights)
+            reason = self._differs(part, weights) or _fixed(model, part)
             if part == "encoder" and reason:
                 raise CommandError(f"init_from: {self.path} and this run's model.encoder differ in their layers: {reason}")
             if reason:
@@ -114,6 +116,11 @@ class InitialWeights:
             shapes = [tuple(side[name].shape) if name in side else None for side in (there, weights)]
             if shapes[0] != shapes[1]:
                 return f"{name} is {shapes[0] or 'absent'} there and {shapes[1] or 'absent'} here"
+        # A scale above the limit is brought back to it; from what lies beyond these no gradient leads back.
+        if part == "log_logit_scale" and float(there[part]) < -math.log(MAX_LOGIT):
+            return f"a logit scale of {math.exp(float(there[part])):g} there, expected at least {1 / MAX_LOGIT:g}"
+        if part == "logit_bias" and abs(float(there[part])) > MAX_LOGIT:
+            return f"a logit bias of {float(there[part]):g} there, expected -{MAX_LOGIT:g} to {MAX_LOGIT:g}"
         export, manifest = self.encoder.export, self.loader.index.manifest
         ours = manifest.embedding(self.loader.config.embedding)
         if part == "concept_head" and export.concepts != tuple(manifest.tables.concepts):
@@ -137,6 +144,11 @@ def _by_part(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     for name, value in weights.items():
         parts[_part(name)][name] = value
     return dict(parts)
+
+
+def _fixed(model: nn.Module, part: str) -> str | None:
+    own = getattr(model, part, None)
+    return "fixed by this run's config" if isinstance(own, nn.Parameter) and not own.requires_grad else None
 
 
 def _part(name: str) -> str:

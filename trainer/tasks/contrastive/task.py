@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_prep.contract.ranking import cosine_similarity, retrieval_ranks
+from data_prep.contract.ranking import cosine_similarity, ranks_among
 from trainer import metrics
-from trainer.artifacts.encoder import known_subjects, write_export
+from trainer.artifacts.encoder import known_subjects
+from trainer.artifacts.encoder_export import write_export
 from trainer.data.batch import Batch, HostBatch
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
@@ -29,6 +30,7 @@ from trainer.tasks.contrastive.config import ContrastiveConfig
 from trainer.tasks.contrastive.initial_weights import InitialWeights, sentence
 from trainer.tasks.contrastive.objective import contrastive_terms
 from trainer.tasks.keep import training_loader
+from trainer.tasks.sizes import Column, check_contrast, check_sizes, check_targets
 from trainer.training.task import BaseTask, say
 
 
@@ -54,6 +56,7 @@ class ContrastiveTask(BaseTask):
             self.score_name = "concept_accuracy" if self.names_concepts else "mrr"
             if self.class_level:
                 self.score_name = "balanced_accuracy" if self.names_concepts or len(self.validation.stimuli) != 2 else "auc"
+        self._check_sizes()
         self.trained_S = torch.zeros(self.loader.num_subjects, dtype=torch.bool, device=device)
         self.trained_S[torch.from_numpy(self.loader.subjects.astype(np.int64))] = True
         self.study = {
@@ -67,6 +70,27 @@ class ContrastiveTask(BaseTask):
             self.notes.append(("kept", kept))
             say(world, f"data.select.keep: {kept['kept']} of {kept['of']} training items, by the {kept['by']} of {kept['encoder']}")
             self.warn(not_known)
+
+    def _check_sizes(self) -> None:
+        loss, batch_size = self.config.loss, self.config.train.global_batch_size
+        contrasted: Column = "concept" if loss.positives == "concept" else "stimulus"
+        aligned = bool(loss.contrastive_weight or loss.mse_weight or loss.cosine_weight)
+        learnt: dict[Column, bool] = {"stimulus": aligned, "concept": bool(loss.cross_entropy_weight)}
+        learnt[contrasted] |= bool(loss.contrastive_weight)
+        self.warn(
+            check_sizes(
+                self.config,
+                self.world,
+                self.loader,
+                self.validation,
+                learnt=[column for column, wanted in learnt.items() if wanted],
+                scored="concept" if self.names_concepts or self.class_level else "stimulus",
+            )
+        )
+        if aligned:
+            check_targets(self.loader)
+        if loss.contrastive_weight:
+            self.warn(check_contrast(self.loader, batch_size, contrasted))
 
     def check_start(self) -> None:
         """What ``init_from`` would bring into this run's model, if anything."""
@@ -108,7 +132,7 @@ class ContrastiveTask(BaseTask):
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Losses of this rank's rows, ``loss`` first, then its terms and the temperature's reciprocal."""
-        out: ContrastiveOutput = model(batch.eeg_BCT, batch.subject_B, batch.target_BE)
+        out: ContrastiveOutput = model(batch.eeg_BCT, batch.subject_B, batch.target_BE, self.keys(batch))
         terms = contrastive_terms(
             out,
             batch.stimulus_B,
@@ -220,8 +244,7 @@ def naming_scores(found: Embedded) -> dict[str, float]:
 def retrieval_scores(found: Embedded) -> dict[str, float]:
     """Each query among the part's own distinct stimuli: top-1, top-5 and mean reciprocal rank, the least noisy of the three."""
     stimulus_S, first = np.unique(found.stimulus_Q, return_index=True)
-    scores_QS = cosine_similarity(found.eeg_QP, found.image_QP[first])
-    ranks_Q = retrieval_ranks(scores_QS, found.stimulus_Q[:, None] == stimulus_S)
+    ranks_Q = ranks_among(found.eeg_QP, found.image_QP[first], found.stimulus_Q, stimulus_S)
     return {
         "top1": float(metrics.recall_at(ranks_Q, 1).mean()),
         "top5": float(metrics.recall_at(ranks_Q, 5).mean()),

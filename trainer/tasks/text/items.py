@@ -28,6 +28,8 @@ class TextItems:
     """bool: items that take their image."""
     noise_BP: Tensor | None = None
     """Added to their image."""
+    key_B: Tensor | None = None
+    """Hash of each item, int64, for dropout; None where nothing is dropped."""
     prompts: list[Prompt]
     targets: list[list[int]]
     """Token ids of the captions, with the end token."""
@@ -42,7 +44,7 @@ class TextItems:
 
     def take(self, chosen: Sequence[int]) -> TextItems:
         """Those of these numbers, in their order."""
-        number = torch.tensor(chosen, device=self.eeg_BCT.device)
+        number = torch.tensor(chosen).to(self.eeg_BCT.device, non_blocking=True)
         return replace(
             self,
             eeg_BCT=self.eeg_BCT[number],
@@ -50,6 +52,7 @@ class TextItems:
             target_BE=self.target_BE[number],
             image_B=self.image_B[number],
             noise_BP=None if self.noise_BP is None else self.noise_BP[number],
+            key_B=None if self.key_B is None else self.key_B[number],
             prompts=[self.prompts[i] for i in chosen],
             targets=[self.targets[i] for i in chosen],
         )
@@ -65,6 +68,7 @@ class TextBatch:
     target_BE: Tensor
     image_B: Tensor
     noise_BP: Tensor | None
+    key_B: Tensor | None
     weight: Tensor
     """What a sum over this micro-batch's tokens is multiplied with, such that the mean over ranks and micro-batches is the mean over the
     step's tokens: ``ranks * accumulation / tokens of the step``."""
@@ -93,6 +97,7 @@ def text_batch(items: TextItems, prompter: Prompter, *, weight: Tensor, pack_len
         target_BE=items.target_BE,
         image_B=items.image_B,
         noise_BP=items.noise_BP,
+        key_B=items.key_B,
         weight=weight,
         num_tokens=sum(items.lengths) + len(items) * (prompter.num_prefix - 1),  # a caption's last token is only predicted
     )

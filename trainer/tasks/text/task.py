@@ -38,6 +38,7 @@ from trainer.models.language.prompt import Prompter
 from trainer.models.language.reference import base_reference
 from trainer.models.language.rows import cut_by_length
 from trainer.tasks.keep import training_loader
+from trainer.tasks.sizes import check_sizes
 from trainer.tasks.text.config import TextConfig
 from trainer.tasks.text.initial_weights import initial_weights
 from trainer.tasks.text.items import TextBatch, TextItems, text_batch
@@ -66,16 +67,16 @@ class TextTask(BaseTask):
         self.source = _SOURCES[config.stage.name]
         self.index = StudyIndex.open(Path(config.data.study), verify=config.data.verify)
         kept = self._open_parts()
+        self.warn(check_sizes(config, world, self.loader, self.validation, learnt=["stimulus"], most_scored=config.stage.validation_items))
         settings = read_settings(config.base)
         num_prefix = config.prefix.num_tokens if self.source else 0
-        tokenizer = load_tokenizer(config.base)
-        self.prompter = Prompter(tokenizer, config.prompt, num_prefix, context_length(settings))
+        self.prompter = Prompter(load_tokenizer(config.base), config.prompt, num_prefix, context_length(settings))
         self.subject_S = subject_table(self.index.manifest.tables.subjects, self.encoder, device)
         self.words = PromptWords(config, self.loader, self.encoder, self.subject_S)
-        self.longest_prompt = self.prompter.encode(self.words.longest(tokenizer))
+        self.longest_prompt = self.prompter.encode(self.words.longest(self.prompter.reader))
         stimuli = np.unique(np.concatenate([part.stimuli for part in self._parts])).tolist()
         self.targets = CaptionTargets(self.captions, stimuli, self.prompter, self.longest_prompt, config.stage)
-        self.base = base_reference(config.base, settings)
+        self.base = base_reference(config.base, settings, self.prompter.tokenizer)
         if config.zero.stage == 3 and config.base.quantisation == "none":
             self.partitioned_dtype = DTYPES[config.base.dtype]
         self.encoder_sha256 = sha256_file(self.encoder_path / "model.safetensors")
@@ -131,6 +132,7 @@ class TextTask(BaseTask):
             "embedding_sha256": manifest.embedding(config.data.embedding).sha256,
             "encoder_sha256": self.encoder_sha256,
             "base": str(self.base),
+            "base_tokenizer": str(self.base.tokenizer),
             "base_quantisation": config.base.quantisation,
         }
 
@@ -180,7 +182,7 @@ class TextTask(BaseTask):
         """Micro-batches of equal item count, short captions with short ones; a collective (the step's token count)."""
         items = self._items(host, step)
         accumulation, caption_tokens = self.config.train.accumulation, sum(map(len, items.targets))
-        num_tokens = collectives.sum_across(torch.tensor([caption_tokens], device=self.device, dtype=torch.float64))
+        num_tokens = collectives.sum_across(torch.full((1,), caption_tokens, device=self.device, dtype=torch.float64))
         weight = (accumulation * self.world.size / num_tokens).float().squeeze(0)
         return [self._batch(items.take(chosen), weight) for chosen in cut_by_length(items.lengths, accumulation)]
 
@@ -193,7 +195,7 @@ class TextTask(BaseTask):
         def draw(operation: int) -> np.ndarray:
             return random.uniform_numpy(random.hash_numpy(seed, pass_B, item_B, operation))
 
-        image_B = torch.from_numpy(draw(_MODALITY) < config.stage.image_share(step, self.num_steps)).to(self.device)
+        image_B = torch.from_numpy(draw(_MODALITY) < config.stage.image_share(step, self.num_steps)).to(self.device, non_blocking=True)
         words = self.words.of(batch, self.source, image_B, training=True)
         left_out = draw(_WORDS) < config.prompt.concept_dropout
         return TextItems(
@@ -202,6 +204,7 @@ class TextTask(BaseTask):
             target_BE=batch.target_BE,
             image_B=image_B,
             noise_BP=self._image_noise(batch),
+            key_B=self.keys(batch),
             prompts=[self.prompter.encode([] if left else said) for left, said in zip(left_out, words, strict=True)],
             targets=self.targets.draw(host.stimulus_B.numpy(), random.hash_numpy(seed, pass_B, item_B, _CAPTION)),
         )
@@ -224,7 +227,7 @@ class TextTask(BaseTask):
         return {"loss": out.loss_sum * batch.weight, "token_accuracy": out.num_correct * batch.weight, "tokens_per_sample": tokens}
 
     def _forward(self, model: Any, batch: TextBatch, source: Source | None, num_items: int = 0) -> TextOutput:
-        inputs: dict[str, Tensor | None] = {}
+        inputs: dict[str, Tensor | None] = {"key_B": batch.key_B}
         if source in ("eeg", "both"):
             inputs |= {"eeg_BCT": batch.eeg_BCT, "subject_B": batch.subject_B}
         if source in ("image", "both"):

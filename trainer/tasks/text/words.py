@@ -6,7 +6,6 @@ B: items of a batch, P: common space of EEG and images, K: words of a prompt, C:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
 from trainer.models.concepts import ConceptTable, as_words
 from trainer.models.language.eeg_language_model import Source
+from trainer.models.language.text_reader import TextReader
 from trainer.tasks.text.config import TextConfig
 from trainer.tasks.text.items import evenly_spread
 
@@ -76,14 +76,12 @@ class PromptWords:
         ids_BK = self.concepts.predict(z_BP.cpu().numpy(), self.num_words, without_B=own_B)
         return [self.concepts.words(ids) for ids in ids_BK.tolist()]
 
-    def longest(self, tokenizer: Any) -> list[str]:
+    def longest(self, reader: TextReader) -> list[str]:
         """The candidates that need the most tokens, as many as a prompt has words."""
         if self.concepts is None:
             return []
         names = [self.concepts.words([number])[0] for number in range(len(self.concepts.names))]
-        tokens = tokenizer(names, add_special_tokens=False).input_ids
-        longest = sorted(range(len(names)), key=lambda number: (len(tokens[number]), len(names[number])), reverse=True)
-        return [names[number] for number in longest[: self.num_words]]
+        return sorted(names, key=lambda name: (len(reader.ids(name)), len(name)), reverse=True)[: self.num_words]
 
     def share_right(self, loaders: Iterable[Loader], source: Source, device: torch.device) -> dict[str, float]:
         """Share of items whose true concept is among their words, by part, on some hundreds of them.

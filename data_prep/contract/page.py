@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from trainer.evaluate.results import Score
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 NO_VALUE = "–"
 """What stands where a score is no finite number."""
@@ -67,7 +65,7 @@ def render(
     *,
     notes: Sequence[str],
     provenance: Mapping[str, Any] | None = None,
-    template: str = "base.html",
+    template: tuple[str, str] | None = None,
     **more: Any,
 ) -> str:
     """A whole page.
@@ -81,11 +79,12 @@ def render(
     provenance
         Where they come from; what is None is left out.
     template, more
-        A template that extends ``base.html``, and the values that it shows besides.
+        Package (with a folder ``templates``) and name of a template that extends ``base.html``, and the values that it shows besides.
     """
     facts = {name: value for name, value in (provenance or {}).items() if value is not None}
     shown = [_figure(s) if isinstance(s, FigureSection) else _table(s) for s in sections]
-    return _environment().get_template(template).render(title=title, sections=shown, notes=notes, provenance=facts, **more) + "\n"
+    package, name = template or ("data_prep.contract", "base.html")
+    return _environment(package).get_template(name).render(title=title, sections=shown, notes=notes, provenance=facts, **more) + "\n"
 
 
 def number(value: float | None) -> str:
@@ -97,24 +96,9 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 2 else f"{value:.1f}"
 
 
-def interval(score: Score) -> str:
-    """``[low, high]``, or nothing where no interval is known."""
-    return "" if score.low is None or score.high is None else f"[{number(score.low)}, {number(score.high)}]"
-
-
-def score_cell(score: Score | None) -> Cell:
-    """A score with its interval below it."""
-    return Cell("") if score is None else Cell(NO_VALUE if score.value is None else number(score.value), interval(score))
-
-
-def score_text(score: Score | None) -> str:
-    """A score with its interval, on one line."""
-    return " ".join(filter(None, score_cell(score)))
-
-
 @lru_cache
-def _environment() -> Environment:
-    loader = PackageLoader("trainer.evaluate", "templates")
+def _environment(package: str) -> Environment:
+    loader = ChoiceLoader([PackageLoader(name, "templates") for name in dict.fromkeys(("data_prep.contract", package))])
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=False, lstrip_blocks=False)
 
 

@@ -1,46 +1,26 @@
-"""What is in a study, as tables to read: ``python -m data_prep inspect``."""
+"""What is in a study, as tables for a terminal."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import numpy as np
 from rich.table import Table
 
 from data_prep.contract import schema
 from data_prep.contract.audit import read_audit
-from data_prep.contract.errors import StudyError
 from data_prep.contract.split import assign_parts, read_split, split_names
-from data_prep.contract.terminal import Terminal
 from data_prep.contract.words import short
-from data_prep.shards.open import StudyFolder, open_study
+from data_prep.shards.open import StudyFolder
 
 
-@dataclass(frozen=True, kw_only=True)
-class InspectConfig:
-    """Show what is in a study: facts, tables, splits, embeddings, fingerprint, and one sample."""
-
-    study: str
-    """Folder of the study."""
-    sample: int = 0
-    """Number of the sample to show, in shard order."""
-
-
-def run(config: InspectConfig) -> None:
-    """Print the tables."""
-    study, console = open_study(config.study), Terminal()
-    if not 0 <= config.sample < len(study.samples):
-        raise StudyError(
-            f"sample is {config.sample}, expected 0 to {len(study.samples) - 1}: {study.root} has {len(study.samples)} samples"
-        )
-    if not console.is_terminal:
-        console = Terminal(width=160)
-    for table in (_facts(study), _subjects(study), _embeddings(study), _splits(study), _sample(study, config.sample)):
+def tables(study: StudyFolder, sample: int) -> list[Table]:
+    """All tables of a study and of one of its samples; one without rows is left out."""
+    found = (_facts(study), _measured(study), _subjects(study), _embeddings(study), _splits(study), _sample(study, sample))
+    for table in found:
         for column in table.columns:
             column.overflow = "fold"  # labels and hashes stay whole in a narrow terminal
-        if table.row_count:
-            console.print(table)
+    return [table for table in found if table.row_count]
 
 
 def _pairs(title: str, rows: dict[str, object]) -> Table:
@@ -71,9 +51,26 @@ def _facts(study: StudyFolder) -> Table:
             "sessions": ", ".join(tables.sessions[i] for i in seen["session"][:10]),
             "recordings": f"{len(seen['recording'])} ({', '.join(tables.recordings[i] for i in seen['recording'][:3])}, ...)",
             "captions": f"yes, {lacking} stimuli have none" if (lacking := manifest.captions_missing) else manifest.captions,
+            "captions are from": short(json.dumps(dict(manifest.captions_source), ensure_ascii=False), 300),
+            **({"unclear": "; ".join(map(str, unclear))} if (unclear := manifest.preprocessing.get("unclear")) else {}),
             "preprocessing": short(json.dumps(manifest.preprocessing, ensure_ascii=False), 1500),
         },
     )
+
+
+def _measured(study: StudyFolder) -> Table:
+    """What the writer found, the worst first, and where levels lie."""
+    table = Table("", "kind", "what was measured", title="measured", title_justify="left")
+    measured = study.manifest.measured
+    for found in measured.get("findings", ()):
+        table.add_row(str(found.get("level")), str(found.get("kind")), str(found.get("message")))
+    levels = {label: level for label, level in measured.get("levels", {}).items() if isinstance(level, (int, float))}
+    if levels:
+        low, high = (pick(levels, key=lambda label: levels[label]) for pick in (min, max))
+        unit = study.manifest.signal.unit
+        span = f"{levels[low]:.3g} {unit} in all" if low == high else f"{levels[low]:.3g} ({low}) to {levels[high]:.3g} {unit} ({high})"
+        table.add_row("", "levels", f"median standard deviation within a trial, of {len(levels)} parts: {span}")
+    return table
 
 
 def _subjects(study: StudyFolder) -> Table:
@@ -90,12 +87,11 @@ def _subjects(study: StudyFolder) -> Table:
 
 
 def _embeddings(study: StudyFolder) -> Table:
-    table = Table("embedding", "dim", "in tars", "model", "layer", "SHA-256", title="embeddings", title_justify="left")
+    table = Table("embedding", "dim", "in tars", "model", "layer", "row order", "SHA-256", title="embeddings", title_justify="left")
     for name, facts in study.manifest.embeddings.items():
         inside = "yes" if name in study.manifest.tar_embeddings else "no"
-        table.add_row(
-            name, str(facts.dim), inside, str(facts.provenance.get("model")), str(facts.provenance.get("layer")), facts.sha256[:12]
-        )
+        said = (str(facts.provenance.get(field) or "") for field in ("model", "layer", "row_order"))
+        table.add_row(name, str(facts.dim), inside, *said, facts.sha256[:12])
     return table
 
 

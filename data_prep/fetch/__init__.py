@@ -1,0 +1,1 @@
+"""Published studies brought here: addresses from one table, resumed, checked, unpacked safely."""

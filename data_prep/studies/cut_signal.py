@@ -1,0 +1,116 @@
+"""The signal of cut trials as a study keeps it: finite, at a level that its unit can have, cropped, resampled, scaled.
+
+Shape suffixes: B trials, C channels, T time points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from data_prep.contract import signals
+from data_prep.contract.errors import StudyError, UserError
+from data_prep.contract.words import listed, short
+from data_prep.studies import trials
+from data_prep.studies.channels import check_level
+from data_prep.studies.continuous import MICROVOLTS
+from data_prep.studies.cut_files import CutFile, CutUnit, electric
+from data_prep.studies.trials import TrialFacts, TrialsConfig
+
+Zscore = Literal["source", "trial"]
+ZSCORE_LEVEL = (0.02, 30.0)
+"""Standard deviation within a trial that z-scores can have, median over channels and trials."""
+_BLOCK_VALUES = 2**22
+_LOOKED_AT = 64
+"""Trials of a recording by which its level is measured."""
+_FEMTO = 1e15
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutSignal:
+    """Chosen channels of a file, read block by block."""
+
+    cut: CutFile
+    picks: Sequence[int]
+    """Rows of the file's channels, in the study's order."""
+    ch_names: Sequence[str]
+    """Ours, in the same order."""
+    unit: CutUnit
+    """Of the numbers in the file."""
+    trials: TrialsConfig
+    zscore: Zscore | None
+
+    @property
+    def source(self) -> TrialFacts:
+        """Of a trial as it is read."""
+        return TrialFacts(sfreq=self.cut.sfreq, tmin=self.cut.tmin, n_times=self.cut.n_times, ch_names=tuple(self.ch_names))
+
+    def level(self, rows: Sequence[int]) -> np.ndarray:
+        """Median over some trials of every channel's standard deviation within one (C,).
+
+        Raises
+        ------
+        StudyError
+            A level that neither EEG nor z-scores have; a channel that never moves.
+        """
+        looked = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int))]
+        eeg_BCT = np.concatenate([self._numbers(block) for block in self._blocks(looked)])
+        still_C = (np.ptp(eeg_BCT, axis=2) == 0).all(0)
+        if still_C.any():
+            still = [name for name, constant in zip(self.ch_names, still_C, strict=True) if constant]
+            raise StudyError(
+                f"{self.cut.file}: channel {listed(still)} is constant in all {len(looked)} trials looked at: leave it out with "
+                "channels.drop"
+            )
+        level_C: np.ndarray = np.median(eeg_BCT.std(2), axis=0)
+        self._check_level(float(np.median(level_C)))
+        return level_C
+
+    def _check_level(self, level: float) -> None:
+        voltage = electric(self.unit)
+        if self.unit == "zscore" and not ZSCORE_LEVEL[0] <= level <= ZSCORE_LEVEL[1]:
+            raise StudyError(
+                f"{self.cut.file}: its numbers have a level of {level:.3g} (standard deviation within a trial), z-scores one of "
+                f"{ZSCORE_LEVEL[0]:g} to "
+                f"{ZSCORE_LEVEL[1]:g}: they are no z-scores (zscore, unit)"
+            )
+        if voltage is None:
+            return
+        try:
+            check_level(self.cut.file, level, voltage)
+        except StudyError as error:
+            looks_scaled = 0.3 <= level / MICROVOLTS[voltage] <= 3
+            raise StudyError(f"{error}{'; or they are z-scores (zscore: source)' if looks_scaled else ''}") from None
+
+    def kept(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        """Blocks of trials as the study has them: float32 (B, C, T)."""
+        for block in self._blocks(rows):
+            eeg_BCT = trials.apply(self.trials, self._numbers(block), self.source)
+            yield signals.zscore_trials(eeg_BCT) if self.zscore == "trial" else eeg_BCT
+
+    def _blocks(self, rows: Sequence[int]) -> Iterator[Sequence[int]]:
+        block = max(_BLOCK_VALUES // (len(self.picks) * self.cut.n_times), 1)
+        for start in range(0, len(rows), block):
+            yield rows[start : start + block]
+
+    def _numbers(self, rows: Sequence[int]) -> np.ndarray:
+        """float64 (B, C, T): microvolts, z-scores, or femtotesla."""
+        file = self.cut.file
+        try:
+            eeg_BCT = np.asarray(self.cut.read(rows, self.picks), np.float64)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            raise StudyError(f"{file}: trials {rows[0]} to {rows[-1]} cannot be read ({short(error, 200)})") from error
+        bad_B = ~np.isfinite(eeg_BCT).all((1, 2))
+        if bad_B.any():
+            raise StudyError(
+                f"{file}: trial {rows[int(bad_B.argmax())]} holds values that are no finite numbers, as do {int(bad_B.sum()) - 1} "
+                f"more of {len(rows)}: "
+                "expected a signal everywhere; 'where' leaves trials out"
+            )
+        factor = _FEMTO if self.unit == "tesla" else 1.0 if self.unit == "zscore" else MICROVOLTS[self.unit]
+        return eeg_BCT if factor == 1.0 else eeg_BCT * factor

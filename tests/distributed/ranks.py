@@ -1,0 +1,19 @@
+"""DeepSpeed's launcher of one host, as ``launch run`` becomes it: ``python -m tests.distributed.ranks RANKS PORT MODULE ARGUMENTS``.
+
+DeepSpeed's runner, which would start it, imports torch, MLflow and the compiler for that alone, and so does it without us.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from data_prep.contract.cli import leave
+from launch.plan import Plan, of_this_host
+from launch.ranks import become
+from trainer.distributed.lean_deepspeed import import_deepspeed
+
+if __name__ == "__main__":
+    ranks, port, module, *arguments = sys.argv[1:]
+    import_deepspeed()
+    argv = (sys.executable, "-m", *of_this_host(int(ranks), int(port)), "--module", module, *arguments)
+    leave(become(Plan(argv=argv, environment={})))

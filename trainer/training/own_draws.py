@@ -1,0 +1,27 @@
+"""Whether a step draws from torch's own streams of random numbers, which ranks and micro-batches cut differently.
+
+Every draw moves a generator, whoever makes it and by whatever function.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SENTENCE = (
+    "the model, or a term of its loss, draws random numbers of torch's own (as torch.nn.Dropout does): a resumed run has the same losses "
+    "on as many ranks with the same micro-batches, not on others; trainer.models.dropout.Dropout draws by item"
+)
+
+
+def generators(device: torch.device) -> list[Tensor]:
+    """States of the generators of host and device; they are kept on the host, so that nobody waits for the device."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state())
+    return states
+
+
+def have_moved(before: list[Tensor], after: list[Tensor]) -> bool:
+    """Whether there was a draw between two calls of :func:`generators`."""
+    return any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
