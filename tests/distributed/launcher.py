@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from tests.helpers import warm
+
 ROOT = Path(__file__).parents[2]
 _RESERVED: list[IO[str]] = []
 
@@ -58,19 +60,16 @@ def launch(
     subprocess.TimeoutExpired
         After the whole process group was killed.
     """
-    process = subprocess.Popen(
-        started_by_deepspeed(module, arguments, ranks=ranks),
-        cwd=ROOT,
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout_seconds)
-    finally:
-        # The launcher forgets its ranks when it is killed itself; the group does not.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(process.args, process.returncode, output)
+    settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    argv = started_by_deepspeed(module, arguments, ranks=ranks)
+    with tempfile.TemporaryFile("w+") as output:
+        process = warm.start(argv, environment={**os.environ, **settings, **(environment or {})}, output=output.fileno())
+        try:
+            process.wait(timeout_seconds)
+        finally:
+            # The launcher forgets its ranks when it is killed itself; the group does not.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return subprocess.CompletedProcess(argv, process.returncode, output.read())

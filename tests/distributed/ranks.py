@@ -10,10 +10,12 @@ import sys
 from data_prep.contract.cli import leave
 from launch.plan import Plan, of_this_host
 from launch.ranks import become
+from tests.helpers.warm import ranks_are_forks
 from trainer.distributed.lean_deepspeed import import_deepspeed
 
 if __name__ == "__main__":
     ranks, port, module, *arguments = sys.argv[1:]
     import_deepspeed()
     argv = (sys.executable, "-m", *of_this_host(int(ranks), int(port)), "--module", module, *arguments)
+    ranks_are_forks()
     leave(become(Plan(argv=argv, environment={})))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +15,10 @@ from data_prep.contract import schema
 from data_prep.contract.files import write_json
 from data_prep.contract.manifest import read_manifest
 from data_prep.contract.split import Split
-from tests.distributed.launcher import ROOT, started_by_deepspeed
+from tests.distributed.launcher import started_by_deepspeed
+from tests.helpers import warm
 from tests.helpers.tiny_study import write_tiny_study
+from tests.helpers.warm import Started
 from trainer.training.run_folder import RunFolder, read_lines
 
 CONFIG = """
@@ -52,7 +53,7 @@ def write_split(root: Path, name: str, **clauses: dict[str, list[int]]) -> None:
 
 
 @contextlib.contextmanager
-def training(run: Path, *arguments: str, ranks: int, config: Path, runner: bool = False) -> Iterator[subprocess.Popen]:
+def training(run: Path, *arguments: str, ranks: int, config: Path, runner: bool = False) -> Iterator[Started]:
     """Start a training command (under the launcher if ``ranks`` > 1) in a process group that is gone afterwards; output in RUN.log."""
     command = ["contrastive", "--config", str(config), "--run", str(run), *arguments]
     alone = [sys.executable, "-m", "trainer", *command]
@@ -60,7 +61,7 @@ def training(run: Path, *arguments: str, ranks: int, config: Path, runner: bool 
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
     environment |= {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with run.with_suffix(".log").open("a") as log:
-        process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = warm.start(argv, environment=environment, output=log.fileno(), forked=not runner)
     try:
         yield process
     finally:
@@ -76,7 +77,7 @@ def train(run: Path, *arguments: str, ranks: int, config: Path, runner: bool = F
     return run.with_suffix(".log").read_text()
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen, timeout_seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], process: Started, timeout_seconds: float = 120) -> None:
     """Wait until a condition holds while the process lives."""
     end = time.monotonic() + timeout_seconds
     while not condition():
