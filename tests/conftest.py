@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The same order for every worker; what is not in the list stays in its own, behind."""
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    _keep_what_is_imported()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    done = yield
+    if nextitem is not None and nextitem.path != item.path:
+        _keep_what_is_imported()
+    return done
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
+def _keep_what_is_imported() -> None:
+    """Let the collector pass over what libraries have made so far: with torch and transformers it takes a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -60,16 +58,6 @@ def launch(
     subprocess.TimeoutExpired
         After the whole process group was killed.
     """
-    settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(environment or {})}
     argv = started_by_deepspeed(module, arguments, ranks=ranks)
-    with tempfile.TemporaryFile("w+") as output:
-        process = warm.start(argv, environment={**os.environ, **settings, **(environment or {})}, output=output.fileno())
-        try:
-            process.wait(timeout_seconds)
-        finally:
-            # The launcher forgets its ranks when it is killed itself; the group does not.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        output.seek(0)
-        return subprocess.CompletedProcess(argv, process.returncode, output.read())
+    return warm.run(argv, environment={**os.environ, **settings}, timeout=timeout_seconds)

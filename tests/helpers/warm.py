@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -94,6 +96,27 @@ def start(argv: Sequence[str], *, environment: Mapping[str, str], output: int, c
     return Process(pid, argv)
 
 
+def run(argv: Sequence[str], *, environment: Mapping[str, str], timeout: float, cwd: Path = _ROOT) -> subprocess.CompletedProcess[str]:
+    """:func:`start`, to its end, after which nothing of its session is left; both its outputs are in ``stdout``.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        It took longer, and was killed.
+    """
+    with tempfile.TemporaryFile("w+") as output:
+        process = start(argv, environment=environment, output=output.fileno(), cwd=cwd)
+        try:
+            process.wait(timeout)
+        finally:
+            # A launcher forgets its ranks when it is killed itself; the group does not.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return subprocess.CompletedProcess(argv, process.returncode or 0, output.read())
+
+
 @functools.lru_cache(maxsize=1)
 def _staying(pid: int) -> socket.socket:
     """Where process ``pid`` sends its requests."""
@@ -126,6 +149,7 @@ def _stay(requests: socket.socket) -> None:
             return
         request = json.loads(message)
         _import_what_it_will(request["argv"])
+        gc.freeze()
         told, tells = os.pipe()
         between = os.fork()
         if between == 0:
@@ -146,13 +170,21 @@ def _stay(requests: socket.socket) -> None:
             os.close(handle)
 
 
+_LANGUAGE = ("text", "generate", "evaluate-text", "tests.distributed.text_worker")
+
+
 def _import_what_it_will(argv: Sequence[str]) -> None:
-    """Import the module of a trainer's command, which every one of its processes would."""
+    """Import what every process of a command would."""
     from trainer.__main__ import COMMANDS
 
     for name in {*argv} & {*COMMANDS}:
         for place in (COMMANDS[name].config, COMMANDS[name].run):
             importlib.import_module(place.split(":")[0])
+    if {*argv} & {*_LANGUAGE}:
+        importlib.import_module("peft")
+        transformers = importlib.import_module("transformers")
+        for lazy in ("AutoConfig", "AutoTokenizer", "LlamaForCausalLM", "Qwen2ForCausalLM"):
+            getattr(transformers, lazy)
 
 
 def _become(argv: Sequence[str], environment: Mapping[str, str], output: int | None) -> NoReturn:

@@ -7,7 +7,6 @@ replaced by vectors of the same name, and the language model by a tiny one.
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import yaml
 from data_prep.contract.files import read_json
 from data_prep.contract.manifest import read_manifest
 from tests.distributed.training import by_step, events
-from tests.helpers import bdd, eeg_clip, eegcvpr40, mindbigdata
+from tests.helpers import bdd, eeg_clip, eegcvpr40, mindbigdata, warm
 from tests.helpers.readme import ROOT, blocks, commands, files
 from tests.helpers.tiny_llm import write_tiny_llm
 from trainer.distributed.child import environment_of_its_own
@@ -53,10 +52,8 @@ def follow(home: Path, first: str, short: dict[str, str]) -> None:
         more = [word for part, words in short.items() if part in command for word in shlex.split(words)]
         words = shlex.split(command)
         argv = ["-m", *words[words.index("trainer") :]] if words[0] == "deepspeed" else words[1:]
-        done = subprocess.run(
-            [sys.executable, *argv, *more], cwd=home, env=environment, text=True, capture_output=True, timeout=200, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        done = warm.run([sys.executable, *argv, *more], cwd=home, environment=environment, timeout=200)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
 
 
 @pytest.fixture

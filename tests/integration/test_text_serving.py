@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
+from tests.helpers import warm
 from tests.helpers.tiny_llm import write_tiny_llm
 from tests.helpers.tiny_text import write_tiny_text
 from tests.integration.test_serving import post, serving
@@ -34,7 +35,8 @@ def train(home: Path) -> Path:
     config = write_tiny_text(home)
     argv = [sys.executable, "-m", "trainer", "text", "--config", str(config), "--train.steps", "4", "--train.validate_every_steps", "4"]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run(argv, cwd=ROOT, env=environment, check=True, timeout=240)
+    done = warm.run(argv, environment=environment, timeout=240)
+    assert done.returncode == 0, done.stdout
     return home / "run"
 
 

@@ -17,15 +17,11 @@ def imported(program: str, *names: str) -> list[str]:
     return found
 
 
-def test_deepspeed_comes_without_mlflow_and_torchs_compiler() -> None:
-    program = "from trainer.distributed.lean_deepspeed import import_deepspeed\nimport_deepspeed()\nimport deepspeed.runtime.engine"
-    assert imported(program, "deepspeed", "mlflow", "torch._inductor") == ["deepspeed"]
-
-
-def test_training_steps_without_torchs_compiler_and_statistics() -> None:
+def test_training_steps_without_mlflow_torchs_compiler_and_statistics() -> None:
     program = """
 from trainer.distributed.lean_deepspeed import import_deepspeed
 import_deepspeed()
+import deepspeed.runtime.engine
 import torch
 import trainer.tasks.contrastive.task
 from trainer.training.optimizer import OptimizerConfig
@@ -41,7 +37,10 @@ optimizer.load_state_dict(optimizer.state_dict())
 optimizer.zero_grad()
 assert heard == [True] and torch.allclose(layer.weight, weight * (1 - 0.5 * 0.05) - 0.5)
 """
-    assert imported(program, "torch.optim", "torch._dynamo", "scipy.stats") == ["torch.optim"]
+    assert imported(program, "deepspeed", "torch.optim", "mlflow", "torch._inductor", "torch._dynamo", "scipy.stats") == [
+        "deepspeed",
+        "torch.optim",
+    ]
 
 
 def test_what_starts_ranks_needs_no_torch() -> None:
