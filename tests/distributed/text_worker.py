@@ -47,7 +47,7 @@ CUTS: dict[str, tuple[dict[str, Any], int, int, int | None]] = {
     "3, DoRA and resampler": (OTHER, 3, 2, None),
 }
 """Model, ZeRO stage, accumulation and length of packed rows."""
-QUANTISED_STEPS = 20
+QUANTISED_STEPS = 10
 DECODINGS = {"greedy": DecodingConfig(max_new_tokens=12), "sample": DecodingConfig(method="sample", max_new_tokens=12)}
 CPU = torch.device("cpu")
 
