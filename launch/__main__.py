@@ -7,14 +7,14 @@ from data_prep.contract.cli import Command, begin_process, leave, main
 
 COMMANDS = {
     "run": Command(
-        config="launch.plan:LaunchConfig",
+        config="launch.config:LaunchConfig",
         run="launch.supervise:run",
         help="start a trainer command on several ranks: -- contrastive --config ...",
     ),
     "plan": Command(
-        config="launch.plan:LaunchConfig",
+        config="launch.config:LaunchConfig",
         run="launch.supervise:show",
-        help="print the command line that run would start",
+        help="print what run would start on each host",
         prints=True,
     ),
     "doctor": Command(

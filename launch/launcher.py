@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from data_prep.contract.cli import begin_process, ending, from_plain, leave, said_if_slow
-from launch.plan import LaunchConfig
+from launch.config import LaunchConfig
 
 
 def main(argv: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +18,6 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import write_atomically
 from data_prep.contract.records import to_json
 from launch.compare_bases.plan import METRICS, CompareBasesConfig, changed
-from launch.plan import LaunchConfig
-from launch.supervise import launcher
 from trainer.artifacts.generations import FACTS, SOURCE, read_facts
 from trainer.artifacts.text import trained_parameters
 from trainer.artifacts.text_export import read_text_export
@@ -118,12 +117,11 @@ def launch(config: CompareBasesConfig, command: Sequence[str], *, on_cpu: bool) 
     CommandError
         It took too long.
     """
-    environment = environment_of_its_own()
-    if on_cpu or not torch.cuda.is_available():
-        environment.setdefault("DS_ACCELERATOR", "cpu")
+    accelerator = "cpu" if on_cpu or not torch.cuda.is_available() else "cuda"
+    options = ("--num_processes", str(config.num_processes), "--accelerator", accelerator)
     status, asked = run_in_group(
-        launcher(LaunchConfig(num_processes=config.num_processes, trainer_command=list(command))),
-        environment,
+        (sys.executable, "-m", "launch", "run", *options, "--", *command),
+        environment_of_its_own(),
         grace_seconds=_GRACE_SECONDS,
         timeout_seconds=config.timeout_seconds,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from data_prep.contract.cli import leave
-from launch.plan import Plan, of_this_host
+from launch.plan import HERE, Start, of_this_host
 from launch.ranks import become
 from tests.helpers.warm import ranks_are_forks
 from trainer.distributed.lean_deepspeed import import_deepspeed
@@ -18,4 +18,4 @@ if __name__ == "__main__":
     import_deepspeed()
     argv = (sys.executable, "-m", *of_this_host(int(ranks), int(port)), "--module", module, *arguments)
     ranks_are_forks()
-    leave(become(Plan(argv=argv, environment={})))
+    leave(become(Start(host=HERE, argv=argv, environment={})))

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from launch.plan import Plan
+from launch.plan import HERE, Start
 from launch.supervise import supervise
 from trainer.distributed.child import run_in_group
 
@@ -60,6 +60,6 @@ def test_a_signal_reaches_the_childs_whole_group(tmp_path: Path) -> None:
 
 def test_supervise_ends_children_that_outlive_their_launcher(tmp_path: Path) -> None:
     script = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(p.pid))"
-    status = supervise(Plan(argv=(sys.executable, "-c", script, str(tmp_path / "pid")), environment={}), grace_seconds=5)
+    status = supervise(Start(host=HERE, argv=(sys.executable, "-c", script, str(tmp_path / "pid")), environment={}), grace_seconds=5)
     assert status == 0
     assert gone(tmp_path / "pid", seconds=20), "the child outlived its launcher"

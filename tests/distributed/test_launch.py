@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.contract.errors import CommandError, UserError
-from launch.plan import LaunchConfig
-from launch.ranks import check, parse_trainers
+from launch.check import check, parse_trainers
+from launch.config import LaunchConfig
 from tests.distributed.launcher import ROOT
 from tests.distributed.training import events, last_step, make_study, saved_step, wait_for
 from trainer.distributed.child import environment_of_its_own

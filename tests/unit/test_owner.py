@@ -28,7 +28,7 @@ from pathlib import Path
 from data_prep.contract.errors import CommandError
 from trainer.training import owner
 owner.BEAT_SECONDS, owner.DEAD_SECONDS = 0.1, 3.0
-owner._machine = lambda: sys.argv[2]
+owner.this_machine = lambda: sys.argv[2]
 owner.socket.gethostname = lambda: sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()

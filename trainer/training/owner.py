@@ -20,8 +20,7 @@ import secrets
 import socket
 import threading
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +28,7 @@ from pathlib import Path
 import psutil
 
 from data_prep.contract.errors import CommandError, StudyError
+from data_prep.contract.machine import this_machine
 from data_prep.contract.records import read_record, write_record
 
 OWNER_FOLDER = "owner"
@@ -74,7 +74,7 @@ class Claim:
             host=socket.gethostname(),
             pid=os.getpid(),
             started=psutil.Process().create_time(),
-            machine=_machine(),
+            machine=this_machine(),
             token=secrets.token_hex(16),
             since=_now(),
         )
@@ -187,10 +187,11 @@ def is_alive(run: Path, claim: Claim) -> bool:
 
 
 @contextlib.contextmanager
-def owned(run: Path) -> Iterator[Owner]:
+def owned(run: Path, *, gone: Callable[[Claim], bool] = lambda _: False) -> Iterator[Owner]:
     """Context in which this process owns the run folder, which is made if missing.
 
-    Without :meth:`Owner.begin` it leaves no trace.
+    Without :meth:`Owner.begin` it leaves no trace. ``gone``: what the caller knows of the end of an owner on another host, which else is
+    waited for.
 
     Raises
     ------
@@ -201,7 +202,7 @@ def owned(run: Path) -> Iterator[Owner]:
     mine, owner = Claim.of_this_process(), None
     try:
         (run / OWNER_FOLDER).mkdir(parents=True, exist_ok=True)
-        owner = Owner(run, _take(run, mine))
+        owner = Owner(run, _take(run, mine, gone))
         with _beating(owner):
             yield owner
     finally:
@@ -211,11 +212,11 @@ def owned(run: Path) -> Iterator[Owner]:
                 folder.rmdir()
 
 
-def _take(run: Path, mine: Claim) -> Claim:
+def _take(run: Path, mine: Claim, gone: Callable[[Claim], bool]) -> Claim:
     prepared = run / OWNER_FOLDER / f".{mine.token}.partial"
     while True:
         there = newest_claim(run)
-        if there is not None and is_alive(run, there):
+        if there is not None and not gone(there) and is_alive(run, there):
             raise _in_use(run, there)
         mine = replace(mine, number=1 + (there.number if there else 0))
         write_record(prepared, mine)
@@ -295,7 +296,7 @@ def _known_to_live(claim: Claim) -> bool | None:
     """Whether an owner lives, where that can be told at once; None: its beats alone tell."""
     if claim.left:
         return False
-    return _runs_here(claim) if claim.machine == _machine() else None
+    return _runs_here(claim) if claim.machine == this_machine() else None
 
 
 def _runs_here(claim: Claim) -> bool:
@@ -305,14 +306,6 @@ def _runs_here(claim: Claim) -> bool:
     except psutil.NoSuchProcess:
         return False
     return not zombie and abs(started - claim.started) < _SAME_START_SECONDS
-
-
-def _machine() -> str:
-    """What tells this kernel, and this container on it, apart from others, whatever name they give themselves."""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return f"{socket.gethostname()} {uuid.getnode()}"
 
 
 def _numbers(run: Path) -> list[int]:

@@ -3,7 +3,7 @@
 ::
 
     RUN/  config.yaml  identity.json  events.jsonl  metrics.jsonl  heartbeat/RANK
-          checkpoints/step-NNNNNNNN/  latest  best  export/  reports/  logs/  completed.json  undone/  owner/
+          checkpoints/step-NNNNNNNN/  latest  best  export/  reports/  logs/  completed.json  undone/  owner/  launch/
 
 All but the checkpoints follows from the one that ``latest`` names; :mod:`trainer.training.settle` mends what a kill left otherwise.
 """
@@ -42,6 +42,7 @@ _OF_A_START = {
     "heartbeat",
     "errors",
     "logs",
+    "launch",
     OWNER_FOLDER,
 }
 """What a start that was killed may leave before there is a run."""
