@@ -1,0 +1,37 @@
+"""Training on the hosts of a cluster by ``launch run``, as a user types it on ``head``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.distributed.launcher import ROOT
+from tests.hosts.cluster import Cluster
+
+_SETTINGS = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin:/sbin"}
+
+
+@contextmanager
+def launched(
+    cluster: Cluster, run: Path, *arguments: str, config: Path, options: tuple[str, ...] = (), hosts: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``launch run --hostfile H ... -- contrastive --config C --run RUN ...``; what it says goes to RUN.log."""
+    argv = [sys.executable, "-m", "launch", "run", "--hostfile", str(cluster.hostfile(*hosts)), *options, "--"]
+    command = ["contrastive", "--config", str(config), "--run", str(run), *arguments]
+    process = cluster.start("head", [*argv, *command], run.with_suffix(".log"), **_SETTINGS)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def ask(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
+    """``launch WORDS`` on ``head``, to its end."""
+    return cluster.run("head", sys.executable, "-m", "launch", *words, **_SETTINGS)
