@@ -1,4 +1,4 @@
-"""``python -m launch``: start training on this machine or several, show the plan, check the machine, run the quickstart."""
+"""``python -m launch``: start training on this machine or several, look at runs and stop them, check the machine."""
 
 import json
 import sys
@@ -16,6 +16,26 @@ COMMANDS = {
         run="launch.supervise:show",
         help="print what run would start on each host",
         prints=True,
+    ),
+    "status": Command(
+        config="launch.look:StatusConfig",
+        run="launch.look:status",
+        help="how a run stands: hosts, step, checkpoint, restarts",
+        prints=True,
+        first="run",
+    ),
+    "stop": Command(
+        config="launch.look:StopConfig",
+        run="launch.look:stop",
+        help="let a run save and end on every host",
+        first="run",
+    ),
+    "logs": Command(
+        config="launch.look:LogsConfig",
+        run="launch.look:logs",
+        help="the last lines of what was said on each rank",
+        prints=True,
+        first="run",
     ),
     "doctor": Command(
         config="launch.doctor:DoctorConfig",

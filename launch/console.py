@@ -14,7 +14,7 @@ from launch.__main__ import COMMANDS as LAUNCH_COMMANDS
 from launch.__main__ import one_value
 from trainer.__main__ import COMMANDS as TRAINER_COMMANDS
 
-PREFIXED = ("run", "plan")
+PREFIXED = ("run", "plan", "status", "stop", "logs")
 """Commands of ``launch`` whose names say too little alone: ``eegvision launch run``."""
 INIT = Command(config="launch.configs:InitConfig", run="launch.configs:init", help="lay the configs out in a folder of yours")
 
