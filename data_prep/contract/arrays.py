@@ -10,18 +10,18 @@ import numpy as np
 
 from data_prep.contract.errors import StudyError
 from data_prep.contract.npy import MAGIC, read_npy
-from data_prep.contract.raw_file import RawFile, Refusal, Span
+from data_prep.contract.raw_file import MAPPED_BYTES, RawFile, Refusal, Span
 from data_prep.contract.words import listed, short
 from data_prep.contract.zip_file import ZipMembers
 
 
-def read_array(path: Path, columns: np.dtype[Any] | None = None, *, mapped: bool = False) -> np.ndarray:
+def read_array(path: Path, columns: np.dtype[Any] | None = None, *, mapped: bool = False, mapped_bytes: int = MAPPED_BYTES) -> np.ndarray:
     """The array of an ``.npy``: numbers or text, or, where ``columns`` are given, a table of exactly those.
 
     Parameters
     ----------
     mapped
-        Large arrays may stay in the file; they are read-only.
+        Arrays of ``mapped_bytes`` or more may stay in the file; they are read-only.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def read_array(path: Path, columns: np.dtype[Any] | None = None, *, mapped: bool
     """
     if not path.is_file():
         raise StudyError(f"{path}: no such file")
-    with RawFile(path) as file:
+    with RawFile(path, mapped_bytes=mapped_bytes) as file:
         try:
             found = read_npy(file, Span(0, file.size), columns)
             return found if mapped else np.array(found)

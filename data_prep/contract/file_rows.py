@@ -77,6 +77,16 @@ def give_back(array: np.ndarray) -> None:
     _give_back(_mapping_of(array))
 
 
+def offset_in_file(array: np.ndarray) -> int | None:
+    """First byte, in the file that it is mapped from, of an array whose first value lies first; None: it is in memory."""
+    mapping = _mapping_of(array)
+    if mapping is None:
+        return None
+    start: int = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
+    first: int = array.__array_interface__["data"][0]
+    return first - start
+
+
 def _give_back(mapping: mmap.mmap | None) -> None:
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)

@@ -134,7 +134,7 @@ def _pickle(file: RawFile) -> Any:
 def _npy(file: RawFile) -> Any:
     header = npy.read_header(file, Span(0, file.size))
     if header.descr not in ("|O", "O", "|O8", "|O4"):
-        return read_array(file.path, mapped=True)
+        return read_array(file.path, mapped=True, mapped_bytes=file.mapped_bytes)
     described = Machine(file, header.end, file.size, NUMPY).run()
     # np.save pickles the object array itself, so the header's shape and the pickle's must agree.
     if not isinstance(described, Array) or math.prod(described.shape) != math.prod(header.shape):

@@ -41,9 +41,9 @@ def signatures(eeg_RCT: np.ndarray) -> np.ndarray:
     if n_chans * (n_times - 1) < FEWEST_VALUES:
         return found_RP
     points_K, directions_2KP = _probes(n_chans, n_times)
-    step_RCK = eeg_RCT[..., points_K + 1].astype(np.float64) - eeg_RCT[..., points_K]
     # Sums by einsum come out the same on any number of threads, so that shards keep their bytes.
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        step_RCK = np.subtract(eeg_RCT[..., points_K + 1], eeg_RCT[..., points_K], dtype=np.float64)
         unit_RCK = _to_unit(step_RCK)
         unit_RCK[~np.isfinite(unit_RCK)] = 0.0
         course_R2K = np.stack([np.einsum("rck,rck->rk", unit_RCK, each) for each in (unit_RCK, np.abs(unit_RCK))], axis=1)

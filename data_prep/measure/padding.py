@@ -31,16 +31,19 @@ def padding_of(eeg_RCT: np.ndarray, std_RC: np.ndarray, flat_RC: np.ndarray) -> 
     flat_RC
         Whether a channel does not move at all.
     """
-    largest = np.nanmax(std_RC, initial=0.0) if np.isfinite(std_RC).any() else 0.0
+    finite_RC = np.isfinite(std_RC)
+    largest = np.nanmax(std_RC, initial=0.0) if finite_RC.any() else 0.0
+    finite_R = finite_RC.any(1).tolist()
+    still_R: np.ndarray = np.logical_or((std_RC <= STILL * largest).all(1), flat_RC.all(1))
+    values_RV = eeg_RCT.reshape(len(eeg_RCT), -1)
+    probe_RV = values_RV[:, :: max(values_RV.shape[1] // _PROBES, 1)]
     found: list[Padding | None] = []
     seen: dict[bytes, list[int]] = {}
-    for r, (eeg_CT, std_C, flat_C) in enumerate(zip(eeg_RCT, std_RC, flat_RC, strict=True)):
-        flat = eeg_CT.reshape(-1)
-        probe = flat[:: max(len(flat) // _PROBES, 1)].tobytes()
-        before = seen.setdefault(probe, [])
-        if not np.isfinite(std_C).any() and not np.isfinite(eeg_CT).any():
+    for r, (eeg_CT, probe_V) in enumerate(zip(eeg_RCT, probe_RV, strict=True)):
+        before = seen.setdefault(probe_V.tobytes(), [])
+        if not finite_R[r] and not np.isfinite(eeg_CT).any():
             found.append("nan")
-        elif (std_C <= STILL * largest).all() or flat_C.all():
+        elif still_R[r]:
             found.append("constant" if eeg_CT.any() else "zeros")
         elif any(np.array_equal(eeg_CT, eeg_RCT[other]) for other in before):
             found.append("repeated")

@@ -66,7 +66,7 @@ def check(config: ShardConfig) -> Report:
         try:
             kept = read_trials(source, i, config.measure, twins)
             if kept.plan is not None:
-                cast_eeg(kept.eeg_RCT, dtype, kept.plan, source.facts)
+                cast_eeg(kept, kept.plan, dtype, source.facts)
         except StudyError as error:
             num_faults += 1
             if len(faults) < _MOST_FAULTS:

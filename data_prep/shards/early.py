@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.contract.progress import tracked
 from data_prep.measure.electrodes import bridged_pairs
 from data_prep.measure.padding import padded_in_time
-from data_prep.measure.trials import MEASURED_DTYPE
+from data_prep.measure.trials import MEASURED_DTYPE, measure_trials
 from data_prep.shards.measuring import MeasureConfig, keep_trials
 from data_prep.shards.parts import StudyParts
 from data_prep.studies.base import Source
@@ -56,7 +56,8 @@ def look(source: Source, parts: StudyParts) -> Early:
         plan, eeg_RCT = source.samples[i], source.eeg(i)
         if eeg_RCT.shape != (plan.n_reps, *expected):
             continue  # refused by name when it is written
-        kept = keep_trials(i, plan, eeg_RCT, MeasureConfig(drop=("flat",)), masked_RC=source.facts.masked_channels(plan.recording))
+        measured = measure_trials(eeg_RCT, i, source.facts.masked_channels(plan.recording))
+        kept = keep_trials(plan, eeg_RCT, measured, MeasureConfig(drop=("flat",)))
         trials[plan.subject] += plan.n_reps - sum(kept.lost.values()) + kept.lost["flat"]
         flat[plan.subject] = flat.get(plan.subject, 0) + kept.flat_C
         padded[plan.subject] += int(padded_in_time(kept.eeg_RCT).sum())

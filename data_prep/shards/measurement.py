@@ -24,7 +24,7 @@ from data_prep.shards.early import Early, look
 from data_prep.shards.measuring import MeasureConfig
 from data_prep.shards.parts import StudyParts
 from data_prep.shards.pictures import StudyPictures, compare_pictures, picture_findings
-from data_prep.shards.shard import read_trials
+from data_prep.shards.shard import read_samples
 from data_prep.studies.base import ReaderConfig, Source
 
 
@@ -76,8 +76,7 @@ def measure_beforehand(source: Source, config: MeasureConfig) -> Beforehand:
 def measure_all(source: Source, config: MeasureConfig) -> tuple[np.ndarray, Counter[str]]:
     """Read every sample: rows of the trials that would stay, and how many would not, by reason."""
     rows, lost = [np.zeros(0, MEASURED_DTYPE)], Counter[str]()
-    for i in tracked(range(len(source.samples)), "samples measured"):
-        kept = read_trials(source, i, config, {})
+    for kept in read_samples(source, tracked(range(len(source.samples)), "samples measured"), config, {}):
         rows.append(kept.rows)
         lost.update(kept.lost)
     return np.concatenate(rows), lost

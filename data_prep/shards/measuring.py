@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep.measure.trials import measure_trials
+from data_prep.measure.trials import Measured
 from data_prep.studies.base import SamplePlan
 
 Refusal = Literal["level", "levels_apart", "flat_channel", "equal_trials"]
@@ -50,23 +50,18 @@ class Trials:
     """Repetitions that do not, by reason: ``nan``, ``zeros``, ``constant``, ``repeated``, ``flat``, ``equal_trials``."""
     std_RC: np.ndarray
     """Standard deviation of every channel of those that stay."""
+    lowest_RC: np.ndarray
+    """Smallest value of every channel of those that stay."""
+    highest_RC: np.ndarray
     flat_C: np.ndarray
     """In how many trials, padding aside, each channel does not move."""
 
 
-def keep_trials(
-    i: int,
-    plan: SamplePlan,
-    eeg_RCT: np.ndarray,
-    config: MeasureConfig,
-    twins: Collection[int] = (),
-    masked_RC: np.ndarray | None = None,
-) -> Trials:
-    """Measure sample ``i`` and leave out padding, dead channels and ``twins`` (its repetitions that equal other trials).
+def keep_trials(plan: SamplePlan, eeg_RCT: np.ndarray, measured: Measured, config: MeasureConfig, twins: Collection[int] = ()) -> Trials:
+    """Leave padding, dead channels and ``twins`` (repetitions that equal other trials) out of a sample that was measured.
 
     A sample of several trials that all have a dead channel is left to whoever stores it, who refuses it by name.
     """
-    measured = measure_trials(eeg_RCT, i, masked_RC)
     lost = Counter[str]()
     keep_R = np.ones(len(eeg_RCT), bool)
     for r, padding in enumerate(measured.padding):
@@ -89,6 +84,8 @@ def keep_trials(
         rows=measured.rows[keep_R],
         lost=lost,
         std_RC=measured.std_RC[keep_R],
+        lowest_RC=measured.lowest_RC[keep_R],
+        highest_RC=measured.highest_RC[keep_R],
         flat_C=flat_C,
     )
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -20,15 +20,18 @@ from data_prep.contract.errors import StudyError
 from data_prep.contract.files import canonical_json, fsync, write_atomically
 from data_prep.contract.manifest import Shard
 from data_prep.contract.records import SealedFile, read_record, write_record
-from data_prep.measure.trials import MEASURED_DTYPE, STORED_DTYPE
+from data_prep.measure.trials import MEASURED_DTYPE, STORED_DTYPE, measure_samples
 from data_prep.shards import ustar
 from data_prep.shards.cast import cast_eeg
+from data_prep.shards.hashed_file import HashedFile
 from data_prep.shards.measuring import MeasureConfig, Trials, keep_trials
 from data_prep.studies.base import SamplePlan, Source, StudyFacts
 
 KINDS = ("tar", "index", "trials")
 MEASURED = "measured"
 """``NNNNNN.measured.npy``: one row a repetition, :data:`data_prep.measure.trials.STORED_DTYPE`; for the audit, no reader needs it."""
+_TOGETHER_BYTES = 2**20
+"""EEG of samples that are measured together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,22 +118,18 @@ def write_shard(job: Job, number: int, samples: range) -> Done:
     trials: list[tuple[int, ...]] = []
     measured: list[np.ndarray] = [np.zeros(0, MEASURED_DTYPE)]
     quality, lost = Counter[str](), Counter[str]()
-    digest, size, row = hashlib.sha256(), 0, 0
+    row = 0
     try:
-        with partial.open("wb") as file:
-            for i in samples:
-                kept = read_trials(job.source, i, job.measure, job.twins)
+        with HashedFile(partial) as file:
+            for kept in read_samples(job.source, samples, job.measure, job.twins):
                 lost.update(kept.lost)
                 if (plan := kept.plan) is None:
                     continue
-                for member, suffix, header, content in _members(job, plan, kept.eeg_RCT):
+                for member, suffix, header, content in _members(job, kept, plan):
                     length = len(header) + len(content)
-                    index[row][f"{member}_offset"] = size + ustar.BLOCK_BYTES + len(header)
+                    index[row][f"{member}_offset"] = file.bytes + ustar.BLOCK_BYTES + len(header)
                     index[row][f"{member}_bytes"] = len(content)
-                    for block in (ustar.member_header(f"{plan.key}.{suffix}", length), header, content, ustar.padding(length)):
-                        file.write(block)
-                        digest.update(block)
-                        size += len(block)
+                    file.append([ustar.member_header(f"{plan.key}.{suffix}", length) + header, content, ustar.padding(length)])
                 stimulus = job.source.facts.stimuli[plan.stimulus]
                 for column, value in zip(
                     ("n_reps", "subject", "stimulus", "concept"),
@@ -142,11 +141,8 @@ def write_shard(job: Job, number: int, samples: range) -> Done:
                 quality.update(plan.quality)
                 measured.append(kept.rows)
                 row += 1
-            file.write(ustar.END)
-            digest.update(ustar.END)
-            size += len(ustar.END)
-            file.flush()
-            os.fsync(file.fileno())
+            file.append([ustar.END])
+            sealed = file.finish()
         partial.chmod(0o644)
         if row:
             os.replace(partial, job.root / f"{name}.tar")
@@ -157,7 +153,7 @@ def write_shard(job: Job, number: int, samples: range) -> Done:
         raise
     fsync(job.root)
     index = index[:row]
-    files = {"tar": SealedFile(bytes=size, sha256=digest.hexdigest())} if row else {}
+    files = {"tar": sealed} if row else {}
     tables = {
         "index": index,
         "trials": np.array(trials, schema.trials_dtype(clean_baseline=job.clean_baseline)),
@@ -199,18 +195,44 @@ def read_trials(source: Source, i: int, measure: MeasureConfig, twins: Mapping[i
     StudyError
         The reader gives an array of another shape than it said.
     """
+    return next(read_samples(source, [i], measure, twins))
+
+
+def read_samples(source: Source, samples: Iterable[int], measure: MeasureConfig, twins: Mapping[int, Collection[int]]) -> Iterator[Trials]:
+    """:func:`read_trials` of each; small ones are measured together."""
+    waiting: dict[int, np.ndarray] = {}
+
+    def measured() -> Iterator[Trials]:
+        masked = [source.facts.masked_channels(source.samples[i].recording) for i in waiting]
+        for (i, eeg_RCT), found in zip(waiting.items(), measure_samples(list(waiting.values()), list(waiting), masked), strict=True):
+            yield keep_trials(source.samples[i], eeg_RCT, found, measure, twins.get(i, ()))
+        waiting.clear()
+
+    for i in samples:
+        try:
+            eeg_RCT = _eeg(source, i)
+        except Exception:
+            yield from measured()  # what comes first is refused first
+            raise
+        if sum(each.nbytes for each in waiting.values()) + eeg_RCT.nbytes > _TOGETHER_BYTES:
+            yield from measured()
+        waiting[i] = eeg_RCT
+    yield from measured()
+
+
+def _eeg(source: Source, i: int) -> np.ndarray:
     plan, facts = source.samples[i], source.facts
     eeg_RCT = source.eeg(i)
     expected = (plan.n_reps, facts.n_chans, facts.n_times)
     if eeg_RCT.shape != expected:
         raise StudyError(f"sample {plan.key}: EEG has shape {eeg_RCT.shape}, expected {expected} (n_reps, n_chans, n_times)")
-    return keep_trials(i, plan, eeg_RCT, measure, twins.get(i, ()), source.facts.masked_channels(plan.recording))
+    return eeg_RCT
 
 
-def _members(job: Job, plan: SamplePlan, eeg_RCT: np.ndarray) -> Iterator[tuple[str, str, bytes, bytes | memoryview]]:
+def _members(job: Job, kept: Trials, plan: SamplePlan) -> Iterator[tuple[str, str, bytes, bytes | memoryview]]:
     """Member name, tar suffix, npy header (empty for text) and content of one sample, in the order of the index."""
     facts = job.source.facts
-    eeg = cast_eeg(eeg_RCT, job.eeg_dtype, plan, facts)
+    eeg = cast_eeg(kept, plan, job.eeg_dtype, facts)
     yield "eeg", "eeg.npy", ustar.npy_header(eeg), eeg.data.cast("B")
     for name, table in job.tables.items():
         yield name, f"{name}.npy", ustar.npy_header(table[plan.stimulus]), table[plan.stimulus].tobytes()

@@ -60,7 +60,7 @@ def open_arrays(file: Path, kind: str, variable: str | None = None) -> ArrayFile
     """
     if kind in ("MAT array", "HDF5 array"):
         return ArrayFile(file=file, format=kind, arrays=arrays_in_child(file, kind, variable))
-    value = safe_load.load(file)
+    value = safe_load.load(file, headers_only=kind == "NumPy array")  # which has no checksums that would be left for later
     if isinstance(value, np.ndarray):
         return ArrayFile(file=file, format=kind, arrays={ALONE: value})
     if not isinstance(value, dict):

@@ -23,6 +23,7 @@ from data_prep.studies.array_files import Rows, open_arrays, signal_of
 from data_prep.studies.cut_files import CutFile, CutUnit, cell_text, header_of
 from data_prep.studies.cut_study import CutReaderConfig
 from data_prep.studies.event_tables import read_table
+from data_prep.studies.laid_trials import laid_trials, state_of
 from data_prep.studies.patterns import fill
 from data_prep.studies.recording_files import format_of
 from data_prep.studies.signal_tables import EEG_HZ
@@ -82,6 +83,7 @@ class ArraysReaderConfig(CutReaderConfig):
         kind = "arrays by name" if file.suffix.lower() in _PICKLES or _is_pickle(file) else format_of(file)
         if kind not in ("arrays by name", "NumPy array", "MAT array", "HDF5 array"):
             raise StudyError(f"{file}: is {kind}, expected .npy, .npz, .mat or HDF5: the readers mne and epochs take others")
+        state = state_of(file)
         opened = open_arrays(file, kind, self.variable)
         name, array = signal_of(opened, self.variable)
         beside = {
@@ -93,7 +95,8 @@ class ArraysReaderConfig(CutReaderConfig):
         order = self._order(file, name, array.shape, len(ch_names), num_rows, {len(cells) for cells in columns.values()})
         num_trials, _, n_times = (array.shape[side] for side in order)
         sfreq, tmin, notes = _clock(file, beside, n_times, self.sfreq, self.tmin)
-        rows = Rows(array, order)
+        # Arrays of MAT and HDF5 are mapped from what another process has left of them.
+        laid = None if kind in ("MAT array", "HDF5 array") else laid_trials(file, array.transpose(order), state)
         columns = {other: cells for other, cells in columns.items() if len(cells) == num_trials}
         return CutFile(
             file=file,
@@ -108,8 +111,9 @@ class ArraysReaderConfig(CutReaderConfig):
             trial_N=range(num_trials),
             number_B=range(num_trials),
             onset_seconds_B=_onsets(columns, table, num_trials),
-            read=rows.read,
+            read=laid.read if laid else Rows(array, order).read,
             files=[file, *ch_files],
+            laid=laid,
             notes={"array": name, "axes": [SIDES[list(order).index(side)] for side in range(3)], "dtype": str(array.dtype), **notes},
         )
 

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -179,9 +180,12 @@ def common_folder(root: Path, files: Iterable[Path]) -> Path:
     return folder
 
 
-def hash_files(files: Iterable[Path], root: Path) -> str:
-    """Hash of relative names and contents of source files, independent of their order and of where they lie."""
-    entries = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
+def hash_files(files: Iterable[Path], root: Path, known: Mapping[Path, str] = MappingProxyType({})) -> str:
+    """Hash of relative names and contents of source files, independent of their order and of where they lie.
+
+    ``known`` are SHA-256 of those that were read whole.
+    """
+    entries = {file.relative_to(root).as_posix(): known.get(file) or sha256_file(file) for file in files}
     return hashlib.sha256(canonical_json(entries)).hexdigest()
 
 

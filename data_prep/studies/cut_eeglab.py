@@ -17,6 +17,7 @@ import numpy as np
 from data_prep.contract.errors import StudyError
 from data_prep.studies.cut_files import CutFile, cell_text, header_of
 from data_prep.studies.eeglab_events import content_of, is_hdf5, rows_of
+from data_prep.studies.laid_trials import laid_trials, state_of
 from data_prep.studies.recording_files import companions
 
 _SCALES = ((0.25, 1.0), (2.5, 0.1), (25.0, 0.01))
@@ -59,10 +60,13 @@ def open_described(file: Path, folder: Path, keep: Any) -> CutFile:
     facts = json.loads((folder / "facts.json").read_text())
     n_chans, n_times, num_trials = facts["shape"]
     beside = None if facts["signal"] is None else Path(facts["signal"])
+    laid = None
     if beside is None:
         trials_BTC = np.load(folder / "trials.npy", mmap_mode="r", allow_pickle=False)
     else:
+        state = state_of(beside)
         trials_BTC = np.memmap(beside, "<f4", "r", shape=(num_trials, n_times, n_chans))
+        laid = laid_trials(beside, trials_BTC.transpose(0, 2, 1), state)
 
     def read(rows: Sequence[int], picks: Sequence[int], _keep: Any = keep) -> np.ndarray:
         return np.ascontiguousarray(trials_BTC[np.asarray(rows)][:, :, list(picks)].transpose(0, 2, 1))
@@ -80,8 +84,9 @@ def open_described(file: Path, folder: Path, keep: Any) -> CutFile:
         trial_N=facts["trial"],
         number_B=range(num_trials),
         onset_seconds_B=facts["onset_seconds"],
-        read=read,
+        read=laid.read if laid else read,
         files=[path for path in {*companions(file), *([beside] if beside else [])} if path.is_file()],
+        laid=laid,
         notes=facts["notes"],
     )
 

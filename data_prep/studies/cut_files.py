@@ -17,6 +17,7 @@ import numpy as np
 from data_prep.contract.errors import StudyError
 from data_prep.contract.words import listed, short
 from data_prep.studies.continuous import Unit
+from data_prep.studies.laid_trials import LaidTrials
 from data_prep.studies.patterns import FilePattern
 from data_prep.studies.recording_files import files_below, natural
 
@@ -51,6 +52,9 @@ class CutFile:
     """Rows of trials, rows of channels -> (B, C, T) in ``unit``."""
     files: Sequence[Path]
     """All files that it is read from."""
+    laid: LaidTrials | None = None
+    """Where the trials lie in one of them, which ``read`` then reads: they are read when they are asked for. None: they are kept elsewhere
+    when the study is opened."""
     num_before_drops: int | None = None
     """Events that the file's own numbers of trials count from, where it says so."""
     notes: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A study of trials that others have cut, whatever their files: names, labels, channels and unit checked, then kept on disk.
+"""A study of trials that others have cut, whatever their files: names, labels, channels and unit checked, then read by row.
 
 From file to trial::
 
@@ -8,7 +8,7 @@ From file to trial::
         -> groups                by subject, session and run, from the path or from columns
         -> channels, unit        named, typed, picked; the level is measured
         -> crop, resample, baseline, z-score
-        -> a file of trials      block by block, so that memory holds one block
+        -> trials by row         read where they lie when they are asked for, or else kept in a file, block by block
 
 Shape suffixes: B trials, C channels, T time points, N rows of events.
 """
@@ -38,12 +38,12 @@ from data_prep.studies.cut_files import CutFile, CutUnit, find_cut_files, label_
 from data_prep.studies.cut_signal import CutSignal, Zscore
 from data_prep.studies.event_names import EventsNaming, Named, name_events
 from data_prep.studies.kept import Kept, StimulusTables, common_positions, labels_of, plan_samples
+from data_prep.studies.kept_trials import KeptTrials
 from data_prep.studies.lookup import Lookup
 from data_prep.studies.patterns import FilePattern, Names, fill
 from data_prep.studies.recording import Recording
 from data_prep.studies.recording_files import natural
 from data_prep.studies.shown import ShownConfig
-from data_prep.studies.spool import Spool
 from data_prep.studies.trial_tables import read_trial_table
 from data_prep.studies.trials import TrialFacts, TrialsConfig
 from data_prep.studies.whitening import NOT_SAID, WhitenedOn, whitening_facts
@@ -101,7 +101,7 @@ class CutReaderConfig(ShownConfig):
         raise NotImplementedError(f"{type(self).__name__} does not say how to open a file")
 
     def open(self) -> CutSource:
-        """Read every file once, keep its trials in a temporary file and decide which are a stimulus."""
+        """Read every file once, keep trials in a temporary file that no file has by row, and decide which are a stimulus."""
         return CutSource(self)
 
 
@@ -129,7 +129,7 @@ class CutSource:
 
     def __post_init__(self) -> None:
         config, root = self.config, Path(self.config.root)
-        self._spool = Spool(config.scratch)
+        self._trials = KeptTrials(config.scratch)
         self._first: _Opened | None = None
         self._owners: dict[Path, Path] = {}
         self._numbered: Counter[tuple[str, str]] = Counter()
@@ -149,12 +149,13 @@ class CutSource:
         classes = [name for name in config.events.names.values() if "\\" not in name]
         shown = config.tables(self._used, classes)
         self.samples, self._rows = plan_samples(self._used, shown.stimulus_of, config.stimulus_level)
-        self.source_hash = hash_files(files, common_folder(root, files))
+        self.source_hash = hash_files(files, common_folder(root, files), self._trials.hashes())
         self.facts = self._facts(shown)
+        self._first = None  # an opened file cannot be sent to other processes
 
     def eeg(self, i: int) -> np.ndarray:
         """Sample ``i``: float32 (n_reps, n_chans, n_times), in ``facts.unit``."""
-        return self._spool.read(self._rows[i])
+        return self._trials.read(self._rows[i])
 
     # ----------------------------------------------------------------------------------------------------- one file
 
@@ -268,9 +269,12 @@ class CutSource:
         own = [int(named.point_N[i]) for i in members]
         picks = [cut.header.ch_names.index(name) for name in choice.source_names]
         unit = self._unit(cut, recording.subject)
-        signal = CutSignal(cut=cut, picks=picks, ch_names=choice.ch_names, unit=unit, trials=config.trials, zscore=config.zscore)
+        source = TrialFacts(sfreq=cut.sfreq, tmin=cut.tmin, n_times=cut.n_times, ch_names=tuple(choice.ch_names))
+        signal = CutSignal(
+            file=cut.file, read=cut.read, laid=cut.laid, source=source, picks=picks, unit=unit, trials=config.trials, zscore=config.zscore
+        )
         level_C = signal.level(own)
-        firsts = [self._spool.append(block_BCT) for block_BCT in signal.kept(own)]
+        first_row = self._trials.keep(signal, own)
         counts = {
             "recording": recording.label,
             "file": cut.file.relative_to(Path(config.root)).as_posix(),
@@ -295,7 +299,7 @@ class CutSource:
             number_B=[cut.number_B[trial] for trial in own],
             onset_seconds_B=[cut.onset_seconds_B[trial] for trial in own],
             quality_B=["unknown"] * len(own),
-            first_row=firsts[0],
+            first_row=first_row,
             source_hz=cut.sfreq,
             tmin=opened.facts.tmin,
             sfreq=opened.facts.sfreq,

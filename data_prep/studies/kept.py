@@ -41,7 +41,7 @@ class Kept:
     onset_seconds_B: list[float | None]
     quality_B: list[str]
     first_row: int
-    """Of the spool."""
+    """Of the study's trials."""
     source_hz: float
     tmin: float
     sfreq: float
@@ -122,7 +122,7 @@ def _concept(kept: Kept, i: int, image: str, known: str | None, concepts_are: Li
 def plan_samples(
     used: Sequence[Kept], stimulus_of: Mapping[str, int], level: Literal["image", "class"]
 ) -> tuple[list[SamplePlan], list[list[int]]]:
-    """Samples, and for each its rows of the spool: a trial, in the order of recordings, or all trials of a subject and an image."""
+    """Samples, and for each its rows of all trials: a trial, in the order of recordings, or all trials of a subject and an image."""
     subjects, sessions = _numbered(labels_of(used, "subject")), _numbered(labels_of(used, "session"))
     groups: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for number, kept in enumerate(used):

@@ -35,6 +35,7 @@ from data_prep.studies import things_images, trials
 from data_prep.studies.base import ReaderConfig, SamplePlan, StudyFacts, hash_large_files
 from data_prep.studies.captions import read_captions
 from data_prep.studies.channels import recognised
+from data_prep.studies.laid_trials import FileState, refuse_changed, state_of
 from data_prep.studies.things_files import FILES, BareArrays, Layout, Part, PartFile, layout_of, open_part
 from data_prep.studies.things_images import PARTS, Images
 from data_prep.studies.things_origin import Origins, find_origins
@@ -109,7 +110,7 @@ class _Opened:
 
     part: PartFile
     trials: TrialsConfig
-    state: tuple[int, int] | None
+    state: FileState | None
 
 
 class ThingsSource:
@@ -289,7 +290,7 @@ class ThingsSource:
                 raise StudyError(f"{found.file}: {_say(own_after)}, {first.file} has {_say(after)}: expected the same in a study")
             for kind, sentence in found.notes.items():
                 notes.setdefault(kind, f"{name}: {sentence}")
-            self._opened[number, part] = _Opened(part=found, trials=own, state=_state(found.file))
+            self._opened[number, part] = _Opened(part=found, trials=own, state=state_of(found.file))
             self._files.append(found.file)
         assert after is not None
         if left_out:
@@ -353,16 +354,7 @@ class ThingsSource:
 
 
 def _refuse_changed(opened: _Opened) -> None:
-    if _state(opened.part.file) != opened.state:  # the array is mapped: other content would come in the middle of a study
-        raise StudyError(f"{opened.part.file}: changed while it was read, expected the file that was opened: shard the study anew")
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
+    refuse_changed(opened.part.file, state_of(opened.part.file), opened.state)  # the array is mapped
 
 
 def _say(facts: TrialFacts) -> str:

@@ -16,7 +16,7 @@ from data_prep.measure.content import equal_trials, is_copy, signatures
 from data_prep.measure.electrodes import bridged_pairs, raw_faults
 from data_prep.measure.levels import Level, farthest, level_of, looks_like
 from data_prep.measure.pictures import alike_pictures, look_at
-from data_prep.measure.trials import measure_trials
+from data_prep.measure.trials import measure_samples, measure_trials
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
 
@@ -80,6 +80,28 @@ def test_a_trial_with_some_values_missing_is_no_padding_and_a_dead_channel_is_fo
     assert measured.padding == [None] * 3
     assert np.argwhere(measured.flat_RC).tolist() == [[2, 3]]
     assert np.isnan(measured.std_RC[0, 1])
+
+
+@few
+@given(st.sampled_from([np.float32, np.float64, np.float16]), st.sampled_from([(1, 9), (17, 100), (64, 250)]), st.integers(0, 99))
+def test_what_is_measured_of_a_sample_does_not_depend_on_those_beside_it(dtype: Any, shape: tuple[int, int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    eeg = [(noise((n, *shape), seed + n) * 10.0 ** random.integers(-5, 2)).astype(dtype) for n in random.integers(1, 6, 7)]
+    eeg[0][-1], eeg[1][0], eeg[2][0, 0] = 0, np.nan, 3.7
+    eeg[3][0, 0, 0], eeg[4][0] = np.inf, -999.7
+    eeg[5] = np.asfortranarray(eeg[5]) if seed % 2 else eeg[5]
+    masked = [None, None, np.arange(shape[0]) % 2 * np.ones((len(eeg[2]), 1)) > 0, None, None, None, None]
+    together = list(measure_samples(eeg, range(7), masked))
+    for i, found in enumerate(together):
+        alone = measure_trials(eeg[i], i, masked[i])
+        assert found.padding == alone.padding
+        assert found.rows.tobytes() == alone.rows.tobytes()
+        for name in ("flat_RC", "std_RC", "lowest_RC", "highest_RC"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+        np.testing.assert_array_equal(found.highest_RC, eeg[i].max(-1))
+        flat_RC = np.ptp(np.where(np.isfinite(eeg[i]), eeg[i], np.arange(shape[1])), axis=-1) == 0
+        hidden_RC = masked[i]
+        np.testing.assert_array_equal(found.flat_RC, flat_RC if hidden_RC is None else flat_RC & ~hidden_RC)
 
 
 def test_volts_have_a_level_too() -> None:
