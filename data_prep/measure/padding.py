@@ -19,33 +19,42 @@ END_POINTS = 5
 _PROBES = 64
 
 
-def padding_of(eeg_RCT: np.ndarray, std_RC: np.ndarray, flat_RC: np.ndarray) -> list[Padding | None]:
-    """What each repetition of one sample is padded with; None: it is a trial.
-
-    A trial of which some values are NaN is no padding: whoever stores it has to refuse it.
+def suspects(std_BC: np.ndarray, flat_BC: np.ndarray, firsts_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which repetitions of several samples have no channel that is finite throughout, and in which none moves: bool (B,), bool (B,).
 
     Parameters
     ----------
-    std_RC
+    std_BC
         Standard deviation of each channel over time, NaN where it has a value that is not finite.
-    flat_RC
+    flat_BC
         Whether a channel does not move at all.
+    firsts_S
+        First repetition of each sample.
     """
-    finite_RC = np.isfinite(std_RC)
-    largest = np.nanmax(std_RC, initial=0.0) if finite_RC.any() else 0.0
-    finite_R = finite_RC.any(1).tolist()
-    still_R: np.ndarray = np.logical_or((std_RC <= STILL * largest).all(1), flat_RC.all(1))
+    largest_S = np.maximum.reduceat(np.fmax.reduce(std_BC, axis=1, initial=0.0), firsts_S)
+    most_B = STILL * np.repeat(largest_S, np.diff(firsts_S, append=len(std_BC)))
+    still_B: np.ndarray = np.logical_or((std_BC <= most_B[:, None]).all(1), flat_BC.all(1))
+    return ~np.isfinite(std_BC).any(1), still_B
+
+
+def padding_of(eeg_RCT: np.ndarray, gaps_R: np.ndarray, still_R: np.ndarray) -> list[Padding | None]:
+    """What each repetition of one sample is padded with, by its :func:`suspects`; None: it is a trial.
+
+    A trial of which some values are NaN is no padding: whoever stores it has to refuse it.
+    """
+    if len(eeg_RCT) == 1 and not gaps_R[0] and not still_R[0]:
+        return [None]
     values_RV = eeg_RCT.reshape(len(eeg_RCT), -1)
     probe_RV = values_RV[:, :: max(values_RV.shape[1] // _PROBES, 1)]
     found: list[Padding | None] = []
     seen: dict[bytes, list[int]] = {}
-    for r, (eeg_CT, probe_V) in enumerate(zip(eeg_RCT, probe_RV, strict=True)):
+    for r, probe_V in enumerate(probe_RV):
         before = seen.setdefault(probe_V.tobytes(), [])
-        if not finite_R[r] and not np.isfinite(eeg_CT).any():
+        if gaps_R[r] and not np.isfinite(eeg_RCT[r]).any():
             found.append("nan")
         elif still_R[r]:
-            found.append("constant" if eeg_CT.any() else "zeros")
-        elif any(np.array_equal(eeg_CT, eeg_RCT[other]) for other in before):
+            found.append("constant" if eeg_RCT[r].any() else "zeros")
+        elif any(np.array_equal(eeg_RCT[r], eeg_RCT[other]) for other in before):
             found.append("repeated")
         else:
             found.append(None)

@@ -8,13 +8,14 @@ Shape suffixes: R repetitions, C channels, T time points, P projections; B repet
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from data_prep.measure.content import PROJECTIONS, signatures
-from data_prep.measure.padding import Padding, padding_of
+from data_prep.measure.padding import Padding, padding_of, suspects
 
 MEASURED_DTYPE = np.dtype([("sample", "<u4"), ("repetition", "<u4"), ("content", "<i2", (PROJECTIONS,)), ("level", "<f4")])
 """What is kept of a trial: its sample and repetition as the reader counts them, :func:`data_prep.measure.content.signatures`, and its level
@@ -71,9 +72,10 @@ def measure_samples(
     rows["level"] = _median(std_BC)
     # Rounding of a constant's mean leaves less than this of it, and a constant that is not finite has no standard deviation.
     flat_BC = (lowest_BC == highest_BC) & (std_BC <= 1e-5 * np.abs(eeg_BCT[..., 0]))
-    for each, masked_RC, first, last in zip(eeg, masked, edges, edges[1:], strict=False):
+    gaps_B, still_B = suspects(std_BC, flat_BC, edges[:-1])
+    for each, masked_RC, (first, last) in zip(eeg, masked, itertools.pairwise(edges.tolist()), strict=True):
         own, flat_RC = slice(first, last), flat_BC[first:last]
-        padding = padding_of(each, std_BC[own], flat_RC)
+        padding = padding_of(each, gaps_B[own], still_B[own])
         if masked_RC is not None:
             with np.errstate(invalid="ignore"):
                 rows["level"][own] = np.nanmedian(np.where(masked_RC, np.nan, std_BC[own]), axis=1)

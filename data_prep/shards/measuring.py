@@ -63,6 +63,17 @@ def keep_trials(plan: SamplePlan, eeg_RCT: np.ndarray, measured: Measured, confi
     A sample of several trials that all have a dead channel is left to whoever stores it, who refuses it by name.
     """
     lost = Counter[str]()
+    if not (twins or measured.flat_RC.any() or any(measured.padding)):
+        return Trials(
+            plan=plan,
+            eeg_RCT=eeg_RCT,
+            rows=measured.rows,
+            lost=lost,
+            std_RC=measured.std_RC,
+            lowest_RC=measured.lowest_RC,
+            highest_RC=measured.highest_RC,
+            flat_C=np.zeros(eeg_RCT.shape[1], int),
+        )
     keep_R = np.ones(len(eeg_RCT), bool)
     for r, padding in enumerate(measured.padding):
         if padding is not None:

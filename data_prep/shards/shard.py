@@ -114,37 +114,30 @@ def write_shard(job: Job, number: int, samples: range) -> Done:
     (job.root / f"{name}.done.json").unlink(missing_ok=True)
     # A name of its own: a worker that was given up may still be writing.
     partial = job.root / f".{name}.tar.{os.getpid()}-{secrets.token_hex(4)}.partial"
-    index = np.zeros(len(samples), schema.index_dtype(list(job.tables), captions=job.captions))
+    index: list[tuple[int, ...]] = []
     trials: list[tuple[int, ...]] = []
     measured: list[np.ndarray] = [np.zeros(0, MEASURED_DTYPE)]
     quality, lost = Counter[str](), Counter[str]()
-    row = 0
     try:
         with HashedFile(partial) as file:
             for kept in read_samples(job.source, samples, job.measure, job.twins):
                 lost.update(kept.lost)
                 if (plan := kept.plan) is None:
                     continue
-                for member, suffix, header, content in _members(job, kept, plan):
+                trials += schema.trial_rows(len(index), plan.session, plan.recording, plan.clean_baseline)
+                entry: list[int] = []
+                for suffix, header, content in _members(job, kept, plan):
                     length = len(header) + len(content)
-                    index[row][f"{member}_offset"] = file.bytes + ustar.BLOCK_BYTES + len(header)
-                    index[row][f"{member}_bytes"] = len(content)
+                    entry += [file.bytes + ustar.BLOCK_BYTES + len(header), len(content)]
                     file.append([ustar.member_header(f"{plan.key}.{suffix}", length) + header, content, ustar.padding(length)])
                 stimulus = job.source.facts.stimuli[plan.stimulus]
-                for column, value in zip(
-                    ("n_reps", "subject", "stimulus", "concept"),
-                    (plan.n_reps, plan.subject, plan.stimulus, stimulus.concept),
-                    strict=True,
-                ):
-                    index[row][column] = value
-                trials += schema.trial_rows(row, plan.session, plan.recording, plan.clean_baseline)
+                index.append((*entry, plan.n_reps, plan.subject, plan.stimulus, stimulus.concept))
                 quality.update(plan.quality)
                 measured.append(kept.rows)
-                row += 1
             file.append([ustar.END])
             sealed = file.finish()
         partial.chmod(0o644)
-        if row:
+        if index:
             os.replace(partial, job.root / f"{name}.tar")
         else:
             partial.unlink()
@@ -152,20 +145,19 @@ def write_shard(job: Job, number: int, samples: range) -> Done:
         partial.unlink(missing_ok=True)
         raise
     fsync(job.root)
-    index = index[:row]
-    files = {"tar": sealed} if row else {}
+    files = {"tar": sealed} if index else {}
     tables = {
-        "index": index,
+        "index": np.array(index, schema.index_dtype(list(job.tables), captions=job.captions)),
         "trials": np.array(trials, schema.trials_dtype(clean_baseline=job.clean_baseline)),
         MEASURED: np.concatenate(measured).view(STORED_DTYPE),
     }
-    for kind, table in tables.items() if row else ():
+    for kind, table in tables.items() if index else ():
         data = ustar.npy_bytes(table)
         write_atomically(shard_file(job.root, name, kind), data)
         files[kind] = SealedFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     done = Done(
         plan_hash=job.plan_hash,
-        rows=row,
+        rows=len(index),
         repetitions=len(trials),
         files=files,
         quality=dict(sorted(quality.items())),
@@ -229,17 +221,17 @@ def _eeg(source: Source, i: int) -> np.ndarray:
     return eeg_RCT
 
 
-def _members(job: Job, kept: Trials, plan: SamplePlan) -> Iterator[tuple[str, str, bytes, bytes | memoryview]]:
-    """Member name, tar suffix, npy header (empty for text) and content of one sample, in the order of the index."""
+def _members(job: Job, kept: Trials, plan: SamplePlan) -> Iterator[tuple[str, bytes, bytes | memoryview]]:
+    """Tar suffix, npy header (empty for text) and content of one sample, in the order of the index."""
     facts = job.source.facts
     eeg = cast_eeg(kept, plan, job.eeg_dtype, facts)
-    yield "eeg", "eeg.npy", ustar.npy_header(eeg), eeg.data.cast("B")
+    yield "eeg.npy", ustar.npy_header(eeg), eeg.data.cast("B")
     for name, table in job.tables.items():
-        yield name, f"{name}.npy", ustar.npy_header(table[plan.stimulus]), table[plan.stimulus].tobytes()
+        yield f"{name}.npy", ustar.npy_header(table[plan.stimulus]), table[plan.stimulus].tobytes()
     if job.captions:
         lines = (facts.captions or [])[plan.stimulus]
-        yield "txt", "txt", b"", "\n".join(" ".join(line.split()) for line in lines).encode()
-    yield "json", "json", b"", canonical_json(describe(plan, facts))
+        yield "txt", b"", "\n".join(" ".join(line.split()) for line in lines).encode()
+    yield "json", b"", canonical_json(describe(plan, facts))
 
 
 def describe(plan: SamplePlan, facts: StudyFacts) -> dict[str, Any]:

@@ -27,11 +27,9 @@ def member_header(name: str, size: int) -> bytes:
     """The 512 bytes before the content of a regular file."""
     if len(name) > 100 or not name.isascii() or not 0 < size < 8**11:
         return _header(name, size)
-    fixed = _fixed_header()
-    header = bytearray(fixed)
-    header[:100], header[124:135] = name.encode().ljust(100, b"\0"), b"%011o" % size
-    header[148:156] = b"%06o\0 " % _checksum(header)
-    return bytes(header)
+    fixed, title, digits = _fixed_header(), name.encode(), b"%011o" % size
+    checksum = b"%06o\0 " % (_checksum_of_others() + sum(title) + sum(digits))
+    return b"".join((title.ljust(100, b"\0"), fixed[100:124], digits, fixed[135:148], checksum, fixed[156:]))
 
 
 def _header(name: str, size: int) -> bytes:
@@ -43,6 +41,14 @@ def _header(name: str, size: int) -> bytes:
 @functools.cache
 def _fixed_header() -> bytes:
     return _header("any", 0)
+
+
+@functools.cache
+def _checksum_of_others() -> int:
+    """Of all that does not vary."""
+    fixed = bytearray(_fixed_header())
+    fixed[:100], fixed[124:135] = bytes(100), bytes(11)
+    return _checksum(fixed)
 
 
 def _checksum(header: bytes | bytearray) -> int:
