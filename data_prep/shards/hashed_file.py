@@ -17,7 +17,7 @@ from data_prep.contract.records import SealedFile
 Bytes = bytes | memoryview
 _TOGETHER_BYTES = 2**20
 """Bytes that are written at once, at least."""
-_WAITING = 8
+_WAITING = 16
 """Such pieces that may wait."""
 _BEGUN_BYTES = 2**23
 """Bytes after which the system is told to begin with them: what is left for fsync is then little."""
@@ -27,6 +27,7 @@ class HashedFile:
     """A file that is appended to."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.bytes = 0
         """Of all that it was given."""
         self._digest = hashlib.sha256()
@@ -37,10 +38,8 @@ class HashedFile:
         self._waiting: deque[Future[None]] = deque()
         self._written = self._begun = 0
 
-    def __enter__(self) -> HashedFile:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def close(self) -> None:
+        """Write no more of it; once more does nothing."""
         self._thread.shutdown(cancel_futures=True)
         self._file.close()
 

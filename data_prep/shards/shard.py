@@ -7,6 +7,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -109,62 +110,111 @@ def shard_file(root: Path, name: str, kind: str) -> Path:
 
 def write_shard(job: Job, number: int, samples: range) -> Done:
     """Write shard ``number`` of the samples with these numbers, its mark last."""
+    return fill_shard(job, number, samples).finish()
+
+
+def write_shards(job: Job, pieces: Iterable[tuple[int, range]]) -> Iterator[Done]:
+    """:func:`write_shard` of each, which waits for the disk while the next is read and measured."""
+    filled: FilledShard | None = None
+    waited: Future[Done] | None = None
+    with ThreadPoolExecutor(1, "finish") as thread:
+        try:
+            for piece in pieces:
+                filled = fill_shard(job, *piece)
+                if waited is not None:
+                    yield waited.result()
+                waited, filled = thread.submit(filled.finish), None
+        except BaseException:
+            if filled is not None:
+                filled.discard()
+            if waited is not None:
+                waited.exception()  # it was whole before the next was begun, and stays
+            raise
+        if waited is not None:
+            yield waited.result()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledShard:
+    """A shard whose tar is written under another name, and what stands beside it; it is finished or discarded."""
+
+    job: Job
+    number: int
+    file: HashedFile
+    index: list[tuple[int, ...]]
+    trials: list[tuple[int, ...]]
+    measured: list[np.ndarray]
+    quality: Counter[str]
+    lost: Counter[str]
+
+    def finish(self) -> Done:
+        """Put all of it in its place, the mark last."""
+        root, name = self.job.root, schema.shard_name(self.number)
+        try:
+            sealed = self.file.finish()
+            self.file.path.chmod(0o644)
+            if self.index:
+                os.replace(self.file.path, shard_file(root, name, "tar"))
+        finally:
+            self.discard()
+        fsync(root)
+        files = {"tar": sealed} if self.index else {}
+        tables = {
+            "index": np.array(self.index, schema.index_dtype(list(self.job.tables), captions=self.job.captions)),
+            "trials": np.array(self.trials, schema.trials_dtype(clean_baseline=self.job.clean_baseline)),
+            MEASURED: np.concatenate(self.measured).view(STORED_DTYPE),
+        }
+        for kind, table in tables.items() if self.index else ():
+            data = ustar.npy_bytes(table)
+            write_atomically(shard_file(root, name, kind), data)
+            files[kind] = SealedFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        done = Done(
+            plan_hash=self.job.plan_hash,
+            rows=len(self.index),
+            repetitions=len(self.trials),
+            files=files,
+            quality=dict(sorted(self.quality.items())),
+            lost=dict(sorted(self.lost.items())),
+        )
+        write_record(root / f"{name}.done.json", done)
+        return done
+
+    def discard(self) -> None:
+        """Close the tar; one that is not in its place is deleted."""
+        self.file.close()
+        self.file.path.unlink(missing_ok=True)
+
+
+def fill_shard(job: Job, number: int, samples: range) -> FilledShard:
+    """Write the tar of shard ``number`` under a name of its own."""
     name = schema.shard_name(number)
     # A stale mark beside a new tar would be believed after a crash between the renames.
     (job.root / f"{name}.done.json").unlink(missing_ok=True)
     # A name of its own: a worker that was given up may still be writing.
-    partial = job.root / f".{name}.tar.{os.getpid()}-{secrets.token_hex(4)}.partial"
-    index: list[tuple[int, ...]] = []
-    trials: list[tuple[int, ...]] = []
-    measured: list[np.ndarray] = [np.zeros(0, MEASURED_DTYPE)]
-    quality, lost = Counter[str](), Counter[str]()
-    try:
-        with HashedFile(partial) as file:
-            for kept in read_samples(job.source, samples, job.measure, job.twins):
-                lost.update(kept.lost)
-                if (plan := kept.plan) is None:
-                    continue
-                trials += schema.trial_rows(len(index), plan.session, plan.recording, plan.clean_baseline)
-                entry: list[int] = []
-                for suffix, header, content in _members(job, kept, plan):
-                    length = len(header) + len(content)
-                    entry += [file.bytes + ustar.BLOCK_BYTES + len(header), len(content)]
-                    file.append([ustar.member_header(f"{plan.key}.{suffix}", length) + header, content, ustar.padding(length)])
-                stimulus = job.source.facts.stimuli[plan.stimulus]
-                index.append((*entry, plan.n_reps, plan.subject, plan.stimulus, stimulus.concept))
-                quality.update(plan.quality)
-                measured.append(kept.rows)
-            file.append([ustar.END])
-            sealed = file.finish()
-        partial.chmod(0o644)
-        if index:
-            os.replace(partial, job.root / f"{name}.tar")
-        else:
-            partial.unlink()
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    fsync(job.root)
-    files = {"tar": sealed} if index else {}
-    tables = {
-        "index": np.array(index, schema.index_dtype(list(job.tables), captions=job.captions)),
-        "trials": np.array(trials, schema.trials_dtype(clean_baseline=job.clean_baseline)),
-        MEASURED: np.concatenate(measured).view(STORED_DTYPE),
-    }
-    for kind, table in tables.items() if index else ():
-        data = ustar.npy_bytes(table)
-        write_atomically(shard_file(job.root, name, kind), data)
-        files[kind] = SealedFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    done = Done(
-        plan_hash=job.plan_hash,
-        rows=len(index),
-        repetitions=len(trials),
-        files=files,
-        quality=dict(sorted(quality.items())),
-        lost=dict(sorted(lost.items())),
+    file = HashedFile(job.root / f".{name}.tar.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    filled = FilledShard(
+        job=job, number=number, file=file, index=[], trials=[], measured=[np.zeros(0, MEASURED_DTYPE)], quality=Counter(), lost=Counter()
     )
-    write_record(job.root / f"{name}.done.json", done)
-    return done
+    try:
+        for kept in read_samples(job.source, samples, job.measure, job.twins):
+            filled.lost.update(kept.lost)
+            if (plan := kept.plan) is None:
+                continue
+            filled.trials.extend(schema.trial_rows(len(filled.index), plan.session, plan.recording, plan.clean_baseline))
+            entry: list[int] = []
+            for suffix, header, content in _members(job, kept, plan):
+                length = len(header) + len(content)
+                entry += [file.bytes + ustar.BLOCK_BYTES + len(header), len(content)]
+                file.append([ustar.member_header(f"{plan.key}.{suffix}", length) + header, content, ustar.padding(length)])
+            stimulus = job.source.facts.stimuli[plan.stimulus]
+            filled.index.append((*entry, plan.n_reps, plan.subject, plan.stimulus, stimulus.concept))
+            filled.quality.update(plan.quality)
+            filled.measured.append(kept.rows)
+        file.append([ustar.END])
+    except BaseException:
+        filled.discard()
+        raise
+    return filled
 
 
 def read_measured(root: Path, shards: Sequence[Shard]) -> np.ndarray:

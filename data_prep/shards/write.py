@@ -34,12 +34,12 @@ from data_prep.embed.base import EmbeddingConfig, full_name
 from data_prep.embed.weights import folder_hash
 from data_prep.shards import findings
 from data_prep.shards.captioned_source import with_captions
-from data_prep.shards.destination import Destination, destination
+from data_prep.shards.destination import Destination, LocalDestination, destination
 from data_prep.shards.measurement import Beforehand, find_twins, measure_beforehand, report, where
 from data_prep.shards.measuring import MeasureConfig
 from data_prep.shards.plan import check_source, make_plan, refuse_other_plan, signal_of, tables_of
 from data_prep.shards.remote import RemoteFolder
-from data_prep.shards.shard import MEASURED, Done, Job, finished, read_measured, shard_file, write_shard
+from data_prep.shards.shard import MEASURED, Done, Job, finished, read_measured, shard_file, write_shard, write_shards
 from data_prep.studies import captions
 from data_prep.studies.base import ReaderConfig, Source
 from data_prep.studies.caption_sources import CaptionsConfig
@@ -236,7 +236,9 @@ def _write_shards(job: Job, place: Destination, num_samples: int, samples_per_sh
     starts = range(0, num_samples, samples_per_shard)
     kept = {n: done for n in range(len(starts)) if (done := finished(job.root, n, job.plan_hash, place.elsewhere)) is not None}
     todo = [(n, range(start, min(start + samples_per_shard, num_samples))) for n, start in enumerate(starts) if n not in kept]
-    written = mapped(_write_numbered, job, todo)
+    # A staging folder has no room for one more that waits for the disk.
+    elsewhere = others_work() or not isinstance(place, LocalDestination)
+    written = mapped(_write_numbered, job, todo) if elsewhere else write_shards(job, todo)
     for number in tracked(range(len(starts)), "shards"):
         done = kept[number] if number in kept else next(written)
         if number not in kept and others_work() and finished(job.root, number, job.plan_hash) != done:
