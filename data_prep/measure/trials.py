@@ -56,6 +56,8 @@ def measure_samples(
     eeg: Sequence[np.ndarray], samples: Sequence[int], masked: Sequence[np.ndarray | None] | None = None
 ) -> Iterator[Measured]:
     """:func:`measure_trials` of each of some samples of one shape of trials."""
+    if not eeg:
+        return
     masked = [None] * len(eeg) if masked is None else masked
     if len(eeg) > 1 and not all(each.dtype == eeg[0].dtype and each.flags.c_contiguous for each in eeg):
         for each, sample, masked_RC in zip(eeg, samples, masked, strict=True):

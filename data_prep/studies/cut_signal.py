@@ -90,7 +90,8 @@ class CutSignal:
         for block in self._blocks(rows):
             eeg_BCT = self._read(block)
             if eeg_BCT.dtype == np.float32 and self._stays:  # what the long way ends with, too
-                self._refuse_gaps(block, eeg_BCT)
+                if self.laid is None:  # of one that is, all were looked at when it was opened
+                    self._refuse_gaps(block, eeg_BCT)
                 yield np.ascontiguousarray(eeg_BCT)
                 continue
             eeg_BCT = trials.apply(self.trials, self._scaled(block, eeg_BCT), self.source)
