@@ -22,7 +22,7 @@ from data_prep.contract.lock import alone
 from data_prep.contract.manifest import read_manifest
 from data_prep.contract.repetitions import read_shard_tables
 from data_prep.contract.seal import SEALS
-from data_prep.shards import shard
+from data_prep.shards import shard as one_shard
 from data_prep.shards.verify import verify
 from data_prep.shards.write import ShardConfig, write_study
 from tests.helpers.tiny_study import TinyEmbedding, TinyReader, TinySource, write_tiny_study
@@ -210,7 +210,7 @@ def test_the_same_input_gives_the_same_bytes(study: Path, tmp_path: Path) -> Non
 def test_bytes_do_not_depend_on_what_is_measured_together(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together_bytes: int
 ) -> None:
-    monkeypatch.setattr(shard, "_TOGETHER_BYTES", together_bytes)
+    monkeypatch.setattr(one_shard, "_TOGETHER_BYTES", together_bytes)
     assert contents(write_tiny_study(tmp_path / "elsewhere", vary_reps=True)) == contents(study)
 
 
