@@ -24,10 +24,14 @@ STOPPED = 75
 """Exit status of ranks that a signal stopped, and of ``launch run`` with them: to be gone on with."""
 GATHER_SECONDS = 15.0
 """How long hosts may take to answer."""
+GATHER_AGAIN_SECONDS = 5.0
+"""The same for a restart: who is later than that is taken in when it answers."""
 OWN_WORDS_SECONDS = 5.0
 """How long ranks have to end by themselves when another one is gone, each with its own sentence, before they are told to."""
 UNSAVED_SECONDS = 15.0
 """How long they have in all, as they cannot save without the one that is gone."""
+HUNG_SECONDS = 2.0
+"""How long ranks of other hosts have when a host is lost: they wait for it in a collective, where they hear nothing."""
 KILLED_SECONDS = 10.0
 """How long a host may take to tell that what was killed there has ended, before it is taken for lost."""
 PROBE_SECONDS = 10.0
@@ -244,6 +248,8 @@ class State:
     """In a row, without a new checkpoint between."""
     cause: str = ""
     """Why the attempt ends; empty: its ranks ended by themselves."""
+    host_lost: bool = False
+    """It ends as a host was lost."""
     hopeless: bool = False
     """What ended it would do so again: ranks refused to start."""
     purpose: str = ""
@@ -333,6 +339,7 @@ def _gather(task: Task, state: State, now: float) -> Step:
         ended={},
         step=-1,
         cause="",
+        host_lost=False,
         hopeless=False,
         purpose="",
         told="",
@@ -343,7 +350,7 @@ def _gather(task: Task, state: State, now: float) -> Step:
 def _gathering(task: Task, state: State, report: Report, now: float) -> Step:
     missing = [host.name for host in task.hosts if host.name not in state.agents]
     known = all(name in state.silent for name in missing)
-    if not known and now - state.since <= GATHER_SECONDS:
+    if not known and now - state.since <= (GATHER_AGAIN_SECONDS if state.ever_began and state.agents else GATHER_SECONDS):
         return state, []
     members = choose(task, state.agents)
     if (missing and not task.max_restarts) or not members:
@@ -384,7 +391,7 @@ def _running(task: Task, state: State, report: Report, now: float) -> Step:
         case Refused(host, why):
             return _end(state, now, f"a rank could not be started on {host}: {why}", hopeless=True)
         case Lost(host, why) if host in state.ranks.values():
-            return _end(state, now, f"{host} was lost: {why}")
+            return _end(replace(state, host_lost=True), now, f"{host} was lost: {why}")
         case Ended(rank, status) if status not in (0, STOPPED):
             refused = status > 0 and state.step < 0 and not state.ever_began
             return _end(state, now, f"rank {rank} on {state.ranks[rank]} {said_of_status(status)}", hopeless=refused)
@@ -423,8 +430,8 @@ def _ending(task: Task, state: State, report: Report, now: float) -> Step:
         state = replace(
             state, cause=f"rank {report.rank} on {state.ranks[report.rank]} {said_of_status(report.status)}", since=now, told=""
         )
-    if isinstance(report, Lost) and not state.cause:
-        state = replace(state, cause=f"{report.host} was lost: {report.why}", since=now, told="")
+    if isinstance(report, Lost) and report.host in state.ranks.values() and not state.cause:
+        state = replace(state, cause=f"{report.host} was lost: {report.why}", host_lost=True, since=now, told="")
     passed = now - state.since
     if state.told == "kill":
         if passed > KILLED_SECONDS and state.running:
@@ -433,7 +440,8 @@ def _ending(task: Task, state: State, report: Report, now: float) -> Step:
             state = replace(state, agents=state.agents - lost, silent=silent)
             return _judge_if_over(state, [Drop(host) for host in sorted(lost)])
         return _judge_if_over(state, [])
-    limit = task.grace_seconds if state.purpose else UNSAVED_SECONDS if state.cause else LAST_SECONDS
+    unsaved = HUNG_SECONDS if state.host_lost else UNSAVED_SECONDS
+    limit = task.grace_seconds if state.purpose else unsaved if state.cause else LAST_SECONDS
     if not state.cause and not any(state.ended.values()):
         limit = math.inf  # what is done has time to be written
     if passed > limit and state.running:
@@ -478,7 +486,7 @@ def _lost(task: Task, state: State, now: float) -> Step:
 
 
 def _by_itself(state: State) -> bool:
-    return not any(status < 0 for status in state.ended.values()) and "lost" not in state.cause
+    return not any(status < 0 for status in state.ended.values()) and not state.host_lost
 
 
 def _recording(task: Task, state: State, report: Report, now: float) -> Step:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from data_prep.contract.errors import CommandError, UserError
@@ -18,6 +19,7 @@ from tests.distributed.launcher import ROOT
 from tests.distributed.training import events, last_step, make_study, saved_step, wait_for
 from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.rendezvous import hold_meeting_place
+from trainer.training.run_folder import read_lines
 from trainer.training.start import STOPPED_STATUS
 
 pytestmark = pytest.mark.timeout(300)
@@ -94,6 +96,47 @@ def test_a_terminal_that_goes_stops_the_ranks_which_save_though_nobody_reads_wha
         process.kill()
         process.wait()
     assert [(end["reason"], end["step"]) for end in events(run, "end")] == [("signal", saved_step(run))]
+
+
+def test_a_run_that_loses_a_rank_goes_on_by_itself_and_is_looked_at_and_stopped_from_elsewhere(home: Path) -> None:
+    run = home / "restarted"
+    argv = [sys.executable, "-m", "launch", "run", "--num_processes", "2", "--max_restarts", "2", "--backoff_seconds", "0.1", "--"]
+    command = [*argv, "contrastive", "--config", str(home / "config.yaml"), "--run", str(run), "--train.steps", "5000"]
+    alone = environment_of_its_own() | {"CUDA_VISIBLE_DEVICES": ""}
+
+    def ask(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "launch", *words], capture_output=True, text=True, timeout=200, cwd=ROOT, env=alone, check=False
+        )
+
+    with (home / "restarted.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=alone, start_new_session=True)
+    try:
+        wait_for(lambda: saved_step(run) >= 5, process)
+        ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if "trainer" in child.cmdline()]
+        assert len(ranks) == 2
+        ranks[1].kill()
+        wait_for(lambda: bool(events(run, "resume")) and last_step(run) > events(run, "resume")[0]["resumed_at"], process)
+        assert [event["because"] for event in events(run, "restart")] == ["rank 1 on localhost was ended by SIGKILL"]
+
+        said = ask("status", str(run)).stdout
+        assert said.startswith(f"state       running, by process {process.pid} on {socket.gethostname()}")
+        assert "ranks       2 on localhost\n" in said
+        again = ask(*command[3:])
+        assert again.returncode == 1
+        assert f"error: run: {run / 'launch'} is in use by process {process.pid} on " in again.stderr
+        stopped = ask("stop", str(run))
+        assert stopped.stdout == f"{run}: stopped; its newest checkpoint is step {saved_step(run)}\n"
+        assert process.wait(20) == STOPPED_STATUS
+    finally:
+        process.kill()
+        process.wait()
+    assert [end["step"] for end in events(run, "end")] == [saved_step(run)]
+    steps = [line["step"] for line in read_lines(run / "items.jsonl")]
+    assert steps == list(range(1, saved_step(run) + 1))
+    assert ask("status", str(run)).stdout.startswith("state       stopped by a signal, and saved\n")
+    assert ask("stop", str(run)).stderr == f"error: run: {run}: nothing trains it\n"
+    assert "==> rank-1.log <==" in ask("logs", str(run), "--rank", "1").stdout
 
 
 def test_a_port_is_held_from_the_moment_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,8 @@ def test_a_lost_host_is_done_without_and_comes_back_at_a_checkpoint() -> None:
     told = Told(max_restarts=3, backoff_seconds=2.0)
     told.run("node0", "node1", "node2")
     assert told.hear(d.Lost("node1", "nothing was heard for 20 seconds")) == []
-    told.hear(d.Ended(0, 1), d.Ended(2, 1))
+    assert told.hear(d.Tick(), after=d.HUNG_SECONDS + 0.1) == [d.Kill()], "the others wait for it, and hear nothing"
+    told.hear(d.Ended(0, -9), d.Ended(2, -9))
     why = "node1 was lost: nothing was heard for 20 seconds"
     said, record = told.hear(d.Judged(completed=False, stopped=False))
     assert (said, record) == (d.Tell(f"{why}: restart 1 of 3"), d.Record(why, 1))

@@ -44,7 +44,7 @@ assert heard == [True] and torch.allclose(layer.weight, weight * (1 - 0.5 * 0.05
 
 
 def test_what_starts_ranks_needs_no_torch() -> None:
-    modules = "launch.supervise, launch.quickstart.quickstart, launch.quickstart.quickstart_text, launch.console"
+    modules = "launch.supervise, launch.look, launch.quickstart.quickstart, launch.quickstart.quickstart_text, launch.console"
     assert imported(f"import {modules}", "launch.supervise", "torch", "numpy") == ["launch.supervise"]
 
 
