@@ -3,7 +3,8 @@ SIGNAL_AND_BESIDE``.
 
 What scipy or HDF5 do with a damaged file ends that process, not the one that shards a study::
 
-    FILE -> child: facts of every array, and those that are asked for as plain .npy in OUT -> arrays, mapped where they are large
+    FILE -> child: facts of every array, and those that are asked for as plain .npy in OUT, or where a large one lies in FILE
+         -> arrays, mapped where they are large
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract.errors import StudyError
+from data_prep.contract.raw_file import plain_dtype
 from data_prep.contract.words import short
 from data_prep.studies.continuous import one_line
 from data_prep.studies.recording_child import run_reader, status_of
@@ -28,6 +30,7 @@ MOST_BESIDE = 2**22
 _FACTS = "facts.json"
 _MAPPED_BYTES = 2**24
 _BLOCK_BYTES = 2**26
+_PLAIN = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +63,21 @@ def arrays_in_child(file: Path, kind: str, signal: str | None = None, *, beside:
     with tempfile.TemporaryDirectory(prefix="arrays-") as folder:
         run_reader(file, kind, __name__, [str(file), kind, folder, json.dumps([signal, beside])], uses=("scipy.io", "h5py"))
         # What is mapped stays when its name goes with the folder.
-        return {each["name"]: _left(Path(folder), each) for each in json.loads((Path(folder) / _FACTS).read_text())}
+        return {each["name"]: _left(file, Path(folder), each) for each in json.loads((Path(folder) / _FACTS).read_text())}
 
 
-def _left(folder: Path, fact: dict[str, Any]) -> np.ndarray | Unread:
-    if fact["left"] is None:
+def _left(file: Path, folder: Path, fact: dict[str, Any]) -> np.ndarray | Unread:
+    found: np.ndarray
+    if (lies := fact.get("lies")) is not None:
+        try:
+            found = np.memmap(file, plain_dtype(lies["dtype"]), "r", lies["offset"], tuple(lies["shape"]))
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{file}: changed while it was read, expected the file that was opened ({one_line(error)})") from error
+    elif fact["left"] is None:
         return Unread(shape=tuple(fact["shape"]))
-    path = folder / fact["left"]
-    found: np.ndarray = np.load(path, mmap_mode="r" if path.stat().st_size > _MAPPED_BYTES else None, allow_pickle=False)
+    else:
+        path = folder / fact["left"]
+        found = np.load(path, mmap_mode="r" if path.stat().st_size > _MAPPED_BYTES else None, allow_pickle=False)
     return found.T if fact["reversed"] else found
 
 
@@ -141,9 +151,27 @@ def _of_hdf5(file: Path, folder: Path, wanted: _Wanted) -> list[dict[str, Any]]:
         facts = []
         for number, (name, node) in enumerate(found.items()):
             shape, left = tuple(node.shape or ()), f"{number}.npy"
+            if node.shape is not None and wanted.has(name, shape, node.dtype.kind) and (lies := _lies(file, node)) is not None:
+                own = {"left": None, "lies": lies, "reversed": matlab}
+                facts.append({"name": name, "shape": shape[::-1] if matlab else shape, **own})
+                continue
             is_left = node.shape is not None and wanted.has(name, shape, node.dtype.kind) and _save(node, folder / left, matlab)
             facts.append({"name": name, "shape": shape[::-1] if matlab else shape, "left": left if is_left else None, "reversed": matlab})
     return facts
+
+
+def _lies(file: Path, node: Any) -> dict[str, Any] | None:
+    """Where the numbers of a signal lie in the file in one piece, as they are; None: they are to be saved."""
+    offset = node.id.get_offset()
+    if offset is None or node.dtype.kind not in "fiu" or node.size <= MOST_BESIDE or node.dtype.str[1:] not in _PLAIN:
+        return None
+    row_bytes = node.dtype.itemsize * (node.size // node.shape[0])
+    with file.open("rb") as stream:
+        for row in (0, node.shape[0] - 1):  # seen, not believed
+            stream.seek(offset + row * row_bytes)
+            if stream.read(row_bytes) != np.ascontiguousarray(node[row]).tobytes():
+                return None
+    return {"offset": offset, "dtype": node.dtype.str, "shape": list(node.shape)}
 
 
 def _save(node: Any, out: Path, matlab: bool) -> bool:

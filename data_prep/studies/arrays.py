@@ -95,8 +95,7 @@ class ArraysReaderConfig(CutReaderConfig):
         order = self._order(file, name, array.shape, len(ch_names), num_rows, {len(cells) for cells in columns.values()})
         num_trials, _, n_times = (array.shape[side] for side in order)
         sfreq, tmin, notes = _clock(file, beside, n_times, self.sfreq, self.tmin)
-        # Arrays of MAT and HDF5 are mapped from what another process has left of them.
-        laid = None if kind in ("MAT array", "HDF5 array") else laid_trials(file, array.transpose(order), state)
+        laid = laid_trials(file, array.transpose(order), state)
         columns = {other: cells for other, cells in columns.items() if len(cells) == num_trials}
         return CutFile(
             file=file,

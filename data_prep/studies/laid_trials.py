@@ -152,10 +152,12 @@ class _Handle:
 
 
 def laid_trials(file: Path, array_BCT: np.ndarray, state: FileState | None) -> LaidTrials | None:
-    """Where the trials of an array lie that is mapped from ``file``; None: it is not, or they do not lie one after the other.
+    """Where the trials of an array lie that is mapped from ``file``; None: it is not, or they do not lie one after the other there.
 
     ``state`` is the file's from before it was opened.
     """
+    if isinstance(array_BCT, np.memmap) and Path(array_BCT.filename or "") != file.resolve():  # of what another process has left of the file
+        return None
     offset = offset_in_file(array_BCT)
     num_trials, *sides = array_BCT.shape
     item = array_BCT.dtype.itemsize

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -157,3 +158,31 @@ def test_a_file_that_is_read_whole_has_the_hash_of_its_bytes(tmp_path: Path) -> 
     np.testing.assert_array_equal(laid.read([3, 4, 5, 2, 699], [4, 0]), array[[3, 4, 5, 2, 699]][:, [4, 0]])
     assert laid_trials(file, array[::2], state_of(file)) is None
     assert laid_trials(file, np.array(array), state_of(file)) is None
+
+
+@pytest.mark.parametrize("matlab", [False, True])
+@pytest.mark.parametrize("how", [{}, {"chunks": True}, {"compression": "gzip"}])
+def test_hdf5_in_one_piece_is_read_where_it_lies(tmp_path: Path, how: dict[str, Any], matlab: bool) -> None:
+    array_BCT = np.random.default_rng(0).normal(0, 20, (NUM, 64, 1000)).astype(np.float32)  # more than is read as names or times
+    with h5py.File(tmp_path / "sub-01.h5", "w", userblock_size=512 if matlab else 0) as file:
+        file.create_dataset("other", data=np.arange(5.0))
+        node = file.create_dataset("eeg", data=array_BCT, **how)
+        if matlab:
+            node.attrs["MATLAB_class"] = np.bytes_("single")
+    config = make(tmp_path, noise()) | {
+        "files": "sub-{subject}.h5",
+        "ch_names": [f"E{c}" for c in range(64)],
+        "axes": ("times", "channels", "trials") if matlab else ("trials", "channels", "times"),
+        "scratch": str(tmp_path / "scratch"),
+    }
+    (tmp_path / "sub-01.csv").write_text("image\n" + "".join(f"image{i % 7}\n" for i in range(NUM)))
+    if how:
+        with pytest.raises(FileNotFoundError):  # there is no such folder to keep them in
+            ArraysReaderConfig(**config).open()
+        config["scratch"] = str(tmp_path)
+    source = ArraysReaderConfig(**config).open()
+    np.testing.assert_array_equal(source.eeg(3), array_BCT[3::7])
+    if not how:
+        os.truncate(tmp_path / "sub-01.h5", 2**20)
+        with pytest.raises(StudyError, match=r"sub-01\.h5: changed while it was read"):
+            source.eeg(3)
