@@ -156,8 +156,8 @@ def laid_trials(file: Path, array_BCT: np.ndarray, state: FileState | None) -> L
 
     ``state`` is the file's from before it was opened.
     """
-    if isinstance(array_BCT, np.memmap) and Path(array_BCT.filename or "") != file.resolve():  # of what another process has left of the file
-        return None
+    if isinstance(array_BCT, np.memmap) and Path(array_BCT.filename or "") != file.resolve():
+        return None  # mapped from what another process has left of the file
     offset = offset_in_file(array_BCT)
     num_trials, *sides = array_BCT.shape
     item = array_BCT.dtype.itemsize
