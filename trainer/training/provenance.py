@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import os
 import platform
 import sys
 import sysconfig
@@ -45,15 +47,24 @@ def _packages() -> dict[str, str]:
 def _code() -> dict[str, str]:
     """The commit, and a hash a file: of this project's, and of a user's own modules, as encoders and callbacks by import path are."""
     files = {path.relative_to(_ROOT).as_posix(): path for part in ("data_prep", "trainer") for path in (_ROOT / part).rglob("*.py")}
-    modules = {name: Path(str(getattr(module, "__file__", ""))) for name, module in list(sys.modules.items())}
-    files |= {f"module {name}": path for name, path in modules.items() if _is_a_users_own(path)}
+    modules = {name: str(getattr(module, "__file__", "")) for name, module in list(sys.modules.items())}
+    files |= {f"module {name}": Path(file) for name, file in modules.items() if _is_a_users_own(file)}
     hashes = {f"code {name}": sha256_file(path)[:_SHOWN] for name, path in files.items()}
     return {"code": code_version(), **hashes}
 
 
-def _is_a_users_own(path: Path) -> bool:
+def _is_a_users_own(file: str) -> bool:
     """Whether a module lies in a file that was neither installed nor is of this project; torch.ops says ``_ops.py``, which is nowhere."""
-    if path.suffix != ".py" or not path.is_absolute() or not path.is_file() or {"site-packages", "dist-packages"} & {*path.parts}:
+    # Most of some thousand modules are told by their names, without a look at the disk.
+    if not file.endswith(".py") or not os.path.isabs(file) or file.startswith(_elsewhere()):
         return False
-    elsewhere = (Path(sysconfig.get_path("stdlib")).resolve(), Path(sysconfig.get_path("platstdlib")).resolve(), _ROOT)
-    return not any(path.resolve().is_relative_to(folder) for folder in elsewhere)
+    if {"site-packages", "dist-packages"} & {*file.split(os.sep)} or not os.path.isfile(file):
+        return False
+    return not os.path.realpath(file).startswith(_elsewhere())
+
+
+@functools.cache
+def _elsewhere() -> tuple[str, ...]:
+    """Beginnings of paths, as they are said and as they are, of Python's own modules and this project's."""
+    folders = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(_ROOT)]
+    return tuple({path + os.sep for folder in folders for path in (folder, os.path.realpath(folder))})
