@@ -105,6 +105,7 @@ def replace_folder(new: Path, final: Path) -> None:
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if not final.exists():
+        final.unlink(missing_ok=True)  # a link to what is gone
         os.rename(new, final)
     elif _exchange(new, final):
         os.rename(new, old)

@@ -301,6 +301,76 @@ def test_pruning_keeps_the_best_at_each_step_that_can_be_wound_back_to(tmp_path:
     assert {int(path.name[5:]) for path in folder.checkpoints.iterdir()} == {4, 6, 8, 9}
 
 
+@pytest.mark.parametrize(("step", "name"), [(12, 13), (12, 11), (9, 12), (3, 99_999_999), (8, 4)])
+@pytest.mark.parametrize("how", ["renamed", "copied", "linked"])
+def test_a_checkpoint_under_another_steps_name_is_refused_and_nothing_is_lost(tmp_path: Path, step: int, name: int, how: str) -> None:
+    folder = whole_run(tmp_path / "run")
+    source, target = folder.checkpoint(step), folder.checkpoint(name)
+    if target.exists():
+        shutil.rmtree(target)
+    if how == "linked":
+        target.symlink_to(source)
+    else:
+        shutil.copytree(source, target)
+    if how == "renamed":
+        shutil.rmtree(source)
+    with pytest.raises(CommandError, match=rf"manifest\.json: is of step {step}, expected {name} by its folder's name"):
+        read_checkpoint(target)
+    others = {each for each in SAVED if each not in (step, name)}
+    found, passed_over = newest_whole(folder, target)
+    assert read_checkpoint(found).state.step == max(each for each in others | ({step} if how != "renamed" else set()) if each <= name)
+    assert len(passed_over) == 1
+    checkpoint.prune(folder, 99)  # at a save of a run that goes on
+
+
+@pytest.mark.parametrize("target", ["inside", "outside"])
+@pytest.mark.parametrize("action", [lambda folder: settle(folder, state_of(9)), lambda folder: checkpoint.prune(folder, 1)])
+def test_of_a_checkpoint_that_is_a_link_only_the_link_is_deleted(
+    tmp_path: Path, target: str, action: Callable[[RunFolder], None]
+) -> None:
+    folder = whole_run(tmp_path / "run")
+    folder.point("latest", folder.checkpoint(9))
+    for step in (3, 12):  # too old to keep, and of a future that is wound back
+        lies = folder.checkpoint(9)
+        if target == "outside":
+            lies = tmp_path / f"large-disk-{step}"
+            folder.checkpoint(step).rename(lies)
+        else:
+            shutil.rmtree(folder.checkpoint(step))
+        folder.checkpoint(step).symlink_to(lies)
+    action(folder)
+    assert read_checkpoint(folder.checkpoint(9)).state.step == 9
+    assert all((path / "manifest.json").is_file() for path in tmp_path.glob("large-disk-*"))
+    assert {path.name for path in folder.checkpoints.iterdir() if path.is_symlink()} <= {"step-00000003", "step-00000012"}
+
+
+@pytest.mark.parametrize("digits", ["\u0660" * 7 + "\u0668", "0000008\uff18", "\u0967" * 8])
+def test_a_name_of_other_digits_is_no_checkpoint(tmp_path: Path, digits: str) -> None:
+    folder = whole_run(tmp_path / "run")
+    (folder.path / "best").write_text(f"step-{digits}\n", encoding="utf-8")
+    with pytest.raises(CommandError, match=r"best: names .*expected a checkpoint such as step-"):
+        folder.pointed("best")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../weights", "export/../../x", "a/../weights"])
+def test_a_seal_lists_nothing_outside_of_its_checkpoint(tmp_path: Path, name: str) -> None:
+    folder = whole_run(tmp_path / "run")
+    path = folder.checkpoint(8)
+    before = vars(read_checkpoint(path))
+    sealed = {**before["files"], name: SealedFile(bytes=1, sha256="0" * 64)}
+    write_seal(path, Seal(**{**{key: value for key, value in before.items() if key != "path"}, "files": sealed}))
+    with pytest.raises(CommandError, match="expected files inside of"):
+        read_checkpoint(path)
+
+
+def test_an_export_that_is_a_link_to_nowhere_is_made_anew(tmp_path: Path) -> None:
+    folder = whole_run(tmp_path / "run")
+    shutil.rmtree(folder.export)
+    folder.export.symlink_to(tmp_path / "disk that is not mounted")
+    settle(folder, state_of(12))
+    check(folder, 12)
+
+
 # --------------------------------------------------------------------------------------------------- which run of MLflow
 
 START, NAMED, ELSEWHERE = (

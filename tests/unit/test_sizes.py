@@ -96,6 +96,19 @@ def test_early_stopping_needs_validations(home: Path, patience: int) -> None:
     task_of(home / "study", "good", train=early)
 
 
+@pytest.mark.parametrize("steps", [10**8, 10**18, 10**400])
+def test_more_steps_than_checkpoints_have_names_are_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=r"train\.steps: 1.*, expected at most 99,999,999"):
+        TrainConfig(steps=steps)
+
+
+@pytest.mark.parametrize("passes", [1e9, 1e305, 1.7e308])
+def test_more_data_passes_than_checkpoints_have_names_are_refused(passes: float) -> None:
+    with pytest.raises(CommandError, match=r"train\.data_passes: 1.* over 1000 items .*expected at most 99,999,999"):
+        TrainConfig(data_passes=passes, global_batch_size=2).num_steps(1000)
+    assert TrainConfig(data_passes=1e-300).num_steps(1000) == 1
+
+
 # --------------------------------------------------------------------------------------------------------- by the data
 
 CONTRAST = [{"name": name, "positives": positives} for name in ("info_nce", "siglip") for positives in ("pair", "stimulus", "concept")]

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import copy_durably, fsync, replace_folder, sha256_file
 from data_prep.contract.records import SealedFile
 from trainer.distributed.child import environment_of_its_own
@@ -197,12 +197,14 @@ def prune(folder: RunFolder, keep_last: int) -> None:
     """Delete all but the newest ``keep_last`` checkpoints up to ``latest``, what ``latest`` and ``best`` point to, and what was the best so
     far at each of these: wound back to one, a run has its best."""
     folder.guard()
-    present = sorted(p for p in folder.checkpoints.iterdir() if CHECKPOINT_NAME.match(p.name))
+    present = sorted(p for p in folder.checkpoints.iterdir() if CHECKPOINT_NAME.match(p.name) and p.is_dir())
     latest = folder.pointed("latest")
     # Steps after `latest` belong to a future that was wound back by --resume PATH.
     past = [p for p in present if latest is None or p.name <= latest.name]
     kept = {*past[-keep_last:], latest, folder.pointed("best")}
-    kept |= {best_of(folder, read_checkpoint(p).state) for p in kept if p is not None and (p / MANIFEST).is_file()}
+    for path in [p for p in kept if p is not None and (p / MANIFEST).is_file()]:
+        with contextlib.suppress(UserError):  # a damaged one says no best, and is no reason to end a run
+            kept.add(best_of(folder, read_checkpoint(path).state))
     for path in reversed(present):  # a checkpoint before its best, should a kill come in between
         if path not in kept:
             discard(path)

@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.seed import check_seed
+from data_prep.contract.words import short
 from trainer.data.config import DataConfig
 from trainer.distributed.deepspeed_config import ZeroConfig
 from trainer.training.callback import CallbackConfig
 from trainer.training.optimizer import OptimizerConfig
+from trainer.training.run_folder import MAX_STEP
 from trainer.training.tracking import MlflowConfig
 
 
@@ -79,6 +81,8 @@ class TrainConfig:
                 f"train.early_stopping_validations: {self.early_stopping_validations} with validate_every_steps 0, by which the last step "
                 "alone is validated: expected 0, or steps between validations"
             )
+        if self.steps is not None and self.steps > MAX_STEP:
+            raise ValueError(f"train.steps: {short(self.steps)}, expected at most {MAX_STEP:,}, of which checkpoints have names")
         check_seed(self.seed, "train.seed")
         if self.accumulation < 1:
             raise ValueError(f"train.accumulation: {self.accumulation}, expected at least 1")
@@ -103,7 +107,12 @@ class TrainConfig:
         if self.steps is not None:
             return self.steps
         assert self.data_passes is not None
-        return math.ceil(self.data_passes * num_items / self.global_batch_size)
+        steps = self.data_passes * num_items / self.global_batch_size
+        if not steps <= MAX_STEP:
+            raise CommandError(
+                f"train.data_passes: {self.data_passes:g} over {num_items} items are {steps:.3g} steps, expected at most {MAX_STEP:,}"
+            )
+        return math.ceil(steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,9 @@ from data_prep.contract.words import listed
 from trainer.training.completed import COMPLETED
 from trainer.training.owner import OWNER_FOLDER, Owner
 
-CHECKPOINT_NAME = re.compile(r"step-\d{8}\Z")
+CHECKPOINT_NAME = re.compile(r"step-[0-9]{8}\Z")
+MAX_STEP = 99_999_999
+"""The last step that such a name has room for."""
 HEARTBEAT_SECONDS = 5.0
 LINE_FILES = ("events.jsonl", "metrics.jsonl", "items.jsonl")
 _OF_A_START = {

@@ -6,13 +6,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json, sha256_file, sha256_json
 from data_prep.contract.records import SealedFile, check_format, from_json, to_json, write_record
-from trainer.training.run_folder import RunFolder
+from data_prep.contract.words import as_given
+from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder, step_of
 from trainer.training.state import TrainState
 
 FORMAT_VERSION = 1
@@ -54,7 +55,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     CommandError, StudyError
-        It is missing or damaged.
+        It is missing or damaged, says another step than the folder's name, by which a run finds its newest and its best, or lists files
+        that lie elsewhere.
     """
     manifest_file = path / MANIFEST
     manifest = read_json(manifest_file)
@@ -62,6 +64,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     seal = from_json(Seal, manifest, str(manifest_file), written_by="a training")
     if seal.sha256 not in (None, _hash_of_the_rest(manifest)):
         raise CommandError(f"{manifest_file}: its SHA-256 does not follow from its content: altered")
+    if CHECKPOINT_NAME.match(path.name) and step_of(path) != seal.state.step:
+        raise CommandError(f"{manifest_file}: is of step {seal.state.step}, expected {step_of(path)} by its folder's name: renamed or a copy")
+    for name in seal.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise CommandError(f"{manifest_file}: lists {as_given(name)}, expected files inside of {path}")
     return Checkpoint(path=path, **vars(seal))
 
 
@@ -109,6 +116,9 @@ def best_of(folder: RunFolder, state: TrainState) -> Path | None:
 
 
 def discard(path: Path) -> None:
-    """Delete a checkpoint; killed at it, half of it does not look whole."""
+    """Delete a checkpoint; killed at it, half of it does not look whole. Of one that is a link to elsewhere only the link goes."""
+    if path.is_symlink():
+        path.unlink()
+        return
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path)

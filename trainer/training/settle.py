@@ -122,7 +122,7 @@ def settle(folder: RunFolder, state: TrainState) -> None:
         for path in folder.checkpoints.glob(".*.partial"):  # adopted by half
             shutil.rmtree(path, ignore_errors=True)  # one that was taken for dead may still write into its own
         for path in sorted(folder.checkpoints.iterdir(), reverse=True):  # a checkpoint before its best
-            if CHECKPOINT_NAME.match(path.name) and step_of(path) > state.step:
+            if CHECKPOINT_NAME.match(path.name) and step_of(path) > state.step and (path.is_dir() or path.is_symlink()):
                 discard(path)  # before its lines go: what can be resumed has all of its own
     for name in LINE_FILES:
         _cut(folder, name, state.step)
