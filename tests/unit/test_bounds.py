@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trainer.distributed.bounds import bounded_exp
-from trainer.losses import LossConfig
+from trainer.losses import MAX_LOGIT, GlobalColumns, LossConfig, info_nce, siglip
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
 from trainer.models.encoders import FlatLinear
 
@@ -65,6 +65,36 @@ def test_pushed_outwards_it_never_lies_beyond_and_comes_back_at_once(start: floa
         assert float(model.log_logit_scale.detach()) <= np.float32(math.log(limit))
     scale = float(bounded_exp(model.log_logit_scale, limit).detach())
     assert scale < limit
+
+
+@pytest.mark.parametrize("name", ["info_nce", "siglip"])
+@pytest.mark.parametrize("rate", [3.0, 1e2, 1e4, 1e30])
+@pytest.mark.parametrize("way", [-1.0, 1.0])
+def test_scale_and_bias_come_back_however_far_one_step_threw_them(name: str, rate: float, way: float) -> None:
+    model = build(10.0, 50.0, name)
+    thrown = [parameter for parameter in (model.log_logit_scale, model.logit_bias) if parameter is not None]
+    for parameter in thrown:  # a step of a learning rate that is far too high
+        parameter.data.add_(way * rate)
+    model.constrain()
+    optimizer = torch.optim.Adam(thrown, lr=0.05)
+    before = [float(parameter.detach()) for parameter in thrown]
+    generator = torch.Generator().manual_seed(0)
+    z_BP = torch.nn.functional.normalize(torch.randn(16, 6, generator=generator), dim=1)
+    image_BP = z_BP if way < 0 else z_BP.roll(1, 0)  # pairs that fit want a larger scale, those that do not a smaller one
+    columns = GlobalColumns(z_BP, image_BP, None, 0)
+    for _ in range(20):
+        optimizer.zero_grad()
+        scale = bounded_exp(model.log_logit_scale, 50.0)
+        loss = info_nce(z_BP, image_BP, columns, scale)
+        if model.logit_bias is not None:
+            loss = loss + siglip(z_BP, columns, scale, model.logit_bias)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        model.constrain()
+    assert all(abs(float(parameter.detach())) <= MAX_LOGIT for parameter in thrown)
+    assert way * (before[0] - float(model.log_logit_scale.detach())) > 0.1, "the scale is on its way back"
+    if model.logit_bias is not None:
+        assert way * (before[1] - float(model.logit_bias.detach())) > 0.1, "and so is the bias"
 
 
 def test_inside_the_bound_it_is_exp() -> None:

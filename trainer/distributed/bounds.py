@@ -1,7 +1,8 @@
-"""A bound on a trained parameter that holds after every optimizer step: projected gradient descent, under any ZeRO stage."""
+"""Bounds of a trained parameter that hold after every optimizer step: projected gradient descent, under any ZeRO stage."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,20 +10,20 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def clamp_parameter(parameter: nn.Parameter, most: float) -> None:
-    """Bring a parameter's values down to ``most``: in the model and in the copy that the optimizer steps, wherever DeepSpeed keeps them.
+def clamp_parameter(parameter: nn.Parameter, most: float, least: float = -math.inf) -> None:
+    """Bring a parameter's values between ``least`` and ``most``: in the model and in the copy that the optimizer steps, wherever DeepSpeed keeps them.
 
     Each rank clamps what it has, no value travels, and nobody waits for the device.
     """
-    parameter.data.clamp_(max=most)
+    parameter.data.clamp_(least, most)
     if hasattr(parameter, "ds_tensor"):  # ZeRO 3: this rank's slice, and the optimizer's copy of it
-        parameter.ds_tensor.data.clamp_(max=most)
+        parameter.ds_tensor.data.clamp_(least, most)
         if parameter.requires_grad and hasattr(parameter, "_z3_optimizer"):
             from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
 
-            safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(max=most))
+            safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(least, most))
     elif (mapping := getattr(parameter, "_hp_mapping", None)) is not None:  # ZeRO 1 and 2, on the rank that steps it
-        mapping.get_hp_fragment().clamp_(max=most)
+        mapping.get_hp_fragment().clamp_(least, most)
 
 
 class BoundedExp(torch.autograd.Function):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from data_prep.contract.errors import UserError
 from trainer.distributed.batch_norm import NormKind
 from trainer.distributed.bounds import bounded_exp, clamp_parameter
-from trainer.losses import LossConfig
+from trainer.losses import MAX_LOGIT, LossConfig
 from trainer.models.dropout import DropoutKeys
 from trainer.models.encoders import EncoderConfig, EncoderOutput, TSConv
 from trainer.models.heads import HeadKind, build_head
@@ -186,8 +186,11 @@ class ContrastiveModel(nn.Module):
         return ContrastiveOutput(_unit(eeg_BP), _unit(image_BP), scale, bias, eeg_BP, image_BP, concept_logits_BK)
 
     def constrain(self) -> None:
-        """Bring the logit scale back to its limit: after every optimizer step, and after weights came from elsewhere."""
-        clamp_parameter(self.log_logit_scale, math.log(self.max_logit_scale))
+        """Bring the logit scale back to its limit, and scale and bias to where a gradient leads back from: after every optimizer step, and
+        after weights came from elsewhere."""
+        clamp_parameter(self.log_logit_scale, math.log(self.max_logit_scale), -math.log(MAX_LOGIT))
+        if self.logit_bias is not None:
+            clamp_parameter(self.logit_bias, MAX_LOGIT, -MAX_LOGIT)
 
     def encode(self, eeg_BCT: Tensor, subject_B: Tensor) -> EncoderOutput:
         """Tokens and embedding of the encoder itself, before the head."""
