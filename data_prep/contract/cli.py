@@ -20,6 +20,7 @@ import importlib
 import io
 import math
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -37,12 +38,14 @@ from data_prep.contract.config_file import check_config_file
 from data_prep.contract.errors import ConfigError, UserError, sentence_of, traceback_file
 from data_prep.contract.limits import Limits, limits, use_limits
 from data_prep.contract.output import keep_output, lost_output
-from data_prep.contract.refusals import in_our_words
+from data_prep.contract.refusals import classes_of, in_our_words
 from data_prep.contract.secrets import field_with_secret, masked, private
 from data_prep.contract.terminal import visible
 from data_prep.contract.trust import allow_classes, nothing_else_imported
+from data_prep.contract.words import short
 
 _SLOW_SECONDS = 3.0
+_MOST_OF_A_PATH = 4096
 
 
 def _forget_other_class(parser: Any, previous: Any, value: Any) -> None:
@@ -244,6 +247,7 @@ def parse(config_class: type[Any], arguments: Sequence[str], *, prog: str = "") 
         raise ConfigError(masked(_one_line(str(error)))) from error
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(masked(in_our_words(config_class, str(error)))) from error
+    _refuse_what_is_no_choice(config)
     _refuse_empty(config)
     plain = to_plain(config)
     _refuse_secrets(plain)
@@ -268,6 +272,32 @@ def _refuse_empty(config: Any, dotted: str = "") -> None:
             _refuse_empty(value, f"{name}.")
 
 
+def _refuse_what_is_no_choice(config: Any, dotted: str = "") -> None:
+    """Where a class is to be chosen, its base does nothing, and null, which the parser lets pass in data files, neither."""
+    hints = get_type_hints(type(config))
+    for each in dataclasses.fields(config):
+        value, name = getattr(config, each.name, None), f"{dotted}{each.name}"
+        if value is None and hints[each.name] in _bases:
+            raise ConfigError(f"{name}: null, expected {classes_of(hints[each.name])}")
+        for one in value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, Mapping) else [value]:
+            if type(one) in _bases:
+                raise ConfigError(f"{name}: {type(one).__name__} is the base of what can stand here, expected {classes_of(type(one))}")
+            if dataclasses.is_dataclass(one) and not isinstance(one, type):
+                _refuse_what_is_no_choice(one, f"{name}.")
+
+
+def _refuse_long_paths(plain: Any, name: str = "") -> None:
+    """The parser takes an import path apart at every dot, for each dot anew: a file's of a megabyte would keep it for hours."""
+    if isinstance(plain, Mapping):
+        for key, value in plain.items():
+            _refuse_long_paths(value, f"{name}.{short(key)}" if name else short(key))
+    elif isinstance(plain, (list, tuple)):
+        for value in plain:
+            _refuse_long_paths(value, name)
+    elif isinstance(plain, str) and (longest := max(map(len, re.findall(r"[\w.]+", plain)), default=0)) > _MOST_OF_A_PATH:
+        raise ConfigError(f"{name}: {short(plain)!r} holds a name of {longest:,} characters, expected at most {_MOST_OF_A_PATH:,}")
+
+
 def _refuse_secrets(plain: Any) -> None:
     """A config is written down, shown and handed to children on their command lines."""
     if (field := field_with_secret(plain)) is not None:
@@ -289,10 +319,13 @@ def from_plain(config_class: type[Any], plain: Mapping[str, Any]) -> Any:
     """
     key: Any = config_class  # a class is hashable, which mypy does not see
     parser = _plain_parser(key, tuple(_bases))
+    _refuse_long_paths(plain)
     try:
         with nothing_else_imported(_bases):
             namespace = parser.parse_object(dict(plain))
-            return config_class(**vars(parser.instantiate_classes(namespace)))
+            config = config_class(**vars(parser.instantiate_classes(namespace)))
+        _refuse_what_is_no_choice(config)
+        return config
     except UserError as error:
         raise ConfigError(masked(_one_line(str(error)))) from error
     except (ArgumentError, ValueError, TypeError) as error:

@@ -10,6 +10,8 @@ import typing
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from data_prep.contract.words import as_given, short
+
 _FIELD = re.compile(r'Parser key "(?P<field>[^"]+)": (?P<what>.*)', re.DOTALL)
 _PATH = re.compile(r"Expected a dot import path string: (?P<name>.*)", re.DOTALL)
 _NO_IMPORT = re.compile(r"Problem with given class_path '(?P<name>[^']*)': (?P<why>.*)", re.DOTALL)
@@ -75,15 +77,15 @@ def _value(config_class: type[Any], field: str, what: str) -> str:
     if match := _NO_FIELDS.fullmatch(what):
         return f"{field}: {match['value']}, expected its fields: {', '.join(fields_of(kind))}"
     if match := _PATH.fullmatch(what):
-        return f"{field}: there is no {match['name']!r}, expected {_classes(kind)}"
+        return f"{field}: there is no {as_given(match['name'])}, expected {classes_of(kind)}"
     if (match := _NO_IMPORT.fullmatch(what)) and "is not allowed, denied by" in match["why"]:
-        room = match["name"].partition(".")[0]
+        room = short(match["name"].partition(".")[0])
         return (
-            f"{field}: {match['name']!r} is not ours, and nothing is imported because a file names it: expected {_classes(kind)}; "
+            f"{field}: {as_given(match['name'])} is not ours, and nothing is imported because a file names it: expected {classes_of(kind)}; "
             f"or trust it by --trust {room} (in Python: load_encoder(..., trust=({room!r},)))"
         )
     if match := _NO_IMPORT.fullmatch(what):
-        return f"{field}: {match['name']!r} cannot be imported ({match['why']}), expected {_classes(kind)}"
+        return f"{field}: {as_given(match['name'])} cannot be imported ({match['why']}), expected {classes_of(kind)}"
     if _OPTION.fullmatch(what) and "'class_path'" in what:
         return f"{field}: expected class_path and init_args, and nothing beside them"
     if match := _OPTION.fullmatch(what):
@@ -145,7 +147,8 @@ def _subclasses(kind: Any) -> Iterable[type[Any]]:
         yield from _subclasses(child)
 
 
-def _classes(kind: Any) -> str:
+def classes_of(kind: Any) -> str:
+    """What a field of a base class takes, in words: the names there are."""
     names = sorted({child.__name__ for child in _subclasses(kind)})
     return f"one of {', '.join(names) or 'no built-in'}, or an import path such as my_lab.module.MyClass"
 
@@ -159,7 +162,7 @@ def _described(kind: Any) -> str:
     if get_origin(kind) is tuple and Ellipsis not in get_args(kind):
         return f"a list of {len(get_args(kind))}"
     plain = get_origin(kind) or kind
-    return "a list" if plain is tuple else _PLAIN.get(plain) or _classes(kind)
+    return "a list" if plain is tuple else _PLAIN.get(plain) or classes_of(kind)
 
 
 def _choices(kind: Any) -> Sequence[Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,51 @@ def test_trust_is_for_later_processes_too_and_adds_up(monkeypatch: pytest.Monkey
     assert os.environ[VARIABLE] == "one,two.rooms"
 
 
-@pytest.mark.parametrize("path", ["my lab", "../my_lab", "my_lab/", "*", "my_lab.", "my-lab"])
+@pytest.mark.parametrize("path", ["my lab", "../my_lab", "my_lab/", "*", "my_lab.", "my-lab", "jsonargparse", "jsonargparse._common", " my lab"])
 def test_what_is_no_import_path_is_not_trusted(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(UserError, match="trust"):
         allow_classes([path])
     assert trusted() == []
+
+
+def test_blanks_around_commas_are_no_part_of_a_path(monkeypatch: pytest.MonkeyPatch, stranger: Path) -> None:
+    monkeypatch.setenv(VARIABLE, f" one , {stranger.stem}, jsonargparse")
+    assert type(from_plain(ContrastiveModelConfig, config({"class_path": f"{stranger.stem}.Mine"})).encoder).__name__ == "Mine"
+    allow_classes([" two"])
+    assert trusted() == ["one", stranger.stem, "jsonargparse", "two"]
+
+
+BASES = ("trainer.models.encoders.EncoderConfig", "trainer.models.encoders.base.EncoderConfig")
+
+
+@pytest.mark.parametrize("form", [*({"class_path": path} for path in BASES), *BASES, {"class_path": BASES[0], "init_args": {}}, None], ids=str)
+def test_a_base_class_and_null_are_no_choice(tmp_path: Path, form: Any) -> None:
+    with pytest.raises(ConfigError, match=r"encoder: (null|EncoderConfig is the base).*expected one of ChannelNet, .*TSConv"):
+        from_plain(ContrastiveModelConfig, config(form))
+    if form is not None:
+        lines = ["--run", str(tmp_path / "run"), "--data.study", "s", "--data.split", "p", "--data.embedding", "e", "--train.steps", "1"]
+        with pytest.raises(ConfigError, match=r"model\.encoder: EncoderConfig is the base"):
+            parse(ContrastiveConfig, [*lines, "--model.encoder", form if isinstance(form, str) else json.dumps(form)])
+
+
+@pytest.mark.parametrize("field", ["loss.terms", "callbacks"])
+def test_nor_is_a_base_class_in_a_list(tmp_path: Path, field: str) -> None:
+    path = {"loss.terms": "trainer.losses.LossTerm", "callbacks": "trainer.training.callback.CallbackConfig"}[field]
+    lines = ["--run", str(tmp_path / "run"), "--data.study", "s", "--data.split", "p", "--data.embedding", "e", "--train.steps", "1"]
+    with pytest.raises(ConfigError, match=rf"{field}: \w+ is the base of what can stand here"):
+        parse(ContrastiveConfig, [*lines, f"--{field}", json.dumps([{"class_path": path}])])
+
+
+@pytest.mark.parametrize("path", ["a" * 10**6, "a." * 500_000 + "b", "trainer." * 10**5, "x" * 5000 + ".Mine"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_path_without_end_is_refused_at_once_and_in_few_words(path: str, form: Any) -> None:
+    begin = time.process_time()
+    with pytest.raises(ConfigError) as error:
+        from_plain(ContrastiveModelConfig, config(form(path)))
+    assert len(str(error.value)) < 300
+    assert "characters, expected at most" in str(error.value)
+    assert time.process_time() - begin < 1
 
 
 @pytest.fixture(scope="module")
