@@ -25,10 +25,11 @@ from data_prep.splits.split import write_split
 from tests.helpers.intervals import bootstrap_class_mean, bootstrap_mean
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
-from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.artifacts.encoder_export import write_export
 from trainer.artifacts.export import find_export
 from trainer.artifacts.part import collect
+from trainer.data.batch import Batch
 from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
@@ -136,6 +137,23 @@ def test_the_report_counts_what_the_encoder_named(home: Path, tmp_path: Path, ca
     page = (tmp_path / "classes.html").read_text()
     assert page.count("<img") == 1
     assert all(f'<th scope="row">{name}</th>' in page for name in names)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers_name_no_concept(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    scored = Encoder.concept_logits
+
+    def one_is_none(self: Encoder, batch: Batch) -> torch.Tensor:
+        logits_BK = scored(self, batch).clone()
+        logits_BK[1, int(batch.concept_B[1])] = value
+        return logits_BK
+
+    monkeypatch.setattr(Encoder, "concept_logits", one_is_none)
+    assert evaluate("--export", home / "export", "--output", tmp_path / "out") == 1
+    assert "item 1: its concept scores are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_scores_equal_those_of_the_encoder_trial_by_trial(home: Path, tmp_path: Path) -> None:

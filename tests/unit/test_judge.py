@@ -125,6 +125,36 @@ def test_the_key_comes_from_the_environment(serve: Callable[[Answer], Server], t
     assert "key-of-mine" not in (tmp_path / "judge.jsonl").read_text()
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "  \n", "\n\n"])
+def test_a_key_that_comes_from_a_file_is_sent_without_its_end_of_line(
+    serve: Callable[[Answer], Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    server = serve(by_candidate)
+    monkeypatch.setenv("JUDGE_KEY", f"sk-secret{end}")
+    score_judge(CAPTIONS[:1], [0], config(server.url, key_variable="JUDGE_KEY"), folder=tmp_path, seed=0)
+    assert server.requests[0][1]["Authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize("key", ["sk-secret\r\nX-Other: y", "sk-secret\nsk-second", "sk-secret\u20ac", "s\u00e9-secret", "sk-secret\x7f"])
+def test_what_no_header_carries_is_a_sentence_that_does_not_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("JUDGE_KEY", key)
+    with pytest.raises(CommandError, match="JUDGE_KEY holds no key") as error:
+        score_judge(CAPTIONS[:1], [0], config("http://127.0.0.1:9/v1", key_variable="JUDGE_KEY"), folder=tmp_path, seed=0)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1/v1", "http://localhost:port/v1", "http://localhost:99999/v1", f"http://{'a' * 70}.example/v1", "http://\u00e9..b/v1",
+        "http://localhost/my models/v1", "http://localhost/\u00e9/v1", "http://local host/v1", "http://localhost/v1\n", "http://localhost/v\x001",
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_nobody_can_ask_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match=r"judge\.endpoint: .*expected a URL such as http"):
+        config(url)
+
+
 def test_errors_and_answers_without_a_score_are_asked_again(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
     replies = [(503, "busy", {}), says("I would say it is good"), (200, "not json", {}), says('Sure! {"score": 4}')]
     server = serve(lambda body, number: replies[number])

@@ -325,9 +325,7 @@ def test_a_checkpoint_under_another_steps_name_is_refused_and_nothing_is_lost(tm
 
 @pytest.mark.parametrize("target", ["inside", "outside"])
 @pytest.mark.parametrize("action", [lambda folder: settle(folder, state_of(9)), lambda folder: checkpoint.prune(folder, 1)])
-def test_of_a_checkpoint_that_is_a_link_only_the_link_is_deleted(
-    tmp_path: Path, target: str, action: Callable[[RunFolder], None]
-) -> None:
+def test_of_a_checkpoint_that_is_a_link_only_the_link_is_deleted(tmp_path: Path, target: str, action: Callable[[RunFolder], None]) -> None:
     folder = whole_run(tmp_path / "run")
     folder.point("latest", folder.checkpoint(9))
     for step in (3, 12):  # too old to keep, and of a future that is wound back

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data_prep.contract.cli import main
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import TinyEmbedding, write_tiny_study
 from tests.helpers.tiny_text import write_tiny_encoder
@@ -25,7 +25,7 @@ from trainer.losses import GlobalColumns, LossConfig, info_nce
 from trainer.models.contrastive import ContrastiveModelConfig
 from trainer.models.encoders import FlatLinear
 from trainer.tasks.contrastive.config import ContrastiveConfig
-from trainer.tasks.contrastive.task import ContrastiveTask
+from trainer.tasks.contrastive.task import ContrastiveTask, Embedded, _named, naming_scores
 from trainer.tasks.sizes import check_contrast
 from trainer.training.completed import Completed, write_completed
 from trainer.training.config import TrainConfig
@@ -140,6 +140,26 @@ def test_embeddings_that_are_all_alike_are_refused(home: Path, loss: dict[str, A
     task_of(home / "study", "good", embedding="alike", loss=loss)
 
 
+@pytest.mark.parametrize("loss", [{}, {"name": "siglip"}, *ALIGN], ids=str)
+@pytest.mark.parametrize("factor", [0.0, 1e-44, 1e-20, 1e20, 1e30])
+def test_embeddings_of_which_no_unit_vector_is_made_are_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, loss: dict[str, Any], factor: float
+) -> None:
+    read = StudyIndex.embedding
+
+    def scaled(self: StudyIndex, name: str) -> np.ndarray:
+        table = read(self, name).copy()
+        table[[2, 3, 9]] *= np.float32(factor)  # two of training, one of the test
+        return table
+
+    monkeypatch.setattr(StudyIndex, "embedding", scaled)
+    says = r"data\.embedding: 'tiny': that of stimulus train/0002 has no direction \(norm .* as 2 of 4 in .*part 'train'"
+    with pytest.raises(CommandError, match=says):
+        task_of(home / "study", "good", loss=loss)
+    task_of(home / "study", "one-concept", loss=loss)
+    assert not loss or task_of(home / "study", "good", loss=NAMES)
+
+
 @pytest.mark.parametrize(
     ("study", "split", "says"),
     [
@@ -175,6 +195,32 @@ def test_what_is_not_wrong_but_not_as_it_reads_is_said(home: Path) -> None:
         found = notes(data={"repetitions": "random_mean", "random_mean_k": k})
         assert len(found) == count
         assert all(f"data.random_mean_k {k}: no training sample has more than 3 repetitions" in note for note in found)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "patience", "said"),
+    [(60, 100, 1, True), (60, 60, 1, True), (60, 30, 1, True), (61, 30, 1, False), (60, 20, 2, True), (60, 20, 1, False), (8, 1, 7, True)],
+)
+def test_early_stopping_that_cannot_happen_is_said(home: Path, steps: int, every: int, patience: int, said: bool) -> None:
+    train = {"steps": steps, "validate_every_steps": every, "early_stopping_validations": patience}
+    notes = [facts["message"] for _, facts in task_of(home / "study", "good", train=train).notes]
+    assert len(notes) == said
+    assert all(f"early_stopping_validations {patience} never stops this run" in note and f"ends at {steps}" in note for note in notes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_concept_scores_that_are_no_numbers_name_no_concept(value: float) -> None:
+    concepts_Q = np.arange(4) % 2
+    logits_QK = torch.eye(2)[concepts_Q]
+    assert naming_scores(embedded(_named(logits_QK), concepts_Q))["concept_accuracy"] == 1
+    logits_QK[2, 1] = value
+    with pytest.raises(UserError, match="concept scores of 1 of 4 trials are not finite"):
+        naming_scores(embedded(_named(logits_QK), concepts_Q))
+
+
+def embedded(named_Q: torch.Tensor, concept_Q: np.ndarray) -> Embedded:
+    nothing = np.zeros((len(concept_Q), 1))
+    return Embedded(nothing, nothing, concept_Q, concept_Q, named_Q.numpy())
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -108,7 +108,9 @@ def test_trust_is_for_later_processes_too_and_adds_up(monkeypatch: pytest.Monkey
     assert os.environ[VARIABLE] == "one,two.rooms"
 
 
-@pytest.mark.parametrize("path", ["my lab", "../my_lab", "my_lab/", "*", "my_lab.", "my-lab", "jsonargparse", "jsonargparse._common", " my lab"])
+@pytest.mark.parametrize(
+    "path", ["my lab", "../my_lab", "my_lab/", "*", "my_lab.", "my-lab", "jsonargparse", "jsonargparse._common", " my lab"]
+)
 def test_what_is_no_import_path_is_not_trusted(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(UserError, match="trust"):
@@ -126,7 +128,9 @@ def test_blanks_around_commas_are_no_part_of_a_path(monkeypatch: pytest.MonkeyPa
 BASES = ("trainer.models.encoders.EncoderConfig", "trainer.models.encoders.base.EncoderConfig")
 
 
-@pytest.mark.parametrize("form", [*({"class_path": path} for path in BASES), *BASES, {"class_path": BASES[0], "init_args": {}}, None], ids=str)
+@pytest.mark.parametrize(
+    "form", [*({"class_path": path} for path in BASES), *BASES, {"class_path": BASES[0], "init_args": {}}, None], ids=str
+)
 def test_a_base_class_and_null_are_no_choice(tmp_path: Path, form: Any) -> None:
     with pytest.raises(ConfigError, match=r"encoder: (null|EncoderConfig is the base).*expected one of ChannelNet, .*TSConv"):
         from_plain(ContrastiveModelConfig, config(form))

@@ -50,11 +50,18 @@ def score_concepts(
     -------
     (scores, how)
         float32 (N, K) in the order of ``loader.sequential``, and ``concept head`` or ``nearest concept``.
+
+    Raises
+    ------
+    CommandError
+        Scores are not finite, or a concept has no stimulus in ``train``.
     """
     if encoder.has_concept_head:
-        return _embed(loader, encoder.concept_logits, single_trials, encoder.device)[
-            :, _columns(encoder, loader, concepts_K)
-        ], "concept head"
+        logits_NK = _embed(loader, encoder.concept_logits, single_trials, encoder.device)
+        if not (finite_N := np.isfinite(logits_NK).all(axis=1)).all():
+            where = f"{part_of(loader)}: item {int(finite_N.argmin())}"
+            raise CommandError(f"{where}: its concept scores are not finite: its EEG is too large, or the encoder's weights are damaged")
+        return logits_NK[:, _columns(encoder, loader, concepts_K)], "concept head"
     z_NP = _embed(loader, encoder.embed_batch, single_trials, encoder.device)
     concept_of = np.array([stimulus.concept for stimulus in train.index.manifest.tables.stimuli])
     images_SP, concept_S = encoder.embed_image(train.gallery[train.stimuli]), concept_of[train.stimuli]

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
+import torch
 
 from data_prep.contract.errors import CommandError
 from trainer.artifacts.guards import check_candidates, part_of
@@ -22,6 +23,8 @@ _POSITIONS = 1 << 20
 """Of the stream that are looked at, at most a data pass."""
 _MORE = 500
 """Batches that are looked at where none of these holds two stimuli: a few could by chance."""
+_LEAST_NORM = 1e-12
+"""Below it ``torch.nn.functional.normalize`` makes no unit vector."""
 _MANY = 0.05
 """Share of batches that contrast nothing of which the user is told."""
 
@@ -93,7 +96,16 @@ def check_contrast(train: Loader, global_batch_size: int, column: Column) -> lis
 
 
 def check_targets(train: Loader) -> None:
-    """Refuse embeddings that do not tell the training stimuli apart."""
+    """Refuse embeddings that do not tell the training stimuli apart, or of which float32 makes no unit vector: losses and gradients of these
+    would be 0."""
+    norm_S = torch.from_numpy(train.gallery[train.stimuli]).norm(dim=1)
+    if (bad_S := ~((norm_S >= _LEAST_NORM) & norm_S.isfinite())).any():
+        first = int(bad_S.nonzero()[0])
+        raise CommandError(
+            f"data.embedding: {train.config.embedding!r}: that of stimulus {train.index.manifest.tables.stimuli[train.stimuli[first]].id} has "
+            f"no direction (norm {float(norm_S[first]):.2g} in float32, as {int(bad_S.sum())} of {len(norm_S)} in {part_of(train)}): "
+            f"expected vectors of {_LEAST_NORM:g} to 1e+19"
+        )
     if not np.ptp(train.gallery[train.stimuli], axis=0).any():
         raise CommandError(
             f"data.embedding: {train.config.embedding!r} is one and the same for all {len(train.stimuli)} stimuli of {part_of(train)}, "
@@ -107,6 +119,14 @@ def _shown(loader: Loader, column: Column) -> np.ndarray:
 
 def _notes(config: RunConfig, train: Loader) -> list[str]:
     notes = []
+    train_config, steps = config.train, config.train.num_steps(train.num_items)
+    patience, every = train_config.early_stopping_validations, train_config.validate_every_steps
+    # The first validation is the best so far; that of the last step stops nothing.
+    if patience and (patience + 1) * every >= steps:
+        notes.append(
+            f"train.early_stopping_validations {patience} never stops this run: its first chance is step {(patience + 1) * every}, as "
+            f"validations are {every} steps apart, and it ends at {steps}"
+        )
     if (size := config.train.global_batch_size) > train.num_items:
         notes.append(
             f"train.global_batch_size {size} is more than the {train.num_items} training items: every batch holds some of them twice"

@@ -65,7 +65,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if seal.sha256 not in (None, _hash_of_the_rest(manifest)):
         raise CommandError(f"{manifest_file}: its SHA-256 does not follow from its content: altered")
     if CHECKPOINT_NAME.match(path.name) and step_of(path) != seal.state.step:
-        raise CommandError(f"{manifest_file}: is of step {seal.state.step}, expected {step_of(path)} by its folder's name: renamed or a copy")
+        raise CommandError(
+            f"{manifest_file}: is of step {seal.state.step}, expected {step_of(path)} by its folder's name: renamed or a copy"
+        )
     for name in seal.files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise CommandError(f"{manifest_file}: lists {as_given(name)}, expected files inside of {path}")

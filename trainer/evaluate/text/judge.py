@@ -31,7 +31,7 @@ import numpy as np
 from data_prep.contract.errors import CommandError
 from data_prep.contract.json_text import parse_json, parse_line
 from data_prep.contract.progress import tracked
-from data_prep.contract.secrets import secrets_in
+from data_prep.contract.secrets import masked, secrets_in
 from trainer.artifacts.generations import Caption
 from trainer.evaluate.text.metrics import Metric, Scored, scored_mean
 
@@ -73,9 +73,16 @@ class JudgeConfig:
     """Wait before the first further attempt; doubled each time."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.endpoint)
+        expected = "expected a URL such as http://localhost:8000/v1"
+        try:
+            parts = urlsplit(self.endpoint)
+            _ = parts.port, (parts.hostname or "").encode("idna")
+        except ValueError as error:
+            raise ValueError(f"judge.endpoint: {masked(self.endpoint)!r} ({error}), {expected}") from error
         if self.endpoint and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError(f"judge.endpoint: {self.endpoint!r}, expected a URL such as http://localhost:8000/v1")
+            raise ValueError(f"judge.endpoint: {self.endpoint!r}, {expected}")
+        if any(character.isspace() for character in self.endpoint) or not parts.path.isascii() or not self.endpoint.isprintable():
+            raise ValueError(f"judge.endpoint: {masked(self.endpoint)!r} has blanks or letters that a URL writes as %20, {expected}")
         if parts.username or parts.password or parts.query or parts.fragment or secrets_in(self.endpoint):
             raise ValueError("judge.endpoint: holds a password, token, user or query, expected none: put the key into the environment")
         if self.endpoint and not self.model:
@@ -138,7 +145,7 @@ def parse_score(answer: str) -> int | None:
 
 
 def _ask_all(questions: list[str], config: JudgeConfig, kept: Path) -> dict[str, int]:
-    key = os.environ.get(config.key_variable, "") if config.key_variable else ""
+    key = _key(config.key_variable)
     known = _read_answers(kept, config)
     found = {q: known[_hash(q, config)] for q in questions if _hash(q, config) in known}
     waiting = [q for q in questions if q not in found]
@@ -202,6 +209,22 @@ def _as_answered(questions: list[str], ask: _Ask, *, workers: int, probing: bool
         over.set()
         for _ in range(workers):
             todo.put(None)
+
+
+def _key(variable: str) -> str:
+    """The key in an environment variable, without the end of line that comes along from a file; empty: none.
+
+    Raises
+    ------
+    CommandError
+        It has characters that no HTTP header carries, whose library's error would show it.
+    """
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not (key.isascii() and key.isprintable()):
+        raise CommandError(
+            f"judge.key_variable: {variable} holds no key, but several lines or letters beyond ASCII, expected one line of ASCII"
+        )
+    return key
 
 
 class _NoGrade(Exception):

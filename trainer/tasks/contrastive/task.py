@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_prep.contract.errors import UserError
 from data_prep.contract.ranking import cosine_similarity, ranks_among
 from trainer import metrics
 from trainer.artifacts.encoder import known_subjects
@@ -32,6 +33,9 @@ from trainer.tasks.contrastive.objective import contrastive_terms
 from trainer.tasks.keep import training_loader
 from trainer.tasks.sizes import Column, check_contrast, check_sizes, check_targets
 from trainer.training.task import BaseTask, say
+
+
+_NO_HEAD, _NOT_FINITE = -1, -2
 
 
 class ContrastiveTask(BaseTask):
@@ -174,7 +178,7 @@ class ContrastiveTask(BaseTask):
         for first in range(0, share, batch_size):
             batch = self.validation.prepare(self.validation.samples_batch(mine[first : first + batch_size]), self.device)
             out: ContrastiveOutput = model(batch.eeg_BCT, known_subjects(batch.subject_B, self.trained_S), batch.target_BE)
-            named_B = torch.full_like(batch.concept_B, -1) if out.concept_logits_BK is None else out.concept_logits_BK.argmax(dim=1)
+            named_B = torch.full_like(batch.concept_B, _NO_HEAD) if out.concept_logits_BK is None else _named(out.concept_logits_BK)
             parts.append((out.z_eeg_BP, out.z_image_BP, batch.stimulus_B, batch.concept_B, named_B))
         gathered = [collectives.gather_ids(torch.cat(column))[:num_samples].cpu().numpy() for column in zip(*parts, strict=True)]
         return Embedded(*gathered)
@@ -222,6 +226,11 @@ class Autocast(nn.Module):
         return out
 
 
+def _named(logits_BK: Tensor) -> Tensor:
+    """int64 (B,): the concept of the highest score. ``argmax`` alone names the first that is NaN, which may be the right one."""
+    return torch.where(logits_BK.isfinite().all(dim=1), logits_BK.argmax(dim=1), _NOT_FINITE)
+
+
 class Embedded(NamedTuple):
     """A part's embeddings in the common space, in the order of its items."""
 
@@ -230,11 +239,19 @@ class Embedded(NamedTuple):
     stimulus_Q: np.ndarray
     concept_Q: np.ndarray
     named_Q: np.ndarray
-    """Concept that the concept head names; -1 without a head."""
+    """Concept that the concept head names; :data:`_NO_HEAD` without a head, :data:`_NOT_FINITE` where its scores are no numbers."""
 
 
 def naming_scores(found: Embedded) -> dict[str, float]:
-    """How often the concept head names a trial's concept, over all trials and as the mean over concepts."""
+    """How often the concept head names a trial's concept, over all trials and as the mean over concepts.
+
+    Raises
+    ------
+    UserError
+        It names none, since its scores are not finite; on all ranks alike.
+    """
+    if (bad_Q := found.named_Q == _NOT_FINITE).any():
+        raise UserError(f"the concept scores of {int(bad_Q.sum())} of {len(bad_Q)} trials are not finite, expected numbers")
     return {
         "concept_accuracy": float((found.named_Q == found.concept_Q).mean()),
         "balanced_accuracy": metrics.balanced_accuracy(found.named_Q, found.concept_Q),
