@@ -81,8 +81,8 @@ def _value(config_class: type[Any], field: str, what: str) -> str:
     if (match := _NO_IMPORT.fullmatch(what)) and "is not allowed, denied by" in match["why"]:
         room = short(match["name"].partition(".")[0])
         return (
-            f"{field}: {as_given(match['name'])} is not ours, and nothing is imported because a file names it: expected {classes_of(kind)}; "
-            f"or trust it by --trust {room} (in Python: load_encoder(..., trust=({room!r},)))"
+            f"{field}: {as_given(match['name'])} is not ours, and nothing is imported because a file names it: "
+            f"expected {classes_of(kind)}; or trust it by --trust {room} (in Python: load_encoder(..., trust=({room!r},)))"
         )
     if match := _NO_IMPORT.fullmatch(what):
         return f"{field}: {as_given(match['name'])} cannot be imported ({match['why']}), expected {classes_of(kind)}"

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def clamp_parameter(parameter: nn.Parameter, most: float, least: float = -math.inf) -> None:
-    """Bring a parameter's values between ``least`` and ``most``: in the model and in the copy that the optimizer steps, wherever DeepSpeed keeps them.
+    """Bring a parameter's values between ``least`` and ``most``: in the model and in the copy that the optimizer steps,
+    wherever DeepSpeed keeps them.
 
     Each rank clamps what it has, no value travels, and nobody waits for the device.
     """

@@ -96,14 +96,15 @@ def check_contrast(train: Loader, global_batch_size: int, column: Column) -> lis
 
 
 def check_targets(train: Loader) -> None:
-    """Refuse embeddings that do not tell the training stimuli apart, or of which float32 makes no unit vector: losses and gradients of these
-    would be 0."""
+    """Refuse embeddings that do not tell the training stimuli apart, or of which float32 makes no unit vector: their losses and gradients would
+    be 0."""
     norm_S = torch.from_numpy(train.gallery[train.stimuli]).norm(dim=1)
     if (bad_S := ~((norm_S >= _LEAST_NORM) & norm_S.isfinite())).any():
         first = int(bad_S.nonzero()[0])
+        stimulus = train.index.manifest.tables.stimuli[train.stimuli[first]].id
         raise CommandError(
-            f"data.embedding: {train.config.embedding!r}: that of stimulus {train.index.manifest.tables.stimuli[train.stimuli[first]].id} has "
-            f"no direction (norm {float(norm_S[first]):.2g} in float32, as {int(bad_S.sum())} of {len(norm_S)} in {part_of(train)}): "
+            f"data.embedding: {train.config.embedding!r}: that of stimulus {stimulus} has no direction "
+            f"(norm {float(norm_S[first]):.2g} in float32, as {int(bad_S.sum())} of {len(norm_S)} in {part_of(train)}): "
             f"expected vectors of {_LEAST_NORM:g} to 1e+19"
         )
     if not np.ptp(train.gallery[train.stimuli], axis=0).any():

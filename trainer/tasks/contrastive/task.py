@@ -34,7 +34,6 @@ from trainer.tasks.keep import training_loader
 from trainer.tasks.sizes import Column, check_contrast, check_sizes, check_targets
 from trainer.training.task import BaseTask, say
 
-
 _NO_HEAD, _NOT_FINITE = -1, -2
 
 
