@@ -96,8 +96,8 @@ def check_contrast(train: Loader, global_batch_size: int, column: Column) -> lis
 
 
 def check_targets(train: Loader) -> None:
-    """Refuse embeddings that do not tell the training stimuli apart, or of which float32 makes no unit vector: losses and gradients would be
-    0."""
+    """Refuse embeddings that do not tell the training stimuli apart, or of which float32 makes no unit vector: these have no loss and no
+    gradient."""
     norm_S = torch.from_numpy(train.gallery[train.stimuli]).norm(dim=1)
     if (bad_S := ~((norm_S >= _LEAST_NORM) & norm_S.isfinite())).any():
         first = int(bad_S.nonzero()[0])
