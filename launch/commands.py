@@ -36,7 +36,9 @@ def without(command: Sequence[str], name: str) -> tuple[str, ...]:
 
 
 def going_on(command: Sequence[str], *, from_where: str = "auto") -> tuple[str, ...]:
-    """The line, told to go on from the newest whole checkpoint if there is one."""
+    """The line, told to go on from the newest whole checkpoint if there is one; ``generate`` goes on with what there is by itself."""
+    if command[0] == "generate":
+        return tuple(command)
     return (*without(command, _RESUME), _RESUME, from_where)
 
 

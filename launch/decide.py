@@ -32,6 +32,8 @@ UNSAVED_SECONDS = 15.0
 """How long they have in all, as they cannot save without the one that is gone."""
 HUNG_SECONDS = 2.0
 """How long ranks of other hosts have when a host is lost: they wait for it in a collective, where they hear nothing."""
+MOST_BLAMED = 2
+"""How often in a row a host's rank may be the first to fail before the others go on without it, until the next checkpoint."""
 KILLED_SECONDS = 10.0
 """How long a host may take to tell that what was killed there has ended, before it is taken for lost."""
 PROBE_SECONDS = 10.0
@@ -246,6 +248,8 @@ class State:
     ever_began: bool = False
     restarts: int = 0
     """In a row, without a new checkpoint between."""
+    blamed: Mapping[str, int] = field(default_factory=dict)
+    """How often since the last checkpoint a rank of a host was the first to fail."""
     cause: str = ""
     """Why the attempt ends; empty: its ranks ended by themselves."""
     host_lost: bool = False
@@ -288,8 +292,14 @@ def decide(task: Task, state: State, report: Report, now: float) -> Step:
     return state, heard + actions
 
 
-def choose(task: Task, agents: frozenset[str]) -> tuple[Host, ...]:
-    """The hosts on which an attempt runs: of those that answer as many as the trainer's config allows; none: it allows none."""
+def choose(task: Task, agents: frozenset[str], blamed: Mapping[str, int] | None = None) -> tuple[Host, ...]:
+    """The hosts on which an attempt runs: of those that answer as many as the trainer's config allows; none: it allows none.
+
+    Those to be blamed for failures are left out, if the others suffice.
+    """
+    bad = {host for host, count in (blamed or {}).items() if count >= MOST_BLAMED}
+    if bad and (without := choose(task, agents - bad)):
+        return without
     there = [host for host in task.hosts if host.name in agents]
     for count in range(len(there), min(task.min_nodes, len(task.hosts)) - 1, -1):
         if sum(host.slots for host in there[:count]) in task.worlds:
@@ -314,7 +324,8 @@ def _take_note(task: Task, state: State, report: Report, now: float) -> Step:
             state = replace(state, ended={**state.ended, rank: status})
         case Progress(step, saved):
             at = now if step > state.step else state.stepped_at
-            state = replace(state, step=step, saved=saved, stepped_at=at, ever_began=state.ever_began or step >= 0)
+            blamed = {} if saved > state.saved else state.blamed
+            state = replace(state, step=step, saved=saved, stepped_at=at, blamed=blamed, ever_began=state.ever_began or step >= 0)
     if isinstance(report, Tick) and task.max_restarts and state.phase != "gathering":
         for name in (host.name for host in task.hosts):
             if name not in state.agents and now - state.asked_at.get(name, 0.0) > PROBE_SECONDS:
@@ -352,7 +363,7 @@ def _gathering(task: Task, state: State, report: Report, now: float) -> Step:
     known = all(name in state.silent for name in missing)
     if not known and now - state.since <= (GATHER_AGAIN_SECONDS if state.ever_began and state.agents else GATHER_SECONDS):
         return state, []
-    members = choose(task, state.agents)
+    members = choose(task, state.agents, state.blamed)
     if (missing and not task.max_restarts) or not members:
         why = _said_of(missing, state) if missing else f"no world of {sum(host.slots for host in task.hosts)} ranks or fewer fits its batch"
         if not task.max_restarts or not state.ever_began:
@@ -394,6 +405,8 @@ def _running(task: Task, state: State, report: Report, now: float) -> Step:
             return _end(replace(state, host_lost=True), now, f"{host} was lost: {why}")
         case Ended(rank, status) if status not in (0, STOPPED):
             refused = status > 0 and state.step < 0 and not state.ever_began
+            host = state.ranks[rank]
+            state = replace(state, blamed={**state.blamed, host: state.blamed.get(host, 0) + 1})
             return _end(state, now, f"rank {rank} on {state.ranks[rank]} {said_of_status(status)}", hopeless=refused)
         case Ended():
             if not state.running:
@@ -402,7 +415,7 @@ def _running(task: Task, state: State, report: Report, now: float) -> Step:
         case Tick() if state.step >= 0 and task.max_restarts and 0 < task.stall_seconds < now - state.stepped_at:
             return _end(state, now, f"no rank has made a step for {task.stall_seconds:g} seconds")
         case Tick() if state.step >= 0 and task.max_restarts:
-            larger = choose(task, state.agents)
+            larger = choose(task, state.agents, state.blamed)
             if sum(host.slots for host in larger) > len(state.ranks):
                 back = [host.name for host in larger if host not in state.members]
                 return _end(state, now, f"{', '.join(back)} answer{'s' if len(back) == 1 else ''} again", purpose="grow")

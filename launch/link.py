@@ -68,9 +68,7 @@ class Link:
         """Reports since the last call; :attr:`closed` is set behind the last one."""
         reports = []
         if not self.closed:
-            with contextlib.suppress(BlockingIOError):
-                while said := os.read(self.err, 2**16):
-                    self._last = (self._last + said)[-_SAID_LAST_BYTES:]
+            self._read_errors()
             with contextlib.suppress(BlockingIOError):
                 while said := os.read(self.out, 2**16):
                     self._reports += said
@@ -120,6 +118,14 @@ class Link:
             while self._orders and not self.process.stdin.closed:  # type: ignore[union-attr]
                 del self._orders[: os.write(self._in, self._orders)]
 
+    def _read_errors(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while said := os.read(self.err, 2**16):
+                self._last = (self._last + said)[-_SAID_LAST_BYTES:]
+
     def _said_last(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)  # what it says of its end may come behind the end of its output
+        self._read_errors()
         lines = self._last.decode("utf-8", "backslashreplace").strip().splitlines()
         return lines[-1].strip() if lines else "the connection was closed"

@@ -151,6 +151,20 @@ def test_a_new_checkpoint_gives_the_restarts_back() -> None:
         assert told.state.phase == "meeting"
 
 
+def test_a_host_whose_ranks_keep_failing_is_left_out_until_the_next_checkpoint() -> None:
+    told = Told(max_restarts=5, backoff_seconds=0.0)
+    told.run("node0", "node1", "node2")
+    for _ in range(2):
+        told.hear(d.Ended(1, 1), d.Ended(0, 1), d.Ended(2, 1), d.Judged(completed=False, stopped=False), d.Recorded())
+        told.hear(d.Tick(), after=1)
+        assert told.hear(d.Tick()) == [d.Hold("node0")]
+        told.hear(d.Port(20124), d.Progress(6, 0), d.Tick())
+    assert [host.name for host in told.state.members] == ["node0", "node2"]
+    assert told.state.phase == "running", "it answers, and is left out all the same"
+    assert told.hear(d.Progress(10, 10), d.Tick()) == [d.Stop()]
+    assert told.state.cause == "node1 answers again"
+
+
 def test_what_is_refused_before_the_first_step_is_not_tried_again() -> None:
     told = Told(HOSTS[:1], max_restarts=3)
     told.hear(d.Hello("node0"))

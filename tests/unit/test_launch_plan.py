@@ -71,6 +71,7 @@ def test_a_run_that_is_restarted_goes_on_with_what_there_is() -> None:
     assert resumed(other, holds_a_run=True) == (*COMMAND, "--train.steps=5", "--resume", "auto")
     assert without(["--run=a", "x", "--run", "b"], "--run") == ("x",)
     assert option(["--run", "a", "--run=b"], "--run") == "b"
+    assert resumed(["generate", "--config", "g.yaml"], holds_a_run=False) == ("generate", "--config", "g.yaml")
     kept = plan(LaunchConfig(hostfile="hosts", trainer_command=COMMAND), HOSTS, HERE).starts[0].argv
     restarted = plan(LaunchConfig(hostfile="hosts", max_restarts=1, trainer_command=COMMAND), HOSTS, HERE).starts[0].argv
     assert restarted == (*kept, "--resume", "auto")
