@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from data_prep.contract.file_rows import offset_in_file
 
 FileState = tuple[int, int]
 """Bytes, and nanoseconds of the last change."""
-_BLOCK_BYTES = 2**22
+_BLOCK_BYTES = 2**18
+"""A block is hashed and looked at while it is near the processor."""
 
 
 def state_of(file: Path) -> FileState | None:
@@ -99,15 +99,12 @@ class LaidTrials:
         # What float64 has no room for is none; whole numbers are.
         digest, finite = hashlib.sha256(), self.dtype.kind != "f" or self.dtype.itemsize <= 8
         end = self.offset + self.num_trials * int(np.prod(self.sides)) * self.dtype.itemsize
-        buffers = [np.empty(_BLOCK_BYTES, np.uint8) for _ in range(2)]
-        hashed: list[Future[None] | None] = [None, None]
-        with self._opened() as handle, ThreadPoolExecutor(1, "hash") as thread:  # OpenSSL works while the next block is read
-            for number, (start, stop) in enumerate(self._blocks(end)):
-                if (before := hashed[number % 2]) is not None:
-                    before.result()
-                block = buffers[number % 2][: stop - start]
+        buffer = np.empty(_BLOCK_BYTES, np.uint8)
+        with self._opened() as handle:
+            for start, stop in self._blocks(end):
+                block = buffer[: stop - start]
                 self._fill(handle, block, start)
-                hashed[number % 2] = thread.submit(digest.update, block.data)
+                digest.update(block.data)
                 if finite and self.dtype.kind == "f" and self.offset <= start < end:
                     finite = bool(np.isfinite(block.view(self.dtype)).all())
         return Survey(sha256=digest.hexdigest(), finite=finite)
