@@ -64,8 +64,9 @@ def rank_main(rank: int, folder: str) -> None:
     stop, answers = StopSignal(torch.device("cpu")), []
     for step in range(4):
         stop.received |= (rank, step) == (1, 1)
-        answers.append(stop.agreed())
-    assert answers == [False, False, True, True], "every rank leaves after the same step, the one after a signal's"
+        answers.append(stop.agreed(save_due=(rank, step) == (2, 0)))
+    assert [found.stop for found in answers] == [False, False, True, True], "all leave after the same step, the one after a signal's"
+    assert [found.save for found in answers] == [False, True, False, False], "and save after the one after a clock's"
 
     start = sum(ROWS[:rank])
     torch.save(normed(batch()[start : start + ROWS[rank]]), f"{folder}/rank{rank}.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -24,7 +25,9 @@ from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.weights_only import weights_only
 from trainer.run import STOPPED_STATUS
 from trainer.training.checkpoint import convert_to_universal, read_checkpoint
+from trainer.training.completed import read_completed
 from trainer.training.run_folder import RunFolder
+from trainer.training.verify import verify
 
 STEPS = 60
 pytestmark = pytest.mark.timeout(400)
@@ -69,6 +72,18 @@ def test_a_data_pass_visits_every_item_once(whole: Path) -> None:
     passes = [items[i : i + num_items] for i in range(0, len(items) - num_items + 1, num_items)]
     assert len(passes) == 11
     assert all(sorted(one) == list(range(num_items)) for one in passes)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_checkpoints_by_the_clock_are_of_the_same_steps_on_all_ranks(home: Path, ranks: int) -> None:
+    run = home / f"by-the-clock-{ranks}"
+    asked = ("--checkpoint.every_steps", "0", "--checkpoint.every_minutes", "0.0005", "--checkpoint.keep_last", "99")
+    output = train(run, *asked, "--train.steps", "30", "--train.validate_every_steps", "30", ranks=ranks, config=home / "config.yaml")
+    assert read_completed(run) is not None, output
+    steps = sorted(int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*"))
+    assert len(steps) > 2
+    assert min(after - before for before, after in itertools.pairwise(steps[:-1])) > 1, "what is due is asked for once"
+    assert verify(run) == []
 
 
 def test_killed_on_2_ranks_stopped_on_1_and_finished_on_2(home: Path, whole: Path) -> None:

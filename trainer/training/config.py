@@ -121,12 +121,16 @@ class CheckpointConfig:
 
     every_steps: int = 500
     """Steps between checkpoints; a new best score, a signal and the end save as well. 0: only those."""
+    every_minutes: float = 0.0
+    """Minutes of training between checkpoints, besides ``every_steps``: what a lost host costs at most. 0: none by the clock."""
     keep_last: int = 2
     """Newest checkpoints to keep; the best one is kept besides."""
 
     def __post_init__(self) -> None:
         if self.every_steps < 0:
             raise ValueError(f"checkpoint.every_steps: {self.every_steps}, expected 0 or more")
+        if not 0 <= self.every_minutes < math.inf:
+            raise ValueError(f"checkpoint.every_minutes: {self.every_minutes}, expected 0 or more")
         if self.keep_last < 1:
             raise ValueError(f"checkpoint.keep_last: {self.keep_last}, expected at least 1")
 

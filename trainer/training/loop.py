@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ class Loop:
         """What was wrong with this rank's inputs, in a sentence; empty: nothing was seen."""
         self.checked_step = -1
         self.save_owed = False
+        self.saved_at = time.monotonic()
+        """When a checkpoint was written last, or training began, by this rank's clock."""
         self.draws_known = False
 
     @property
@@ -90,6 +93,7 @@ class Loop:
         self._each("on_begin")
         self.engine.train()  # what is loaded by from_pretrained comes in eval mode
         clock = Clock()
+        self.saved_at = time.monotonic()
         with contextlib.closing(self.task.batches(self.state.samples_seen)) as batches:
             while self.state.step < self.num_steps and not self.stop_reason:
                 with clock.waiting():
@@ -111,8 +115,11 @@ class Loop:
                 if self.save_owed and not self.skipped:
                     self.save()
                 self.folder.heartbeat(self.state.step)
-                if self.stop_signal.agreed():
+                agreed = self.stop_signal.agreed(save_due=self._minutes_are_over())
+                if agreed.stop:
                     self.stop_reason = "signal"
+                elif agreed.save and self.state.step - self.saved_step > 1:  # ranks may have asked once more before they saved
+                    self.save()
         reason = "finished" if self.state.step >= self.num_steps else self.stop_reason
         self._each("on_end", reason)
         return reason
@@ -121,6 +128,11 @@ class Loop:
         """Whether the step just done is followed by a validation."""
         every, step = self.train_config.validate_every_steps, self.state.step
         return self.task.score_name is not None and (step == self.num_steps or (every > 0 and step % every == 0))
+
+    def _minutes_are_over(self) -> bool:
+        """Whether this rank's clock asks for a checkpoint."""
+        minutes = self.config.checkpoint.every_minutes
+        return minutes > 0 and time.monotonic() - self.saved_at >= 60 * minutes
 
     def save(self, *, best: bool = False) -> None:
         """Checkpoint the present step with all ranks (once); with ``best`` it holds an export, too, and ``best`` and ``export/`` follow it.
@@ -153,7 +165,7 @@ class Loop:
             sealed=sealed,
             without_frozen=self.task.frozen_elsewhere,
         )
-        self.saved_step = self.state.step
+        self.saved_step, self.saved_at = self.state.step, time.monotonic()
         if not sealed:
             self._each("on_checkpoint", path)
 
