@@ -17,8 +17,8 @@ from data_prep.contract.records import SealedFile
 Bytes = bytes | memoryview
 _TOGETHER_BYTES = 2**20
 """Bytes that are written at once, at least."""
-_WAITING = 16
-"""Such pieces that may wait."""
+_WAITING_BYTES = 2**24
+"""Bytes that may wait to be written."""
 _BEGUN_BYTES = 2**23
 """Bytes after which the system is told to begin with them: what is left for fsync is then little."""
 
@@ -35,8 +35,8 @@ class HashedFile:
         self._thread = ThreadPoolExecutor(1, "write")
         self._parts: list[Bytes] = []
         self._parts_bytes = 0
-        self._waiting: deque[Future[None]] = deque()
-        self._written = self._begun = 0
+        self._waiting: deque[tuple[int, Future[None]]] = deque()
+        self._waiting_bytes = self._written = self._begun = 0
 
     def close(self) -> None:
         """Write no more of it; once more does nothing."""
@@ -57,7 +57,7 @@ class HashedFile:
         self._parts_bytes += size
         if self._parts_bytes >= _TOGETHER_BYTES:
             self._hand_over()
-            self._wait(_WAITING)
+            self._wait(_WAITING_BYTES)
 
     def finish(self) -> SealedFile:
         """Wait until all of it is on the disk.
@@ -67,19 +67,21 @@ class HashedFile:
         OSError
         """
         self._hand_over()
-        self._wait(0)
+        self._wait(-1)
         os.fsync(self._file.fileno())
         return SealedFile(bytes=self.bytes, sha256=self._digest.hexdigest())
 
     def _hand_over(self) -> None:
-        self._waiting.append(
-            self._thread.submit(self._append, b"".join(self._parts))
-        )  # one piece: threads take turns at Python between pieces
+        data = b"".join(self._parts)  # one piece: threads take turns at Python between pieces
+        self._waiting.append((len(data), self._thread.submit(self._append, data)))
+        self._waiting_bytes += len(data)
         self._parts, self._parts_bytes = [], 0
 
-    def _wait(self, most: int) -> None:
-        while len(self._waiting) > most:
-            self._waiting.popleft().result()
+    def _wait(self, most_bytes: int) -> None:
+        while self._waiting and self._waiting_bytes > most_bytes:
+            size, written = self._waiting.popleft()
+            self._waiting_bytes -= size
+            written.result()
 
     def _append(self, data: bytes) -> None:
         view = memoryview(data)

@@ -243,6 +243,7 @@ def read_trials(source: Source, i: int, measure: MeasureConfig, twins: Mapping[i
 def read_samples(source: Source, samples: Iterable[int], measure: MeasureConfig, twins: Mapping[int, Collection[int]]) -> Iterator[Trials]:
     """:func:`read_trials` of each; small ones are measured together."""
     waiting: dict[int, np.ndarray] = {}
+    waiting_bytes = 0
 
     def measured() -> Iterator[Trials]:
         masked = [source.facts.masked_channels(source.samples[i].recording) for i in waiting]
@@ -256,9 +257,12 @@ def read_samples(source: Source, samples: Iterable[int], measure: MeasureConfig,
         except Exception:
             yield from measured()  # what comes first is refused first
             raise
-        if sum(each.nbytes for each in waiting.values()) + eeg_RCT.nbytes > _TOGETHER_BYTES:
+        waiting_bytes += eeg_RCT.nbytes
+        if waiting_bytes > _TOGETHER_BYTES:
             yield from measured()
-        waiting[i] = eeg_RCT
+            waiting_bytes = eeg_RCT.nbytes
+        # What is part of a larger array would keep all of that in memory.
+        waiting[i] = eeg_RCT if eeg_RCT.base is None or waiting_bytes > _TOGETHER_BYTES else np.array(eeg_RCT)
     yield from measured()
 
 

@@ -152,7 +152,7 @@ class Source(Protocol):
         ...
 
     def eeg(self, i: int) -> np.ndarray:
-        """EEG of ``samples[i]``: float32 (n_reps, n_chans, n_times) in ``facts.unit``."""
+        """EEG of ``samples[i]``: float32 (n_reps, n_chans, n_times) in ``facts.unit``. It stays as it is while the next is read."""
         ...
 
 
