@@ -46,6 +46,7 @@ from data_prep.contract.words import short
 
 _SLOW_SECONDS = 3.0
 _MOST_OF_A_PATH = 4096
+_LEAST_FLOAT, _MOST_FLOAT = 2e-38, 3e38
 
 
 def _forget_other_class(parser: Any, previous: Any, value: Any) -> None:
@@ -305,9 +306,12 @@ def _refuse_secrets(plain: Any) -> None:
 
 
 def _refuse_what_is_no_number(plain: Any, name: str = "") -> None:
-    """``.nan`` is above no limit and below none, so that a check against one lets everything pass; and what is infinite has null."""
+    """``.nan`` is above no limit and below none, so that a check against one lets everything pass; what is infinite has null; and what
+    32 bits cannot hold is 0 or infinite once it meets a tensor."""
     if isinstance(plain, float) and not math.isfinite(plain):
         raise ConfigError(f"{name}: is {plain}, expected a number")
+    if isinstance(plain, float) and plain and not _LEAST_FLOAT <= abs(plain) <= _MOST_FLOAT:
+        raise ConfigError(f"{name}: is {plain}, expected 0 or a number of {_LEAST_FLOAT:.1g} to {_MOST_FLOAT:.1g}, which 32 bits hold")
     for key, inner in plain.items() if isinstance(plain, Mapping) else enumerate(plain) if isinstance(plain, list) else ():
         _refuse_what_is_no_number(inner, f"{name}.{key}" if name else str(key))
 

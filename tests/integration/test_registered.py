@@ -79,6 +79,24 @@ def test_a_run_serves_what_it_registered_itself_wherever_the_alias_is(home: Path
     assert version.model_uri == f"models:/{NAME}/2", "an alias is followed once, for all workers"
 
 
+@pytest.mark.parametrize("when", ["as registered", "trained on", "export is gone", "export of another kind"])
+def test_a_run_that_was_trained_on_since_says_that_its_registered_weights_are_others(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], when: str
+) -> None:
+    copy = Path(shutil.copytree(folder_of(home, "b"), tmp_path / "run"))
+    weights = copy / "export" / "model.safetensors"
+    if when == "trained on":
+        flipped(weights, random.Random(0))
+    elif when == "export is gone":
+        shutil.rmtree(copy / "export")
+    elif when == "export of another kind":
+        weights.rename(copy / "export" / "adapter.safetensors")
+    version, _ = version_to_serve(ServeConfig(run=str(copy), port=0), tmp_path)
+    said = f"note: {copy / 'export'} holds other weights than models:/{NAME}/2, which is served: run `python -m trainer register`"
+    assert version.model_uri == f"models:/{NAME}/2"
+    assert (said in capsys.readouterr().err) == (when == "trained on")
+
+
 def test_a_registration_of_an_earlier_version_is_followed_by_its_number(home: Path, tmp_path: Path) -> None:
     path = folder_of(home, "b") / "registered.json"
     kept = read_json(path)

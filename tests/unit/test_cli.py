@@ -382,7 +382,7 @@ def test_a_write_that_fails_names_the_file_that_was_asked_for(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan", "1e999"])
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan", "1e999", "1e39", "-1e300", "1e-39", "1e-320"])
 @pytest.mark.parametrize("where", ["optim.lr", "limit", "extra.a"])
 def test_what_is_no_number_is_refused_wherever_a_config_has_one(value: str, where: str) -> None:
     @dataclass(frozen=True, kw_only=True)

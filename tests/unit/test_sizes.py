@@ -102,6 +102,15 @@ def test_more_steps_than_checkpoints_have_names_are_refused(steps: int) -> None:
         TrainConfig(steps=steps)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("global_batch_size", 2**20 + 1), ("global_batch_size", 10**12), ("timeout_seconds", 1e13), ("timeout_seconds", 1e38)],
+)
+def test_what_no_machine_can_hold_or_wait_for_is_refused_at_once(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"train\.{name}: 1.*, expected at most 1,0"):
+        TrainConfig(steps=1, **{name: value})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("passes", [1e9, 1e305, 1.7e308])
 def test_more_data_passes_than_checkpoints_have_names_are_refused(passes: float) -> None:
     with pytest.raises(CommandError, match=r"train\.data_passes: 1.* over 1000 items .*expected at most 99,999,999"):

@@ -35,7 +35,7 @@ from trainer.serve.loading import FILES_SHA256
 from trainer.serve.registered import read_registered
 from trainer.serve.versions import Version, fetch, named_version, pinned, registered_version
 from trainer.serve.web import FAILURE, LIMITS, MODEL, Limits
-from trainer.serve.whole import FILES, check_files, forget_compiled
+from trainer.serve.whole import FILES, check_files, forget_compiled, holds_other_weights
 from trainer.training.tracking import check_tracking_uri, found_again
 
 _GRACE_SECONDS = 10.0
@@ -126,6 +126,9 @@ def version_to_serve(config: ServeConfig, temporary: Path) -> tuple[Version, Pat
         check_files(folder, version.files_sha256)
     except UserError as error:
         raise CommandError(f"model_uri: {version.model_uri} cannot be loaded: {error}") from error
+    if config.run and holds_other_weights(folder, export := Path(config.run) / "export"):
+        note = f"note: {export} holds other weights than {version.model_uri}, which is served: run `python -m trainer register` for those"
+        Terminal(stderr=True, soft_wrap=True).print(note)
     return version, folder
 
 

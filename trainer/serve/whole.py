@@ -16,6 +16,7 @@ from data_prep.contract.files import read_json, sha256_file, write_json
 from data_prep.contract.records import SealedFile, from_json, to_json
 
 FILES, TAG = "files.json", "files_sha256"
+_EXPORT = "artifacts/export/"
 META = "registered_model_meta"
 """MLflow writes it into what it downloads: name and version."""
 
@@ -56,6 +57,13 @@ def check_files(model: Path, sha256: str | None) -> None:
     for name, file in registered.items():
         if not file.is_that_of(here[name]):
             raise CommandError(f"{model / name}: not the file that was registered: truncated or altered")
+
+
+def holds_other_weights(model: Path, export: Path) -> bool:
+    """Whether an export folder has, under a name that a model's export has, other weights: a run was trained on since it was registered."""
+    registered = from_json(dict[str, SealedFile], read_json(model / FILES), str(model / FILES), written_by="register")
+    own = {name: export / name.removeprefix(_EXPORT) for name in registered if name.startswith(_EXPORT) and name.endswith(".safetensors")}
+    return any(path.is_file() and not registered[name].is_that_of(path) for name, path in own.items())
 
 
 def forget_compiled(model: Path) -> None:

@@ -16,6 +16,11 @@ from trainer.training.optimizer import OptimizerConfig
 from trainer.training.run_folder import MAX_STEP
 from trainer.training.tracking import MlflowConfig
 
+_MOST_ITEMS = 1 << 20
+"""Each item of a global batch is compared with all of them."""
+_LONGEST_SECONDS = 1_000_000_000
+"""What clocks of the libraries can hold."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -83,6 +88,9 @@ class TrainConfig:
             )
         if self.steps is not None and self.steps > MAX_STEP:
             raise ValueError(f"train.steps: {short(self.steps)}, expected at most {MAX_STEP:,}, of which checkpoints have names")
+        for name, most in (("global_batch_size", _MOST_ITEMS), ("timeout_seconds", _LONGEST_SECONDS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"train.{name}: {short(getattr(self, name))}, expected at most {most:,}")
         check_seed(self.seed, "train.seed")
         if self.accumulation < 1:
             raise ValueError(f"train.accumulation: {self.accumulation}, expected at least 1")
