@@ -20,7 +20,8 @@ _SAID_LAST_BYTES = 4000
 def over_ssh(host: str, *, python: str, folder: str, root: str) -> tuple[str, ...]:
     """Command line that starts an agent on a host; variables of ranks go through its input, where no ``ps`` shows them."""
     path = f"PYTHONPATH={shlex.quote(root)} " if root else ""
-    return (*SSH, host, f"cd {shlex.quote(folder)} && {path}exec {shlex.quote(python)} -m launch.agent")
+    # Files of the user's own in that folder take the place of none of ours.
+    return (*SSH, host, f"cd {shlex.quote(folder)} && {path}PYTHONSAFEPATH=1 exec {shlex.quote(python)} -m launch.agent")
 
 
 class Link:

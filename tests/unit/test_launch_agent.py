@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from launch.link import over_ssh
 from tests.distributed.launcher import ROOT
 
 RANK = """
@@ -160,6 +161,14 @@ def test_a_port_is_held_for_rank_0_and_for_nobody_else(agent: Agent) -> None:
     agent.order("port", port=port)
     assert "in use" in agent.until(lambda report: report["say"] == "refused")["why"]
     del store
+
+
+def test_ssh_gives_it_a_folder_and_nothing_that_ps_may_not_show() -> None:
+    argv = over_ssh("node0", python="/venv/bin/python", folder="/lab/my data", root="/code")
+    assert argv[0] == "ssh"
+    assert {"BatchMode=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3"} <= set(argv)
+    assert argv[-2:] == ("node0", "cd '/lab/my data' && PYTHONPATH=/code PYTHONSAFEPATH=1 exec /venv/bin/python -m launch.agent")
+    assert "PYTHONPATH" not in over_ssh("node0", python="python", folder="/lab", root="")[-1]
 
 
 def test_it_begins_without_the_libraries_of_training() -> None:
