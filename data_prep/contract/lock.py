@@ -19,6 +19,18 @@ from data_prep.contract.urls import refuse_url
 WAIT_SECONDS = 60.0
 """How long a writer of small files waits for another."""
 _POLL_SECONDS = 0.05
+_HELD: set[int] = set()
+"""Handles by which this process holds locks, or waits for them."""
+
+
+def _let_go() -> None:
+    # A fork has its parent's locks, too, and would hold them when the parent is killed.
+    for handle in _HELD:
+        os.close(handle)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -28,13 +40,15 @@ def alone(folder: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]
     Raises
     ------
     StudyError
-        After ``wait_seconds`` another process still writes there; the sentence names it where the system tells.
+        After ``wait_seconds`` another process still writes there; the sentence names it where the system tells. Or the file system has
+        no locks.
     """
     refuse_url(folder)
     handle = os.open(folder, os.O_RDONLY)
+    _HELD.add(handle)
     end = time.monotonic() + wait_seconds
     try:
-        while not _locked(handle):
+        while not _locked(handle, folder):
             if time.monotonic() >= end:
                 raise StudyError(
                     f"{folder}: another process is writing here{_holder(handle)}: expected to be alone, try again when it is done"
@@ -42,22 +56,40 @@ def alone(folder: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]
             time.sleep(_POLL_SECONDS)
         yield
     finally:
-        os.close(handle)
+        if handle in _HELD:  # not in a fork
+            _HELD.discard(handle)
+            os.close(handle)
 
 
 @contextmanager
 def first_come(file: Path) -> Iterator[None]:
-    """Hold the lock ``file``, made if missing: who comes first makes what all need, the others wait until it is there, however long."""
-    with file.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Hold the lock ``file``, made if missing: who comes first makes what all need, the others wait until it is there, however long.
 
-
-def _locked(handle: int) -> bool:
+    Raises
+    ------
+    StudyError
+        The file system has no locks.
+    """
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
+    _HELD.add(handle)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _locked(handle, file, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle in _HELD:
+            _HELD.discard(handle)
+            os.close(handle)
+
+
+def _locked(handle: int, path: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> bool:
+    try:
+        fcntl.flock(handle, how)
     except BlockingIOError:
         return False
+    except OSError as error:  # NFS without its lock service, Lustre mounted with noflock
+        raise StudyError(
+            f"{path}: its file system gives no lock ({error.strerror}), expected one that does: writers would lose work"
+        ) from error
     return True
 
 

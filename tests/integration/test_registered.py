@@ -21,6 +21,7 @@ from trainer.serve.config import RegisterConfig
 from trainer.serve.package import example
 from trainer.serve.register import run
 from trainer.serve.registered import read_registered, write_registered
+from trainer.serve.versions import Version, named_version
 from trainer.serve.whole import FILES, META, TAG, check_files, write_files
 
 pytestmark = pytest.mark.timeout(300)
@@ -132,6 +133,13 @@ def test_a_version_that_is_gone_or_anothers_is_a_sentence(home: Path, tmp_path: 
         served(home, "a", tmp_path)
     write_registered(folder, kept)
     assert served(home, "a", tmp_path)[0] == f"models:/{NAME}/3"
+
+
+@pytest.mark.parametrize("scheme", ["models", "MODELS", "Models", " models"])
+def test_however_its_scheme_is_spelled_a_version_is_held_against_its_hashes(home: Path, tmp_path: Path, scheme: str) -> None:
+    uri, store = f"{scheme}:/{NAME}/2", f"sqlite:///{home / 'store.db'}"
+    found = named_version(uri, store)
+    assert found == Version(model_uri=f"models:/{NAME}/2", files_sha256=client(home).get_model_version(NAME, "2").tags[TAG])
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9/x", "foo://bucket/model", "runs:/x/y", "models:/../x/1", "models:", "/nowhere"])

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +18,7 @@ import pytest
 
 from data_prep.contract.audit import read_audit
 from data_prep.contract.errors import StudyError
-from data_prep.contract.lock import alone
+from data_prep.contract.lock import _HELD, alone, first_come
 from data_prep.contract.manifest import read_manifest
 from data_prep.contract.split import read_split
 from data_prep.embed import command as embed_command
@@ -131,6 +136,62 @@ def test_who_writes_already_is_named_and_holds_nothing_once_it_is_gone(study: Pa
         other.kill()
     with alone(study, wait_seconds=5):
         pass
+
+
+FORKED = """
+import multiprocessing, os, signal, sys, time
+from pathlib import Path
+from data_prep.contract.lock import alone, first_come
+with (alone if sys.argv[2] == "alone" else first_come)(Path(sys.argv[1])):
+    if sys.argv[3] == "fork" and os.fork() == 0:
+        time.sleep(60)
+    elif sys.argv[3] == "worker":
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)).start()
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["alone", "first_come"])
+@pytest.mark.parametrize("child", ["fork", "worker"])
+def test_a_lock_goes_with_its_process_though_a_fork_lives_on(tmp_path: Path, kind: str, child: str) -> None:
+    place = tmp_path if kind == "alone" else tmp_path / "lock"
+    argv = [sys.executable, "-c", FORKED, str(place), kind, child]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            other.kill()
+            os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+            with place.open() if place.is_file() else contextlib.nullcontext(os.open(place, os.O_RDONLY)) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.killpg(other.pid, signal.SIGKILL)
+
+
+def test_a_fork_that_leaves_the_context_takes_nothing_away(tmp_path: Path) -> None:
+    with alone(tmp_path):
+        if (pid := os.fork()) == 0:
+            os._exit(1 if _HELD else 0)
+        assert os.waitpid(pid, 0)[1] == 0
+        with pytest.raises(StudyError, match="another process is writing here"), alone(tmp_path, wait_seconds=0):
+            pass
+    with alone(tmp_path, wait_seconds=0):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def none(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    says = f"its file system gives no lock .{os.strerror(number)}."
+    with pytest.raises(StudyError, match=f"^{tmp_path}: {says}"), alone(tmp_path):
+        pass
+    with pytest.raises(StudyError, match=f"^{tmp_path / 'lock'}: {says}"), first_come(tmp_path / "lock"):
+        pass
+    assert not _HELD
 
 
 def test_a_short_wait_for_another_writer_is_no_error(study: Path) -> None:

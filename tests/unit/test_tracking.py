@@ -11,8 +11,21 @@ from typing import Any
 
 import pytest
 
+from data_prep.contract.errors import CommandError
 from trainer.callbacks.mlflow_points import Points, mlflow_name, points_of
+from trainer.callbacks.mlflow_store import settle
 from trainer.training.tracking import MlflowConfig, found_again, sqlite_file, sqlite_uri
+
+
+@pytest.mark.parametrize("what", ["text", "half", "folder"])
+def test_what_is_no_database_is_a_sentence(tmp_path: Path, what: str) -> None:
+    file = tmp_path / "mlflow.db"
+    if what == "folder":
+        (file / "inside").mkdir(parents=True)
+    else:
+        file.write_bytes(b"no database\n" * 400 if what == "text" else b"SQLite format 3\0" + b"\x10\0\1\1" + b"\xff" * 4000)
+    with pytest.raises(CommandError, match=rf"tracking_uri: {file}: .*expected an SQLite database of MLflow's"):
+        settle(sqlite_uri(file))
 
 
 class Server:

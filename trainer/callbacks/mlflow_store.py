@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from data_prep.contract.errors import CommandError
 from data_prep.contract.lock import first_come
 from trainer.training.tracking import ARTIFACTS, quiet_mlflow, sqlite_file, sqlite_uri
 
@@ -57,7 +58,13 @@ def open_store(uri: str, timeout_seconds: int) -> Any:
 
 
 def settle(uri: str) -> None:
-    """Make the SQLite file of ``uri`` if it is missing, and let its artifacts be where it is; other stores see to that themselves."""
+    """Make the SQLite file of ``uri`` if it is missing, and let its artifacts be where it is; other stores see to that themselves.
+
+    Raises
+    ------
+    CommandError
+        What is there is no SQLite database.
+    """
     database = sqlite_file(uri)
     if database is None:
         return
@@ -66,9 +73,12 @@ def settle(uri: str) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with first_come(database.with_name(f"{database.name}.lock")):
         _sweep(database)
-        if not database.exists() or not database.stat().st_size:
-            _make(database)
-        _follow(database)
+        try:
+            if not database.exists() or not database.stat().st_size:
+                _make(database)
+            _follow(database)
+        except sqlite3.DatabaseError as error:
+            raise CommandError(f"tracking_uri: {database}: {error}, expected an SQLite database of MLflow's") from error
 
 
 def experiment_id(client: Any, name: str, uri: str) -> str:

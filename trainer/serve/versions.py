@@ -79,6 +79,9 @@ def named_version(model_uri: str, tracking_uri: str) -> Version:
     from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.utils.models import get_model_name_and_version
 
+    scheme, _, rest = model_uri.partition(":")
+    if scheme.strip().lower() == "models":  # as MLflow reads it: the version's hashes are asked for, however it is spelled
+        model_uri = f"models:{rest}"
     if not model_uri.startswith("models:"):
         return Version(model_uri=model_uri, files_sha256=None)
     try:
