@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -10,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -152,6 +152,17 @@ with (alone if sys.argv[2] == "alone" else first_come)(Path(sys.argv[1])):
 """
 
 
+def is_free(place: Path) -> bool:
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
 @pytest.mark.parametrize("kind", ["alone", "first_come"])
 @pytest.mark.parametrize("child", ["fork", "worker"])
 def test_a_lock_goes_with_its_process_though_a_fork_lives_on(tmp_path: Path, kind: str, child: str) -> None:
@@ -163,8 +174,10 @@ def test_a_lock_goes_with_its_process_though_a_fork_lives_on(tmp_path: Path, kin
             assert other.stdout.readline() == "held\n"
             other.kill()
             os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
-            with place.open() if place.is_file() else contextlib.nullcontext(os.open(place, os.O_RDONLY)) as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            end = time.monotonic() + 20  # the fork may not have come to let go
+            while not is_free(place):
+                assert time.monotonic() < end, "held by the fork of a process that is gone"
+                time.sleep(0.01)
         finally:
             os.killpg(other.pid, signal.SIGKILL)
 
