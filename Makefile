@@ -1,7 +1,7 @@
 # make quickstart   simulate -> shard -> train -> evaluate -> register, one table at the end (QUICKSTART_STUDY=muse: real recordings)
 # make quickstart-text   the same for EEG to text: a language model tuned on the simulated study, captions by arm on one page
 # make test         checks and all tests            make checks   formatting, lint, types, import layers
-# make test-hosts   training on several hosts by DeepSpeed's own launcher, which this machine plays
+# make test-hosts   training on several hosts, which this machine plays, by launch run and by DeepSpeed's own launcher
 # make bench-text   EEG to text on a simulated study: what the captions say right, by arm (25 minutes) -> bench.json
 # make bench        benchmarks beside their peers -> bench.json; BENCH_GB=0.5 shards half a gigabyte instead of ten (30 GB of disk)
 # make bench-gpu    on a CUDA device: the same results as the CPU, then throughput of an 8B-shaped model -> bench_gpu.json

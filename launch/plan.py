@@ -20,9 +20,8 @@ from launch.hostfile import Host
 HERE = "localhost"
 """This machine, where no hostfile names any."""
 DEEPSPEED_ENVIRONMENT = "deepspeed_env"
-_PASSED_ON = (
-    *("AWS_", "CUDA_", "DS_", "FI_", "GLOO_", "HF_", "LD_LIBRARY_PATH", "MKL_", "MLFLOW_", "NCCL_", "OMP_", "PYTHON", "TORCH", "UCX_"),
-)
+_LIBRARIES = ("AWS", "CUDA", "DS", "FI", "GLOO", "HF", "MKL", "MLFLOW", "NCCL", "OMP", "UCX")
+_PASSED_ON = (*(f"{name}_" for name in _LIBRARIES), "LD_LIBRARY_PATH", "PYTHON", "TORCH")
 """How variables begin that ranks on other hosts get as they are here."""
 _NOT_PASSED_ON = ("PYTHONHOME", "TORCHELASTIC_")
 _TORCHRUN_PORT = 29500
