@@ -58,14 +58,15 @@ class CutSignal:
             A level that neither EEG nor z-scores have; a channel that never moves.
         """
         looked = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(int))]
-        eeg_BCT = np.concatenate([self._numbers(block) for block in self._blocks(looked)])
-        still_C = (np.ptp(eeg_BCT, axis=2) == 0).all(0)
+        # Trial by trial, near the processor.
+        trials_BCT = [trial_CT for block in self._blocks(looked) for trial_CT in self._numbers(block)]
+        still_C = np.all([np.ptp(trial_CT, axis=1) == 0 for trial_CT in trials_BCT], axis=0)
         if still_C.any():
             still = [name for name, constant in zip(self.source.ch_names, still_C, strict=True) if constant]
             raise StudyError(
                 f"{self.file}: channel {listed(still)} is constant in all {len(looked)} trials looked at: leave it out with channels.drop"
             )
-        level_C: np.ndarray = np.median(eeg_BCT.std(2), axis=0)
+        level_C: np.ndarray = np.median([trial_CT.std(1) for trial_CT in trials_BCT], axis=0)
         self._check_level(float(np.median(level_C)))
         return level_C
 

@@ -19,6 +19,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contract.errors import StudyError
-from data_prep.contract.progress import tracked
+from data_prep.contract.progress import progress
 from data_prep.contract.words import listed
 from data_prep.studies import trials
 from data_prep.studies.base import SamplePlan, StudyFacts, common_folder, hash_files
@@ -129,7 +130,6 @@ class CutSource:
 
     def __post_init__(self) -> None:
         config, root = self.config, Path(self.config.root)
-        self._trials = KeptTrials(config.scratch)
         self._first: _Opened | None = None
         self._owners: dict[Path, Path] = {}
         self._numbered: Counter[tuple[str, str]] = Counter()
@@ -140,16 +140,25 @@ class CutSource:
         self._facts_of_files: dict[Path, tuple[Any, ...]] = {}
         used: list[Kept] = []
         files = {path.resolve() for path in (self._lookup.files if self._lookup else [])}
-        for file, labels in tracked(find_cut_files(root, FilePattern(config.files, needs_subject=False)), "files read"):
-            opened = self._open(file, labels)
-            used += self._keep(opened, labels)
-            files |= {path.resolve() for path in (*opened.cut.files, *opened.tables)}
+        found = find_cut_files(root, FilePattern(config.files, needs_subject=False))
+        with progress("files read", len(found)) as advance, ThreadPoolExecutor(1, "survey") as thread:
+            self._trials = KeptTrials(config.scratch, thread)
+            try:
+                for file, labels in found:
+                    opened = self._open(file, labels)
+                    used += self._keep(opened, labels)
+                    files |= {path.resolve() for path in (*opened.cut.files, *opened.tables)}
+                    advance()
+            except StudyError:
+                self._trials.check()  # the file before it comes first
+                raise
+            hashes = self._trials.finish()
         _refuse_lacking_subjects(config, used)
         self._used = sorted(used, key=lambda kept: natural(kept.recording.label))
         classes = [name for name in config.events.names.values() if "\\" not in name]
         shown = config.tables(self._used, classes)
         self.samples, self._rows = plan_samples(self._used, shown.stimulus_of, config.stimulus_level)
-        self.source_hash = hash_files(files, common_folder(root, files), self._trials.hashes())
+        self.source_hash = hash_files(files, common_folder(root, files), hashes)
         self.facts = self._facts(shown)
         self._first = None  # an opened file cannot be sent to other processes
 

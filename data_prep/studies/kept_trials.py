@@ -8,22 +8,33 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.studies.cut_signal import CutSignal
-from data_prep.studies.laid_trials import LaidTrials, Survey
+from data_prep.studies.laid_trials import Survey
 from data_prep.studies.spool import Spool
 
 
 class KeptTrials:
-    """Trials of recordings, in the order in which those come; ``scratch`` is the folder of :class:`Spool`."""
+    """Trials of recordings, in the order in which those come.
 
-    def __init__(self, scratch: str | None) -> None:
+    Parameters
+    ----------
+    scratch
+        Folder of :class:`Spool`.
+    thread
+        Reads a file whole while the next is opened.
+    """
+
+    def __init__(self, scratch: str | None, thread: ThreadPoolExecutor) -> None:
         self._scratch = scratch
         self._spool: Spool | None = None
-        self._surveys: dict[Path, Survey] = {}
+        self._thread: ThreadPoolExecutor | None = thread
+        self._begun: dict[Path, Future[Survey]] = {}
+        self._unchecked: list[tuple[CutSignal, Sequence[int]]] = []
         self._parts: list[tuple[CutSignal, Sequence[int]] | int] = []
         """Of each recording: its signal and the trials in it, or the row of the spool with which it begins."""
         self._first = [0]
@@ -35,11 +46,15 @@ class KeptTrials:
         Raises
         ------
         StudyError
-            One has values that are no finite numbers.
+            One has values that are no finite numbers; where they lie in their file, :meth:`check` says so, or what keeps the next.
         """
         if signal.laid is not None:
-            if not self._survey(signal.laid).finite:
-                signal.refuse_gaps(trials)
+            assert self._thread is not None
+            file = signal.laid.file.resolve()
+            if file not in self._begun:
+                self.check()  # one file at a time
+                self._begun[file] = self._thread.submit(signal.laid.survey)
+            self._unchecked.append((signal, trials))
             self._parts.append((signal, trials))
         else:
             self._spool = self._spool or Spool(self._scratch)
@@ -53,15 +68,26 @@ class KeptTrials:
         found = list(self._runs(rows))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def hashes(self) -> dict[Path, str]:
-        """SHA-256 of the files that were read whole."""
-        return {file: survey.sha256 for file, survey in self._surveys.items()}
+    def check(self) -> None:
+        """Wait for the thread, and refuse what it has found.
 
-    def _survey(self, laid: LaidTrials) -> Survey:
-        file = laid.file.resolve()
-        if file not in self._surveys:
-            self._surveys[file] = laid.survey()
-        return self._surveys[file]
+        Raises
+        ------
+        StudyError
+            A file changed, or a trial has values that are no finite numbers.
+        """
+        for signal, trials in self._unchecked:
+            assert signal.laid is not None
+            if not self._begun[signal.laid.file.resolve()].result().finite:
+                signal.refuse_gaps(trials)
+        self._unchecked = []
+
+    def finish(self) -> dict[Path, str]:
+        """:meth:`check`, and keep no more; SHA-256 of the files that were read whole."""
+        self.check()
+        hashes = {file: survey.result().sha256 for file, survey in self._begun.items()}
+        self._thread, self._begun = None, {}  # which cannot be sent to other processes
+        return hashes
 
     def _runs(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
         """Trials of one recording after the other."""

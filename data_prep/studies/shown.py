@@ -41,7 +41,8 @@ class ShownConfig(ReaderConfig):
     channels: ChannelsConfig = field(default_factory=ChannelsConfig)
     """Names, types, units and positions of channels."""
     scratch: str | None = None
-    """Folder for the file of trials, as large as the study; None: the system's folder for temporary files."""
+    """Folder for a file of trials, as large as the study, where they are cut here or do not lie one after the other in their own file;
+    None: the system's folder for temporary files."""
 
     def __post_init__(self) -> None:
         if self.class_images is not None and (self.stimulus_level != "class" or self.stimuli is None):

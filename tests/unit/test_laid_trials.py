@@ -186,3 +186,16 @@ def test_hdf5_in_one_piece_is_read_where_it_lies(tmp_path: Path, how: dict[str, 
         os.truncate(tmp_path / "sub-01.h5", 2**20)
         with pytest.raises(StudyError, match=r"sub-01\.h5: changed while it was read"):
             source.eeg(3)
+
+
+def test_of_two_files_with_faults_the_first_is_named(tmp_path: Path) -> None:
+    gap = noise()
+    gap[4, 0, 0] = np.inf
+    config = make(tmp_path, gap)
+    np.save(tmp_path / "sub-02.npy", noise()[:, :3])  # fewer channels
+    (tmp_path / "sub-02.csv").write_text((tmp_path / "sub-01.csv").read_text())
+    with pytest.raises(StudyError, match=r"sub-01\.npy: trial 4 holds values that are no finite numbers"):
+        ArraysReaderConfig(**config).open()
+    np.save(tmp_path / "sub-01.npy", noise())
+    with pytest.raises(StudyError, match=r"sub-02\.npy"):
+        ArraysReaderConfig(**config).open()
