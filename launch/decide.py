@@ -252,6 +252,8 @@ class State:
     """How often since the last checkpoint a rank of a host was the first to fail."""
     cause: str = ""
     """Why the attempt ends; empty: its ranks ended by themselves."""
+    rank_failed: bool = False
+    """It ends as a rank failed."""
     host_lost: bool = False
     """It ends as a host was lost."""
     hopeless: bool = False
@@ -350,6 +352,7 @@ def _gather(task: Task, state: State, now: float) -> Step:
         ended={},
         step=-1,
         cause="",
+        rank_failed=False,
         host_lost=False,
         hopeless=False,
         purpose="",
@@ -406,7 +409,7 @@ def _running(task: Task, state: State, report: Report, now: float) -> Step:
         case Ended(rank, status) if status not in (0, STOPPED):
             refused = status > 0 and state.step < 0 and not state.ever_began
             host = state.ranks[rank]
-            state = replace(state, blamed={**state.blamed, host: state.blamed.get(host, 0) + 1})
+            state = replace(state, rank_failed=True, blamed={**state.blamed, host: state.blamed.get(host, 0) + 1})
             return _end(state, now, f"rank {rank} on {state.ranks[rank]} {said_of_status(status)}", hopeless=refused)
         case Ended():
             if not state.running:
@@ -441,7 +444,11 @@ def _ending(task: Task, state: State, report: Report, now: float) -> Step:
         return _judge_if_over(state, [Stop()])
     if isinstance(report, Ended) and report.status not in (0, STOPPED) and not state.cause:
         state = replace(
-            state, cause=f"rank {report.rank} on {state.ranks[report.rank]} {said_of_status(report.status)}", since=now, told=""
+            state,
+            cause=f"rank {report.rank} on {state.ranks[report.rank]} {said_of_status(report.status)}",
+            rank_failed=True,
+            since=now,
+            told="",
         )
     if isinstance(report, Lost) and report.host in state.ranks.values() and not state.cause:
         state = replace(state, cause=f"{report.host} was lost: {report.why}", host_lost=True, since=now, told="")
@@ -482,10 +489,12 @@ def _judging(task: Task, state: State, report: Report, now: float) -> Step:
 
 def _lost(task: Task, state: State, now: float) -> Step:
     """An attempt has failed: once more, or that was it."""
-    status = max([abs(status) for status in state.ended.values() if status not in (0, STOPPED)], default=1)
+    status = max([abs(status) for status in state.ended.values() if status not in (0, STOPPED)], default=0)
     if not task.max_restarts:
         logs = f"; what libraries said is in {task.logs}" if state.step >= 0 and task.logs else ""
-        ended = f"the ranks ended with status {status}" if _by_itself(state) else state.cause
+        if state.cause and not state.rank_failed:
+            return replace(state, phase="over"), [Finish(1, f"{task.what}: {state.cause}; {task.success} was not written{logs}")]
+        ended = state.cause if any(status < 0 for status in state.ended.values()) else f"the ranks ended with status {status}"
         return replace(state, phase="over"), [Finish(1, f"{task.what}: {ended} and did not write {task.success}{logs}")]
     why = state.cause or f"the ranks ended with status {status} and did not write {task.success}"
     if state.hopeless:
@@ -496,10 +505,6 @@ def _lost(task: Task, state: State, now: float) -> Step:
         return replace(state, phase="over"), [Finish(1, f"{task.what}: {why}, {tried}")]
     state = replace(state, phase="recording", since=now, restarts=restarts, saved_before=state.saved, cause=why)
     return state, [Tell(f"{why}: restart {restarts} of {task.max_restarts}"), Record(why, restarts)]
-
-
-def _by_itself(state: State) -> bool:
-    return not any(status < 0 for status in state.ended.values()) and not state.host_lost
 
 
 def _recording(task: Task, state: State, report: Report, now: float) -> Step:

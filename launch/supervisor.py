@@ -43,6 +43,8 @@ from trainer.training.run_folder import RunFolder
 _LOOK_SECONDS = 0.2
 _FILES_SECONDS = 1.0
 _EARLIER_SECONDS = 10.0
+_NOT_STARTED = 127
+"""Status of a rank that could not be started, as shells have it."""
 _LOOPBACK = ("127.", "::1")
 
 
@@ -176,6 +178,7 @@ class Supervisor:
                 )
             case "refused":
                 self.reports.append(d.Refused(host, report["why"]))
+                self.reports.append(d.Ended(report["rank"], _NOT_STARTED))
             case "started":
                 assert link.hello is not None
                 self.pids[report["rank"]] = link.hello["machine"], report["pid"]

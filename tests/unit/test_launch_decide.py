@@ -225,6 +225,26 @@ def test_a_run_that_stands_still_is_restarted_where_restarts_are_asked_for() -> 
     assert (told.state.phase, told.state.cause) == ("ending", "no rank has made a step for 600 seconds")
 
 
+def test_ranks_that_cannot_be_started_end_the_others() -> None:
+    told = Told(HOSTS[:2], max_restarts=3)
+    told.hear(d.Hello("node0"), d.Hello("node1"), d.Tick())
+    told.hear(d.Port(20123), d.Refused("node1", "no such file: /venv/bin/python"), d.Ended(1, 127))
+    assert told.hear(d.Tick(), after=d.OWN_WORDS_SECONDS + 1) == [d.Stop()]
+    assert told.hear(d.Ended(0, 75)) == [d.Judge()]
+    (end,) = told.hear(d.Judged(completed=False, stopped=False))
+    why = "a rank could not be started on node1: no such file: /venv/bin/python"
+    assert end == d.Finish(1, f"runs/x: {why} before its first step: it is not restarted")
+
+
+def test_without_restarts_a_lost_host_ends_the_run_with_its_name() -> None:
+    told = Told()
+    told.run("node0", "node1", "node2")
+    told.hear(d.Lost("node1", "nothing was heard for 20 seconds"), d.Ended(0, 1), d.Ended(2, 1))
+    (end,) = told.hear(d.Judged(completed=False, stopped=False))
+    why = "runs/x: node1 was lost: nothing was heard for 20 seconds; completed.json was not written; what libraries said is in runs/x/logs"
+    assert end == d.Finish(1, why)
+
+
 def test_a_port_that_is_taken_is_said() -> None:
     told = Told(HOSTS[:1])
     told.hear(d.Hello("node0"))
