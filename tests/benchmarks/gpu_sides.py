@@ -30,7 +30,7 @@ from trainer.models.language.prefix import PrefixConfig
 from trainer.models.language.quiet import quiet
 from trainer.models.language.rows import TextRows
 from trainer.training.callback import Callback
-from trainer.training.config import TrainConfig
+from trainer.training.config import CheckpointConfig, TrainConfig
 from trainer.training.loop import Loop
 from trainer.training.optimizer import OptimizerConfig
 from trainer.training.run_folder import RunFolder
@@ -110,7 +110,7 @@ class Ours:
         task = _Task(self, batches)
         timer = _Timer(self.device, warm)
         train = TrainConfig(steps=warm + steps, global_batch_size=1, precision="bf16", log_every_steps=warm + steps)
-        config: Any = SimpleNamespace(train=train, optimizer=self.optimizer)
+        config: Any = SimpleNamespace(train=train, optimizer=self.optimizer, checkpoint=CheckpointConfig())
         reset_memory(self.device)
         Loop(config, task, World(), self.device, self.engine, self.folder, [timer]).train()  # type: ignore[arg-type]
         return timer.measured(batches, timer.loss)
