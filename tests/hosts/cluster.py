@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+_ROOT = Path(__file__).parents[2]
 _PROGRAMS = {"ip": "iproute2", "sshd": "openssh-server", "pdsh": "pdsh", "ssh": "openssh-client", "unshare": "util-linux"}
 _SSHD = """Port 22
 HostKey {home}/host_key
@@ -39,7 +40,10 @@ _SSH = """Host node* {net}.*
   LogLevel ERROR
 """
 _FIRST = """hostname {name}
+mount --bind {root} {shared}
 mount -t tmpfs tmpfs /tmp
+mkdir -p {root}
+mount --bind {shared} {root}
 mkdir -p /run/sshd
 mount --bind {disk} {local}
 exec {sshd} -D -e -f {home}/sshd_config -o PidFile={home}/{name}.sshd
@@ -150,7 +154,9 @@ class Cluster:
         ready.unlink(missing_ok=True)
         disk = self.home / "disks" / host
         disk.mkdir(parents=True, exist_ok=True)
-        script = _FIRST.format(name=host, disk=disk, local=self.local, home=self.home, sshd=_found("sshd"))
+        shared = self.home / "shared"  # this project, which all hosts share, may itself lie in /tmp
+        shared.mkdir(exist_ok=True)
+        script = _FIRST.format(name=host, disk=disk, local=self.local, home=self.home, root=_ROOT, shared=shared, sshd=_found("sshd"))
         spaces = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--mount", "--kill-child"]
         with (self.home / f"{host}.log").open("ab") as said:
             self._first[host] = subprocess.Popen(
