@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,3 +178,45 @@ def test_a_loss_of_ones_own_need_not_be_importable_where_the_encoder_is_loaded(
     file.write_text(json.dumps(config))
     found = load_encoder(tmp_path / "export").model.state_dict()
     assert {name: value.tolist() for name, value in found.items()} == {name: value.tolist() for name, value in expected.items()}
+
+
+WRONG: list[tuple[str, Any]] = [
+    *((f"build.{name}", value) for name in ("n_chans", "n_times", "embedding_dim", "num_concepts") for value in (-4, 2**31, 10**15)),
+    *(("build.sfreq", value) for value in (0.0, -100.0, 50.0)),
+    *(("build.num_subjects", value) for value in (0, 2, 10**12)),
+    *(("level.channels", value) for value in ([], [[1, 1, 1]] * 3, [[1, 2, 3]] * 4, [[-1, -1, -1]] * 4)),
+    *((f"level.{name}", -1) for name in ("median", "low", "high", "peak", "trials")),
+    *((f"level.{name}", value) for name, value in (("median", 1e300), ("unit", "zscore"))),
+    *(("embedding_dim", value) for value in (7, 0, -1)),
+    *(("signal.ch_names", value) for value in ([], ["A"] * 4, ["A", "B"])),
+    *(("signal.n_times", value) for value in (-20, 21)),
+    ("signal.unit", "volts"),
+    ("stimulus_level", "x"),
+    ("subjects", ["01", "01", "01"]),
+    ("subjects", []),
+    ("trained_subjects", ["99"]),
+    ("trained_concepts", ["nowhere"]),
+    ("model.proj_dim", 10**15),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG, ids=str)
+def test_a_config_that_contradicts_itself_is_refused_by_name(study: Path, whole: Path, tmp_path: Path, field: str, value: Any) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "export"))
+    plain = read_json(copy / "config.json")
+    *inner, last = field.split(".")
+    functools.reduce(dict.__getitem__, inner, plain)[last] = value
+    write_json(copy / "config.json", plain)
+    with pytest.raises(CommandError, match=r"config\.json: ") as error:
+        load_encoder(copy)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value).removeprefix(str(copy))) < 400
+
+
+@pytest.fixture(scope="module")
+def whole(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export as it should be."""
+    folder = tmp_path_factory.mktemp("whole") / "export"
+    export(study, folder, ContrastiveModelConfig(encoder=ENCODER, subject_layer="linear", proj_dim=6, image_head="linear"))
+    load_encoder(folder)
+    return folder

@@ -215,6 +215,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust:
         model = export.build_model()
     except UserError as error:
         raise CommandError(f"{folder / CONFIG}: {error}") from error
+    except RuntimeError as error:  # torch: sizes of which there is no tensor here
+        raise CommandError(f"{folder / CONFIG}: its model cannot be built: {short(error, 200)}") from error
     load_weights(model, folder / WEIGHTS, CONFIG)
     say_edited(folder)  # last: what is wrong with a file by itself is the better sentence
     if export.level is None:

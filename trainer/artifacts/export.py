@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from data_prep.contract.errors import CommandError
 from data_prep.contract.files import read_json
 from data_prep.contract.manifest import Embedding
 from data_prep.contract.records import FLAT, check_format, from_json, write_record
+from data_prep.contract.words import as_given, short
 from trainer.artifacts.level import Level
 from trainer.data.batch import Normalise
 from trainer.data.config import DataConfig
@@ -152,7 +153,43 @@ def read_export(folder: Path) -> Export:
         raise CommandError(f"{folder}: a run folder, expected the export in it: {folder / 'export'}")
     found = read_json(path)
     check_format(found, FORMAT_VERSION, str(path))
-    return from_json(Export, found, str(path), written_by="a contrastive training")
+    export = from_json(Export, found, str(path), written_by="a contrastive training")
+    if (wrong := _contradiction(export)) is not None:
+        raise CommandError(f"{path}: {wrong}")
+    return export
+
+
+def _contradiction(export: Export) -> str | None:
+    """What of an export cannot be, or cannot be together, in a sentence; None: all can."""
+    build, signal, level = export.build, export.signal, export.level
+    for name, least in (("n_chans", 1), ("n_times", 1), ("num_subjects", 0), ("embedding_dim", 1), ("num_concepts", 0)):
+        if not least <= getattr(build, name) < 2**31:
+            return f"build.{name}: {getattr(build, name)}, expected {least} or more, in 31 bits"
+    channels = len(signal.ch_names)
+    expected: dict[str, tuple[Any, Sequence[Any]]] = {
+        "signal.unit": (signal.unit, ("microvolts", "zscore")),
+        "signal.n_times": (signal.n_times, (build.n_times,)),
+        "signal.sfreq": (signal.sfreq, (build.sfreq,)),
+        "stimulus_level": (export.stimulus_level, ("image", "class")),
+        "number of signal.ch_names": (len(set(signal.ch_names)), (build.n_chans if export.transform is None else channels,)),
+        "number of subjects": (len(set(export.subjects)), (build.num_subjects,)),
+        "embedding_dim": (export.embedding_dim, (export.model.get("proj_dim") or build.embedding_dim,)),
+    }
+    if not build.sfreq > 0:
+        return f"build.sfreq: {build.sfreq}, expected a positive number"
+    if level is not None:
+        expected["level.unit"] = (level.unit, (signal.unit,))
+        expected["number of level.channels"] = (len(level.channels), (channels,))
+        rows = [(level.median, level.low, level.high), *level.channels]
+        if not all(0 <= low <= median <= high for median, low, high in rows) or level.peak < 0 or level.trials < 1:
+            return "level: holds no levels, expected positive numbers, each low below its median and that below its high"
+    for name, (value, wanted) in expected.items():
+        if value not in wanted:
+            return f"{name}: {short(value)}, expected {' or '.join(map(str, wanted))} by the rest of it"
+    for name in ("subjects", "concepts"):
+        if unknown := sorted({*getattr(export, f"trained_{name}")} - {*getattr(export, name)}):
+            return f"trained_{name}: {as_given(unknown[0])}, which is none of its {name}"
+    return None
 
 
 def write_config(folder: Path, export: Export) -> None:
