@@ -127,7 +127,8 @@ def test_streams_that_lead_elsewhere_stay_as_they_are(capsys: pytest.CaptureFixt
 HANGUP = """
 import signal, sys
 from trainer.distributed.child import run_in_group
-child = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('at work', flush=True); time.sleep(60)"
+child = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('at work', flush=True)\\n"
+child += "for _ in range(600): time.sleep(0.1)"  # a handler runs between two sleeps: a signal just before one long sleep would wait for its end
 print(*run_in_group([sys.executable, "-c", child], {}, grace_seconds=20))
 """
 
