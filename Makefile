@@ -1,6 +1,7 @@
 # make quickstart   simulate -> shard -> train -> evaluate -> register, one table at the end (QUICKSTART_STUDY=muse: real recordings)
 # make quickstart-text   the same for EEG to text: a language model tuned on the simulated study, captions by arm on one page
-# make test         checks and all tests            make checks   formatting, lint, types, import layers
+# make test         checks and tests                make checks   formatting, lint, types, import layers
+# make test-long    the tests marked long, which make test leaves out: more variants, whole quickstarts, kills, servers
 # make test-hosts   training on several hosts, which this machine plays, by launch run and by DeepSpeed's own launcher
 # make bench-text   EEG to text on a simulated study: what the captions say right, by arm (25 minutes) -> bench.json
 # make bench        benchmarks beside their peers -> bench.json; BENCH_GB=0.5 shards half a gigabyte instead of ten (30 GB of disk)
@@ -19,7 +20,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: quickstart quickstart-text bench-text fuzz test checks unit launched test-hosts bench bench-gpu clean
+.PHONY: quickstart quickstart-text bench-text fuzz test checks unit launched test-long test-hosts bench bench-gpu clean
 
 $(VENV)/installed: requirements.txt requirements.lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor} found, 3.11 or newer expected")'
@@ -48,11 +49,17 @@ checks: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n 2 --dist loadfile --durations=5   # tiny tensors: processes, not threads
+# Tiny tensors: processes, not threads. Files begin in the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=5
 
-launched: $(VENV)/installed-dev   # much of a launch is waiting: two at a time, in the order of tests/conftest.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed tests/integration -n 2 --dist loadfile --no-loadscope-reorder --durations=5
+unit: $(VENV)/installed-dev
+	$(PYTEST) tests/unit -m "not long"
+
+launched: $(VENV)/installed-dev
+	$(PYTEST) tests/distributed tests/integration -m "not long"
+
+test-long: $(VENV)/installed-dev
+	$(PYTEST) tests/distributed tests/integration tests/unit -m long
 
 test-hosts: $(VENV)/installed-dev   # several hosts, made of namespaces: root, iproute2, openssh-server, pdsh; elsewhere they say why not
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hosts --durations=5 -rs

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.distributed.launcher import ROOT
 
 
+@pytest.mark.long
 def test_the_rehearsal_measures_both_trainers_and_promises_nothing(tmp_path: Path) -> None:
     output = tmp_path / "bench_gpu.json"
     options = ["--device", "cpu", "--shape", "tiny", "--parts", "bf16,checkpointing", "--output", str(output)]

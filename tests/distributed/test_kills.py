@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.distributed.launcher import ROOT
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_anywhere_agrees_with_an_undisturbed_one() -> None:
     argv = [sys.executable, "-m", "tests.distributed.kills", "--seed", "4", "--kills", "12", "--variants", "validated"]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -57,7 +57,10 @@ def what_is_in(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
-@pytest.fixture(params=["missing", "empty", "with a stranger's file", "resumed", "wound back", "continued elsewhere"])
+OTHERS = (pytest.param(name, marks=pytest.mark.long) for name in ("empty", "with a stranger's file", "wound back", "continued elsewhere"))
+
+
+@pytest.fixture(params=["missing", "resumed", *OTHERS])
 def prepared(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
     """A run folder, and the arguments of a run that can start there."""
     run = tmp_path / "runs" / "deep" / "run"
@@ -183,6 +186,7 @@ def test_a_start_that_fails_after_any_stage_leaves_no_trace(
     assert contrastive(home, run, *arguments) == 0
 
 
+@pytest.mark.long
 def test_a_start_that_fails_after_a_conversion_leaves_nothing_of_it(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

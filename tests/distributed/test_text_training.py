@@ -103,6 +103,7 @@ def test_a_whole_run_leaves_what_the_run_folder_promises(home: Path) -> None:
     assert "base      │ 0  " in output
 
 
+@pytest.mark.long
 def test_runs_that_died_on_2_ranks_go_on_with_1_and_end_on_2(home: Path) -> None:
     for stage in text_worker.STAGES:
         config = replace(text_worker.dying_config(home, stage), resume="latest")

@@ -31,6 +31,7 @@ def told(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith(("│", "- "))]
 
 
+@pytest.mark.long
 def test_two_bases_one_table(tmp_path: Path) -> None:
     text = write_tiny_text(tmp_path)
     write_tiny_llm(tmp_path / "other", "qwen2", seed=3)

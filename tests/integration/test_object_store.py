@@ -87,6 +87,7 @@ def brought(s3: Any, name: str, target: Path) -> Path:
     return target
 
 
+@pytest.mark.long
 def test_a_study_in_an_object_store_is_that_of_a_folder_though_it_was_killed(home: Path, endpoint: str) -> None:
     environment = {**KEYS, "AWS_ENDPOINT_URL": endpoint}
     local = shard(home / "local", "study", {})

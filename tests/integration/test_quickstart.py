@@ -21,7 +21,7 @@ from trainer.artifacts.encoder import load_encoder
 from trainer.data.index import StudyIndex
 from trainer.metrics import auc
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 CHATTER = re.compile(r"\[(INFO|WARNING)\]|\bINFO\b|Warning:|alembic|\[Gloo\]|deepspeed\.|torch\.distributed")
 """What DeepSpeed, MLflow, torch and gloo say of themselves."""
 

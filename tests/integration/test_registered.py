@@ -174,6 +174,7 @@ def model(home: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(served(home, "a", tmp_path)[1], tmp_path / "model"))
 
 
+@pytest.mark.long
 def test_every_flipped_bit_of_every_file_is_named(home: Path, model: Path) -> None:
     drawn, sha256 = random.Random(1), read_registered(folder_of(home, "a")).files_sha256
     files = [path for path in sorted(model.rglob("*")) if path.is_file() and path.name != META and path.stat().st_size]

@@ -90,6 +90,7 @@ def test_eeg_clip_from_its_folder_to_its_report(home: Path) -> None:
     assert list((home / "eval_report").glob("*.json"))
 
 
+@pytest.mark.long
 def test_thought2text_from_its_pth_to_captions(home: Path) -> None:
     whole = eegcvpr40.write_layout(home / "data", eegcvpr40.content(subjects=1, images_per_class=5, classes=3))
     texts = [path.read_text() for path in (home / "data/images").rglob("*_caption.txt")]

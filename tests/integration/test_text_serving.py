@@ -40,6 +40,7 @@ def train(home: Path) -> Path:
     return home / "run"
 
 
+@pytest.mark.long
 def test_a_registered_text_model_says_over_http_what_it_says_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = train(tmp_path)

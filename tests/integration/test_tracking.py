@@ -96,6 +96,7 @@ print(run.info.run_id)
 """
 
 
+@pytest.mark.long
 def test_any_number_of_processes_begin_on_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
     uri = sqlite_uri(tmp_path / "what? 100%25 #1" / "mlflow.db")
     argv = [sys.executable, "-c", MAKING, uri]
@@ -240,6 +241,7 @@ def answers(port: int) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_server_that_restarts_in_training_or_at_its_end_has_the_whole_run(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

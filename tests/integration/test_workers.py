@@ -173,6 +173,7 @@ def test_shards_that_are_finished_are_not_written_again(tmp_path: Path) -> None:
     assert again == {"000003.tar", "000005.tar"}
 
 
+@pytest.mark.long
 def test_preprocessed_recordings_have_the_same_bytes_whoever_reads_them(tmp_path: Path, cluster: str) -> None:
     (tmp_path / "in").mkdir()
     for n in range(3):
@@ -220,6 +221,7 @@ class DyingOpening(_FilesByPattern):
         return super().open(recording, keep)
 
 
+@pytest.mark.long
 def test_recordings_that_are_refused_are_named_by_workers_as_by_this_process(tmp_path: Path) -> None:
     eeg_CT = made.signal()
     for n in range(3):

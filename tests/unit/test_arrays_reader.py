@@ -374,6 +374,7 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the system does not say a process's peak memory")
 def test_an_array_is_read_a_block_at_a_time(tmp_path: Path) -> None:
     """Four times the trials add no memory: what stays is a block."""

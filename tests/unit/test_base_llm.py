@@ -242,6 +242,7 @@ def write_gguf(path: Path, seed: int = 0) -> Any:
     return llm
 
 
+@pytest.mark.long
 def test_a_gguf_is_converted_once_by_many_that_ask_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,7 @@ def side(name: str, *, tokens_per_second: list[float], compiled: float = 0.0, fi
     return Side
 
 
+@pytest.mark.long
 def test_rows_are_of_the_fastest_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = bench(tmp_path, "cpu", monkeypatch)
     ours = side("trainer", tokens_per_second=[300.0, 330.0], compiled=660.0)
@@ -188,6 +189,7 @@ def test_without_cuda_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert error.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_tiny_model_is_tuned_by_transformers(tmp_path: Path) -> None:
     side = Transformers(SHAPES["tiny"], Setting(), CPU, tmp_path)
     found: Any = side.measure(1, 1, 2)

@@ -181,6 +181,7 @@ def things_eeg1(root: Path) -> list[str]:
     return [*images, *tests]
 
 
+@pytest.mark.long
 def test_things_eeg1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = things_eeg1(tmp_path / "data/ds003825")
     pictures(tmp_path / "data/things/images", [*names, "tuxedo/tuxedo_01b.jpg"])
@@ -313,6 +314,7 @@ def alljoined1(root: Path) -> list[str]:
     return [f"{'val2017' if i < 5000 else 'train2017'}/{532481 + 7 * i:012d}.jpg" for i in dict.fromkeys(images)]
 
 
+@pytest.mark.long
 def test_alljoined1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "data/nm000133"
     images = alljoined1(root)

@@ -115,6 +115,7 @@ def test_an_arm_has_the_same_digits_alone_and_among_others_and_a_query_too(seed:
         np.testing.assert_array_equal(values_Q, together.model_Q[name][some], err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(6))
 def test_metrics_and_null_are_those_of_a_plain_loop(seed: int) -> None:
     queries, embedding_QE, gallery_GE = case(seed)
@@ -172,6 +173,7 @@ def test_within_k_are_the_candidates_of_mean_rank_k_and_better(seed: int, k: int
     assert len(query_P) < 2 * k * len(scores_QG)
 
 
+@pytest.mark.long
 def test_memory_is_that_of_blocks_and_not_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_products, "PRODUCTS_A_BLOCK", 1 << 15)
     monkeypatch.setattr(row_products, "_ROWS_AT_ONCE", 128)

@@ -359,6 +359,7 @@ def test_a_recording_and_its_copy_m09b_same_recording_twice(tmp_path: Path) -> N
     assert "equal_trials" not in audit_kinds(write_split(sound)[1])
 
 
+@pytest.mark.long
 @few
 @given(st.permutations(range(5)), st.sampled_from([1.0, 0.1, 3.0]), st.sampled_from(["fif", "edf"]))
 def test_a_recording_and_its_copy_whose_channels_have_each_others_names(
@@ -390,6 +391,7 @@ COPIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+@pytest.mark.long
 @few
 @given(st.sampled_from(sorted(COPIES)), st.integers(0, NUM_TEST - 1), st.integers(0, NUM_TRAINING - 1), st.sampled_from(["01", "02"]))
 def test_a_single_test_trial_that_is_a_training_trial_is_found(

@@ -138,6 +138,7 @@ PLAIN = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a machine at work, not of what is drawn
 @given(extra=st.dictionaries(WORDS, PLAIN, max_size=3))
 def test_every_plain_config_passes(tmp_path_factory: pytest.TempPathFactory, extra: dict[str, Any]) -> None:
@@ -146,6 +147,7 @@ def test_every_plain_config_passes(tmp_path_factory: pytest.TempPathFactory, ext
     assert cli.parse(Config, ["--config", str(path)]).study == "here"
 
 
+@pytest.mark.long
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_a_config_or_one_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:

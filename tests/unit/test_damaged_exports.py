@@ -116,6 +116,7 @@ def test_verify_names_whatever_was_damaged_in_a_text_export(text_export: Path, t
     assert unnamed(export, 0, verify, made) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("turn", "name"), [*enumerate(("adapter/adapter_model.safetensors", "projector.safetensors", "encoder/model.safetensors"))]
 )

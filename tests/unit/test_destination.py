@@ -88,6 +88,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
     return sent
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("count", "same_machine"), [(0, True), (1, False), (4, True), (6, True), (8, False), (27, True), (32, False), (33, True)]
 )

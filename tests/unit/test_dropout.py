@@ -200,6 +200,7 @@ def test_any_draw_from_torchs_own_stream_is_seen(draw: Callable[[Tensor], object
     assert have_moved(before, generators(CPU)) == own
 
 
+@pytest.mark.long
 def test_it_is_compiled_without_a_break_to_the_same_bits() -> None:
     dropout = Dropout(0.3)
     DropoutKeys([("d", dropout)]).set(keys(*range(5)))

@@ -241,6 +241,7 @@ def test_the_text_does_not_depend_on_the_number_of_ranks(home: Path, whole: Path
     assert read(tmp_path) == [record for record in read(whole) if record["arm"] in arms]
 
 
+@pytest.mark.long
 def test_sampling_depends_on_seed_and_item_only(home: Path, tmp_path: Path) -> None:
     sampled = DecodingConfig(method="sample", max_new_tokens=6, temperature=1.5)
     common = {"decoding": sampled, "arms": ["eeg"]}
@@ -277,6 +278,7 @@ def test_killed_and_started_again_it_goes_on_where_it_stopped(
     assert read(tmp_path) == [record for record in read(whole) if record["arm"] in arms]
 
 
+@pytest.mark.long
 def test_arms_can_be_added_but_nothing_else_changed(home: Path, tmp_path: Path) -> None:
     generate(config(home, tmp_path, arms=["eeg"], label_only=""), World(), CPU)
     before = said(tmp_path, "eeg")
@@ -386,6 +388,7 @@ def test_a_label_only_model_of_another_base_is_refused(home: Path, tmp_path: Pat
         generate(config(home, tmp_path / "never", arms=["label-only"], label_only=str(label)), World(), CPU)
 
 
+@pytest.mark.long
 def test_items_without_captions_are_refused_or_dropped_and_counted(home: Path, tmp_path: Path) -> None:
     study = write_tiny_study(tmp_path / "study", n_subjects=2, n_stimuli=24, n_test=4, samples_per_shard=5, n_reps=2, uncaptioned=(15, 22))
     write_split(study, "tiny", train={"stimulus": list(range(14))}, test={"stimulus": [14, 15, 16]})

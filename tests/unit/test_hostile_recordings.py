@@ -50,6 +50,7 @@ def test_a_fif_file_that_skips_more_than_its_size(tmp_path: Path, points: int) -
     refused(file, r"expected fewer in a file of its size|cannot be read as FIF")
 
 
+@pytest.mark.long
 def test_a_fif_file_whose_tags_lead_in_a_circle_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "sub-01_raw.fif"
     file.write_bytes((Path(__file__).parents[1] / "fuzz" / "found" / "recording-fif-circle").read_bytes())

@@ -379,6 +379,7 @@ def test_a_cache_that_cannot_be_is_one_sentence_and_off_keeps_nothing(pictures: 
 # ---------------------------------------------------------------------------------------------------- several processes, shares
 
 
+@pytest.mark.long
 def test_two_processes_make_the_rows_of_one(folders: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
     config = TransformersConfig(model=str(folders["clip"]), batch_size=2, layers=("final", 1))
     alone = tables(config, pictures)

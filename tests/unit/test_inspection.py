@@ -46,6 +46,7 @@ def test_white_noise_has_its_variance_in_the_spectrum(tmp_path: Path, level: str
     np.testing.assert_allclose(inside.mean(), 2 * 20.0**2 / 128.0, rtol=0.05)  # one-sided: all power between 0 and half the rate
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("noise", "low", "high"), [(0.01, 0.98, 1.0), (1.0, 0.6, 0.95), (200.0, -0.2, 0.2)])
 def test_reliability_falls_with_the_noise(tmp_path: Path, noise: float, low: float, high: float) -> None:
     study = made(tmp_path / "s", n_stimuli=80, n_test=20, n_reps=4, noise=noise, n_subjects=1)
@@ -55,6 +56,7 @@ def test_reliability_falls_with_the_noise(tmp_path: Path, noise: float, low: flo
         assert each.stimuli == (20 if each.part == "test" else 60)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("noise", "low", "high"), [(0.01, 0.98, 1.0), (300.0, -1.0, 0.5)])
 def test_reliability_of_classes(tmp_path: Path, noise: float, low: float, high: float) -> None:
     found = gather(made(tmp_path / "s", stimulus_level="class", n_concepts=3, n_reps=20, noise=noise), 10**6)
@@ -67,6 +69,7 @@ def test_spearman_brown_is_the_reliability_of_both_halves_together() -> None:
     np.testing.assert_allclose(spearman_brown(np.array([0.5, 1.0, 0.0, -0.5])), [2 / 3, 1.0, 0.0, -0.5])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [1, 7, 50, 200, 10**6])
 def test_the_trials_read_are_spread_over_subjects_and_parts(tmp_path: Path, most: int) -> None:
     study = made(tmp_path / "s", n_stimuli=40, n_test=8, n_subjects=3)

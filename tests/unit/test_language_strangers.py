@@ -93,6 +93,7 @@ OURS = {"r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "task_t
 OURS |= {"peft_version", "base_model_name_or_path", "revision", "inference_mode"}
 
 
+@pytest.mark.long
 def test_an_adapter_says_nothing_that_ours_does_not(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export = Path(shutil.copytree(home / "model", tmp_path / "model"))
     file = export / "adapter/adapter_config.json"

@@ -47,6 +47,7 @@ def test_the_choice_looks_at_training_rows_only() -> None:
     assert roc_auc_score(y[160:], one.scores_B) > 0.7
 
 
+@pytest.mark.long
 def test_shuffled_labels_give_chance() -> None:
     aucs = []
     for seed in range(10):
@@ -72,6 +73,7 @@ def test_bad_input_is_one_sentence() -> None:
             call()
 
 
+@pytest.mark.long
 def test_n170_subject_1_leave_one_recording_out_as_measured() -> None:
     source = MuseReaderConfig(root=str(shared_data() / "muse_visual/eeg/N170"), subjects=("1",)).open()
     x = np.concatenate([source.eeg(i) for i in range(len(source.samples))])

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.distributed.launcher import ROOT
 
 
@@ -17,6 +19,7 @@ def imported(program: str, *names: str) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_training_steps_without_mlflow_torchs_compiler_and_statistics() -> None:
     program = """
 from trainer.distributed.lean_deepspeed import import_deepspeed

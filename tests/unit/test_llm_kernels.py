@@ -173,6 +173,7 @@ def test_fused_lora_over_quantised_layers(tmp_path: Path, quantisation: str) -> 
         assert (found[name].float() - value.float()).norm() <= 0.1 * value.float().norm(), name  # bf16's own noise in so small a model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2"])
 def test_fused_norms_are_transformers_own(tmp_path: Path, architecture: str) -> None:
     llm, rows = tiny_llm(tmp_path, architecture), packed_rows()

@@ -37,6 +37,7 @@ def onsets(source: RecordingsSource) -> list[float | None]:
     return [sample.onset_seconds[0] for sample in source.samples]
 
 
+@pytest.mark.long
 def test_muse_by_its_columns_gives_the_trials_of_the_muse_reader() -> None:
     root = str(shared_data() / "muse_visual/eeg/N170")
     own = MuseReaderConfig(root=root, subjects=("1", "10")).open()

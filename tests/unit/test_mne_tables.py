@@ -155,6 +155,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", WRITERS)
 def test_a_damaged_recording_is_read_or_one_sentence(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"sub-01.{ending}"

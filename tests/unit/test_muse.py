@@ -73,6 +73,7 @@ def test_n170_subject_1_as_measured() -> None:
     assert difference_T[(seconds_T > 0.27) & (seconds_T < 0.31)].mean() > 1.0
 
 
+@pytest.mark.long
 def test_all_subjects_rejection_is_reported_and_recordings_without_trials_are_left_out() -> None:
     source = MuseReaderConfig(root=str(shared_data() / "muse_visual/eeg/N170")).open()
     assert source.facts.subjects == ["01", "10", "11"]
@@ -86,6 +87,7 @@ def test_all_subjects_rejection_is_reported_and_recordings_without_trials_are_le
     assert len({sample.key for sample in source.samples}) == len(source.samples)
 
 
+@pytest.mark.long
 def test_p300_has_another_marker_column_and_a_rare_target() -> None:
     muse = shared_data() / "muse_visual"
     source = MuseReaderConfig(

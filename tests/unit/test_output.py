@@ -128,7 +128,7 @@ HANGUP = """
 import signal, sys
 from trainer.distributed.child import run_in_group
 child = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('at work', flush=True)\\n"
-child += "for _ in range(600): time.sleep(0.1)"  # a handler runs between two sleeps: a signal just before one long sleep would wait for its end
+child += "for _ in range(600): time.sleep(0.1)"  # a signal that comes just before one long sleep is handled after it
 print(*run_in_group([sys.executable, "-c", child], {}, grace_seconds=20))
 """
 

@@ -101,6 +101,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owners, "DEAD_SECONDS", DEAD)
 
 
+@pytest.mark.long
 def test_of_many_that_start_at_once_one_owns_the_run(tmp_path: Path, start) -> None:  # type: ignore[no-untyped-def]
     run = tmp_path / "runs" / "one"
     processes = [start(run, host) for host in ("node0", "node0", "node1", "node2", "node3", "node3")]
@@ -158,6 +159,7 @@ def test_who_was_taken_for_dead_ends_with_a_sentence_and_touches_nothing(tmp_pat
     assert claim.left
 
 
+@pytest.mark.long
 def test_who_was_taken_for_dead_does_not_come_back_when_nobody_is_there(tmp_path: Path, start) -> None:  # type: ignore[no-untyped-def]
     first = start(tmp_path, "node1")
     assert first.ask("go") == "owner 1"
@@ -168,6 +170,7 @@ def test_who_was_taken_for_dead_does_not_come_back_when_nobody_is_there(tmp_path
     assert "was taken over by" in first.ask()
 
 
+@pytest.mark.long
 def test_a_live_one_on_another_host_is_never_taken(tmp_path: Path, start) -> None:  # type: ignore[no-untyped-def]
     first = start(tmp_path, "node1")
     assert first.ask("go") == "owner 1"

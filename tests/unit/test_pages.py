@@ -191,7 +191,7 @@ WINDOWS = {"1280": (1280, "screen"), "phone": (390, "screen"), "print": (1047, "
 """Width in CSS pixels and media; paper is A4 on its side between margins of 10 mm."""
 
 
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("window", ["1280", *(pytest.param(name, marks=pytest.mark.long) for name in ("phone", "print"))])
 @pytest.mark.parametrize("name", PAGES)
 def test_no_element_is_wider_than_the_page(pages: dict[str, Path], browser: Chromium, name: str, window: str, tmp_path: Path) -> None:
     width, media = WINDOWS[window]
@@ -221,6 +221,7 @@ def test_no_column_hides_behind_a_scroll_bar_in_a_window_or_on_paper(pages: dict
         assert browser.evaluate(hidden) == 0, f"{name} at {window}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAGES)
 def test_dark_pages_are_dark_and_paper_is_white(pages: dict[str, Path], browser: Chromium, name: str) -> None:
     def luminance(of: str) -> float:

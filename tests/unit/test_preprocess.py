@@ -285,6 +285,7 @@ def blinking_head() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return brain_CT, brain_CT + heads.blink_topography()[:, None] * blink_T, eog_1T
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("config", "left"),
     [

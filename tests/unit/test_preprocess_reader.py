@@ -123,6 +123,7 @@ def test_a_good_channel_beside_a_dead_one_is_kept_and_the_dead_one_is_no_reason_
     assert np.corrcoef(eeg_BCT[:, heads.NAMES.index("Cz")].ravel(), around.ravel())[0, 1] > 0.95
 
 
+@pytest.mark.long
 def test_ica_by_config_removes_the_blink_and_names_the_component(tmp_path: Path) -> None:
     write(tmp_path / "sub-01_raw.fif")
     common: dict[str, Any] = {"band_hz": (1.0, 40.0), "bad_channels": BadChannelsConfig(names=("P3",))}
@@ -207,6 +208,7 @@ def test_what_the_file_marks_as_bad_is_said_and_nothing_is_changed_by_default(tm
     assert not {"filter", "eyes", "montage", "bad_channels", "autoreject", "robust_scaling", "clamp_sd", "libraries"} & set(said)
 
 
+@pytest.mark.long
 def test_the_config_of_the_readme_cleans_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "configs/data_prep/shard_cleaned.yaml"
     assert files("data_prep/README.md")[name] == (ROOT / name).read_text()

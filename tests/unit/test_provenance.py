@@ -31,6 +31,7 @@ def test_config_device_packages_and_every_file_of_the_code_are_facts(tmp_path: P
     assert facts == facts_of_the_start(config(tmp_path), "cpu")
 
 
+@pytest.mark.long
 def test_a_users_own_modules_count_and_modules_without_a_file_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any working directory: torch.ops says that it lies in a file ``_ops.py``, which is nowhere."""
     monkeypatch.chdir(tmp_path)

@@ -65,6 +65,7 @@ def test_each_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert after == [str(tmp_path), "now", before[2], "False"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
 def test_several_at_once_and_one_that_ends_the_process_that_stays() -> None:
     with ThreadPoolExecutor(4) as threads:
@@ -78,6 +79,7 @@ def test_several_at_once_and_one_that_ends_the_process_that_stays() -> None:
     assert len([process for process in staying() if process.status() != psutil.STATUS_ZOMBIE]) == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
 def test_the_process_that_stays_ends_with_the_one_that_asked() -> None:
     code = (

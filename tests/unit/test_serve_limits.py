@@ -139,6 +139,7 @@ def test_a_body_without_end_is_not_kept() -> None:
         assert grown < 200 * 2**20, f"{grown} bytes"
 
 
+@pytest.mark.long
 def test_a_busy_server_says_so_and_a_body_that_does_not_come_is_not_waited_for(small: int) -> None:
     found: list[tuple[int, dict[str, Any]]] = []
     threads = [threading.Thread(target=lambda: found.append(post(small, {"inputs": [[[0]]], "params": {"wait": 0.5}}))) for _ in range(3)]

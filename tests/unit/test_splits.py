@@ -340,6 +340,7 @@ def test_transform_files_are_reproducible(classes: StudyFolder) -> None:
 # -------------------------------------------------------------------------------------------------- real recordings
 
 
+@pytest.mark.long
 def test_real_recordings_from_csv_to_audited_folds(tmp_path: Path) -> None:
     from data_prep.shards.verify import verify
     from data_prep.shards.write import ShardConfig, write_study

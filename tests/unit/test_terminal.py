@@ -84,6 +84,7 @@ def test_a_bar_takes_any_name() -> None:
             advance()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["[/bold]", "[red]study[/green]", "a\x1b[2Jb", ":smile:[/]"])
 def test_commands_read_a_study_whose_names_are_markup(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch

@@ -174,6 +174,7 @@ def test_a_wrong_dictionary_is_one_sentence(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- by network
 
 
+@pytest.mark.long
 @needs_minilm
 def test_bertscore_is_bert_score_s_and_an_empty_caption_is_zero() -> None:
     from bert_score import BERTScorer

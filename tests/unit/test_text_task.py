@@ -188,6 +188,7 @@ def test_where_tested_concepts_are_unseen_a_training_item_is_not_told_its_own(ho
         task_of(home, prompt__concepts=7)
 
 
+@pytest.mark.long
 def test_packed_rows_give_the_loss_of_padded_ones(home: Path) -> None:
     losses = []
     for length in (None, 64):
@@ -348,6 +349,7 @@ def staged(home: Path) -> tuple[Path, Path]:
     return home / "image", home / "eeg"
 
 
+@pytest.mark.long
 def test_the_second_stage_begins_where_the_first_ended(home: Path, staged: tuple[Path, Path]) -> None:
     image, eeg = staged
     (facts,) = events(eeg, "init")

@@ -196,6 +196,7 @@ def quiet(folder: Path, kind: str) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "prompt"), [("blip", ""), ("blip", "a photo of"), ("git", ""), ("git", "the")])
 def test_a_captioning_model_captions_images(kind: str, prompt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = quiet(getattr(tiny_vision, kind)(tmp_path / kind), kind)

@@ -59,6 +59,7 @@ def test_published_trials_of_17_channels(tmp_path: Path, monkeypatch: pytest.Mon
     assert manifest.preprocessing["whitening_saw_test"] == "yes"
 
 
+@pytest.mark.long
 def test_trials_of_63_channels_with_their_presentation_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for subject in (1, 2):
         write_presentation_order(tmp_path / "data/things_eeg2/stim_order", subject, 6)
@@ -88,6 +89,7 @@ def test_trials_that_ubp_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert manifest.tables.stimuli[0].image == "train_images/00001_aardvark/aardvark_01b.jpg"
 
 
+@pytest.mark.long
 def test_raw_sessions_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "configs/data_prep/shard_things_raw.yaml"
     assert files("data_prep/README.md")[name] == (ROOT / name).read_text()

@@ -359,6 +359,7 @@ print(source.facts.n_chans, len(source.facts.stimuli), before, peak())
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ten_subjects_of_eight_gigabytes_are_opened_by_their_headers(tmp_path: Path) -> None:
     train = [(f"{i // 10 + 1:05d}_c{i // 10}", f"c{i // 10}_{i % 10}.jpg") for i in range(16540)]

@@ -179,6 +179,7 @@ def test_sessions_that_a_file_states_must_be_those_of_the_order(tmp_path: Path) 
         opened(tmp_path, presentation_order=str(tmp_path / "order"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("subject", range(1, 11))
 def test_the_published_order_gives_the_recovered_sessions(subject: int) -> None:
     folder = shared_data() / "formats" / "THINGS-EEG2"

@@ -183,6 +183,7 @@ def test_an_export_does_not_run_the_file_beside_it(exported: Path, monkeypatch: 
     assert not (exported / "ran").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", ["trainer", "trainer --trust"])
 def test_nor_does_a_command_that_stands_in_its_folder(exported: Path, module: str) -> None:
     line = ["export-embeddings", "--export", ".", "--study", "../study", "--split", "tiny", "--output", "../embeds.npz", "--part", "test"]

@@ -28,6 +28,7 @@ def test_a_header_is_that_of_tarfile(name: str, size: int) -> None:
     assert ustar.member_header(name, size) == header_of(name, size)
 
 
+@pytest.mark.long
 @given(names, st.integers(0, 2000), st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255)), max_size=2), st.booleans())
 def test_members_are_read_as_by_tarfile_or_refused(name: str, size: int, damage: list[tuple[int, int]], mended: bool) -> None:
     header = bytearray(header_of(name, size))
