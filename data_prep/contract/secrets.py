@@ -27,6 +27,8 @@ _ASSIGNED = re.compile(
 _HEADER = re.compile(
     r"(?:\bauthorization\W{1,5}(?:\w{1,16}\s+)?|\bbearer\s+)(?P<secret>(?=[^\s\"',]{0,200}\d)[A-Za-z0-9+/=._~\-]{8,})", re.IGNORECASE
 )
+_COOKIE = re.compile(r"\bcookie[\"']?\s?[:=]\s?[\"']?(?P<secret>[\w.\-]{1,64}=[^\r\n\"']{6,4096})", re.IGNORECASE)
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----")
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:hf|api_org)_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w\-]{16,}|sk-(?=[\w\-]{0,200}\d)[\w\-]{16,}|dapi[0-9a-f]{24,}"
     r"|xox[abprs]-[\w\-]{10,}|A[KS]IA[A-Z0-9]{16}|ey[\w\-]{10,}\.ey[\w\-]{10,}\.[\w\-]+|AIza[\w\-]{35}|npm_[A-Za-z0-9]{36}|nvapi-[\w\-]{20,}|(?:gsk|r8|sk_live|rk_live|dckr_pat)_[A-Za-z0-9_\-]{16,}"
@@ -78,7 +80,9 @@ _FILE = re.compile(
 def secrets_in(text: str) -> list[tuple[int, int]]:
     """Where ``text`` holds secrets: first and last character + 1 of each, in order."""
     found: list[tuple[int, int]] = [match.span() for match in _TOKEN.finditer(text)]
-    found += [match.span("secret") for match in _HEADER.finditer(text)]
+    for pattern in (_HEADER, _COOKIE):
+        found += [match.span("secret") for match in pattern.finditer(text)]
+    found += [(begin.end(), text.find("-----END ", begin.end()) % (len(text) + 1)) for begin in _PRIVATE_KEY.finditer(text)]
     for slashes in _SLASHES.finditer(text):
         begin = slashes.start()
         scheme = _SCHEME.search(text[max(0, begin - _LONGEST_SCHEME) : begin])

@@ -15,6 +15,7 @@ import torch
 from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import read_json, write_json
 from data_prep.contract.manifest import read_manifest
+from data_prep.contract.memory import peak_memory_bytes
 from data_prep.contract.split import read_split
 from tests.distributed.training import write_split
 from tests.helpers.tiny_study import write_tiny_study
@@ -207,10 +208,25 @@ def test_a_config_that_contradicts_itself_is_refused_by_name(study: Path, whole:
     *inner, last = field.split(".")
     functools.reduce(dict.__getitem__, inner, plain)[last] = value
     write_json(copy / "config.json", plain)
-    with pytest.raises(CommandError, match=r"config\.json: ") as error:
+    with pytest.raises(CommandError, match=r"config\.json(: | describes \()") as error:
         load_encoder(copy)
     assert "\n" not in str(error.value)
     assert len(str(error.value).removeprefix(str(copy))) < 400
+
+
+@pytest.mark.parametrize("field", ["model.proj_dim", "model.encoder.init_args.num_filters"])
+def test_a_config_of_a_larger_model_than_its_weights_gets_no_memory_for_it(whole: Path, tmp_path: Path, field: str) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "export"))
+    plain = read_json(copy / "config.json")
+    *inner, last = field.split(".")
+    functools.reduce(dict.__getitem__, inner, plain)[last] = 400_000_000
+    plain["embedding_dim"] = plain["model"]["proj_dim"]
+    write_json(copy / "config.json", plain)
+    before = peak_memory_bytes()
+    with pytest.raises(CommandError, match=r"config\.json describes \(.*: shape .*, expected shape \(") as error:
+        load_encoder(copy)
+    assert "\n" not in str(error.value)
+    assert peak_memory_bytes() < before + 2**28
 
 
 @pytest.fixture(scope="module")

@@ -172,6 +172,10 @@ def test_what_is_no_secret_stays(text: str) -> None:
         f"glrt-{'aB3' * 7}",
         f"https://hooks.slack.com/services/T00000000/B00000000/{'X9' * 12}",
         f"https://api.telegram.org/bot123456789:{'aB3' * 11}/sendMessage",
+        "Cookie: session=pass-word1; theme=dark",
+        "{'Set-Cookie': 'id=pass-word1; Path=/'}",
+        *(f"-----BEGIN {kind}PRIVATE KEY-----\npass-word1\nMIIE\n-----END {kind}PRIVATE KEY-----" for kind in ("", "RSA ", "OPENSSH ")),
+        "key: |\n  -----BEGIN EC PRIVATE KEY-----\n  pass-word1 and cut",
     ],
 )
 def test_secrets_outside_of_urls_with_a_scheme(text: str) -> None:
@@ -190,7 +194,7 @@ def test_a_field_whose_name_says_so_is_refused_and_masked(name: str) -> None:
 
 
 def test_long_texts_cost_no_time() -> None:
-    for text in ("a" * 300_000, "/" * 20_000, "a:" * 100_000, "http" * 50_000, "?a=b" * 50_000):
+    for text in ("a" * 300_000, "/" * 20_000, "a:" * 100_000, "http" * 50_000, "?a=b" * 50_000, "cookie:a" * 40_000):
         assert masked(text) == text
 
 

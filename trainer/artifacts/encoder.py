@@ -30,7 +30,7 @@ from trainer.artifacts.export import CONFIG, Export, read_export
 from trainer.artifacts.fitted_transform import FittedTransform
 from trainer.artifacts.given import read_eeg
 from trainer.artifacts.level import check_trials
-from trainer.artifacts.weights import load_weights
+from trainer.artifacts.weights import check_shapes, load_weights
 from trainer.data.batch import Batch, normalise_trials
 from trainer.models.contrastive import ContrastiveModel
 
@@ -212,7 +212,12 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust:
     folder, device = Path(path), torch.device(device)
     export = read_export(folder)
     try:
+        if not trust:  # classes of a user's own may need numbers to be built
+            with torch.device("meta"):
+                check_shapes(export.build_model().state_dict(), folder / WEIGHTS, CONFIG)
         model = export.build_model()
+    except CommandError:
+        raise
     except UserError as error:
         raise CommandError(f"{folder / CONFIG}: {error}") from error
     except RuntimeError as error:  # torch: sizes of which there is no tensor here

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,6 +33,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if value.is_floating_point() and not all_finite(value):
             raise CommandError(f"{path}: {name} is not finite, expected numbers: the training that wrote it had failed")
     return weights
+
+
+def check_shapes(expected: Mapping[str, Tensor], path: Path, described_by: str) -> None:
+    """Hold the names and shapes that the header of ``path`` says against ``expected``, which may be on the meta device: a config that asks
+    for more memory than there is must not get it before it is known to be that of the weights.
+
+    Raises
+    ------
+    CommandError
+        Names what differs, and ``described_by``, the file that ``expected`` is built from.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except Exception:  # read_weights says it, after whatever is wrong with the config
+        return
+    for name in sorted(found.keys() | expected.keys()):
+        sizes = [None if shape is None else tuple(shape) for shape in (found.get(name), getattr(expected.get(name), "shape", None))]
+        if sizes[0] != sizes[1]:
+            here, wanted = ("no such weights" if size is None else f"shape {size}" for size in sizes)
+            raise CommandError(f"{path}: not the weights that {described_by} describes ({name}: {here}, expected {wanted})")
 
 
 def load_weights(model: nn.Module, path: Path, described_by: str) -> None:
