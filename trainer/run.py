@@ -282,6 +282,13 @@ def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World, star
     source = found.parents[1]
     identity.check_identity(source / "identity.json", identity.make_identity(config, task.study))
     saved = checkpoint.read_checkpoint(found)
+    num_steps = config.train.num_steps(task.num_items)
+    if saved.state.step > num_steps:
+        field = "steps" if config.train.steps is not None else "data_passes"
+        raise CommandError(
+            f"train.{field}: a run of {num_steps} steps, but {found} was saved after step {saved.state.step}: ask for at least as many, "
+            "or resume an earlier checkpoint by its path"
+        )
     if config.resume == "auto":  # its files were looked at when it was chosen
         checkpoint.check_stage(saved, zero_stage=config.zero.stage)
     else:

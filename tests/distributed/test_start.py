@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -228,3 +229,28 @@ def test_another_rank_that_fails_leaves_no_trace_either(home: Path, tmp_path: Pa
         (ours,) = [line for line in lines if "internal, not your fault: RuntimeError: this callback cannot begin" in line]
         assert "this callback cannot begin" in Path(ours.split("its traceback is in ")[1]).read_text()
         assert "error: rank 1 of 2 could not start, see its error" in lines
+
+
+def test_a_checkpoint_that_is_gone_or_past_the_end_is_one_sentence(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path(shutil.copytree(home / "trained", tmp_path / "run"))
+    best = (run / "best").read_text().strip()
+    before = what_is_in(run)
+    for arguments, wanted in (
+        (
+            ("--resume", "latest", "--train.steps", "3"),
+            r"train\.steps: a run of 3 steps, but .*step-00000006 was saved after step 6",
+        ),
+        (
+            ("--resume", "auto", "--train.steps", "5"),
+            r"train\.steps: a run of 5 steps, but .*step-00000006 was saved after step 6",
+        ),
+    ):
+        assert contrastive(home, run, *arguments) == 1
+        assert re.search(wanted, capsys.readouterr().err.strip().splitlines()[-1])
+    assert what_is_in(run) == before
+    shutil.rmtree(run / "checkpoints" / best)
+    before = what_is_in(run)
+    assert contrastive(home, run, "--resume", "best") == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(rf"resume: best: .*run/best names {best}, which is not in .*checkpoints any more; --resume latest", said)
+    assert what_is_in(run) == before

@@ -28,7 +28,14 @@ def find(folder: RunFolder, resume: str) -> Path | None:
         return None
     if resume in ("latest", "best", "auto"):
         # Without a run it is of a start that was killed while it brought a checkpoint from elsewhere.
-        pointed = folder.pointed("best" if resume == "best" else "latest") if folder.holds_a_run() else None
+        name = "best" if resume == "best" else "latest"
+        pointed = folder.pointed(name) if folder.holds_a_run() else None
+        if pointed is not None and resume != "auto" and not pointed.is_dir():
+            other = "" if name == "latest" else "--resume latest continues from the last one, "
+            raise CommandError(
+                f"resume: {resume}: {folder.path / name} names {pointed.name}, which is not in {folder.checkpoints} any more; "
+                f"{other}--resume auto from the newest that is whole"
+            )
         if pointed is None and resume != "auto":
             why = "; --resume auto starts anew in that case" if resume == "latest" else " that was the best of its validations"
             raise CommandError(f"resume: {resume}, but {folder.path} has no checkpoint{why}")
