@@ -98,6 +98,7 @@ def test_a_terminal_that_goes_stops_the_ranks_which_save_though_nobody_reads_wha
     assert [(end["reason"], end["step"]) for end in events(run, "end")] == [("signal", saved_step(run))]
 
 
+@pytest.mark.long
 def test_a_run_that_loses_a_rank_goes_on_by_itself_and_is_looked_at_and_stopped_from_elsewhere(home: Path) -> None:
     run = home / "restarted"
     argv = [sys.executable, "-m", "launch", "run", "--num_processes", "2", "--max_restarts", "2", "--backoff_seconds", "0.1", "--"]

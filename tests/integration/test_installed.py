@@ -61,6 +61,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_it_works_beside_a_users_own_files(eegvision: Path, folder: Path) -> None:
     said = call(eegvision, "init", "mine", cwd=folder)
     assert "eegvision quickstart" in said

@@ -58,6 +58,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_reader_from_outside_writes_its_trials(home: Path) -> None:
     manifest = read_manifest(home / STUDY)
     assert manifest.tables.subjects == ["01", "02"]

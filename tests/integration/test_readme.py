@@ -58,6 +58,7 @@ def run(block: Block, home: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_quick_blocks_run_in_order_and_leave_what_they_promise(home: Path) -> None:
     printed = {str(block): run(block, home) for block in quick(RUNS_HERE)}
     for promised in (
