@@ -38,10 +38,11 @@ COMMANDS = {
         first="run",
     ),
     "doctor": Command(
-        config="launch.doctor:DoctorConfig",
-        run="launch.doctor:run",
-        help="check this machine",
+        config="launch.doctor.config:DoctorConfig",
+        run="launch.doctor.command:run",
+        help="check this machine, or every host of a hostfile for a training: -- contrastive --config ...",
         prints=True,
+        switches=("json",),
     ),
     "quickstart": Command(
         config="launch.quickstart.quickstart:QuickstartConfig",

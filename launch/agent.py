@@ -13,6 +13,7 @@ and only while it has not been told of their end; another agent is known by numb
              {"do": "stop"}  {"do": "kill"}  SIGTERM to the ranks; SIGKILL          -> {"say": "ended", "rank": 2, "status": 0}, ...
              {"do": "end", "pid": 4710, "started": 1.7e9, "grace": 10}              -> {"say": "gone", "pid": 4710}
                                              an earlier agent of this host: wait until it has ended, then kill it, and its ranks with it
+             {"do": "clock"}                                                        -> {"say": "clock", "at": 1.7e9}
              {"do": "beat"}                  whoever gives orders is there
     reports  {"say": "hello", ...} at first, {"say": "beat"}, {"say": "output", "rank": 2, "stream": 1, "text": "..."}
 """
@@ -211,6 +212,10 @@ class Agent:
         """End the ranks, and all that is of them."""
         for rank in self.ranks:
             rank.send(signal.SIGKILL, whole=True)
+
+    def do_clock(self) -> None:
+        """Seconds since 1970 by this host's clock."""
+        self.say("clock", at=time.time())
 
     def do_end(self, pid: int, started: float, grace: float) -> None:
         """An earlier agent of this host ends, and what it started with it."""

@@ -31,7 +31,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["launch"] and len(arguments) > 1:
         arguments = [" ".join(arguments[:2]), *arguments[2:]]
-    if arguments[:1] in (["launch run"], ["launch plan"]):
+    if arguments[:1] in (["launch run"], ["launch plan"], ["doctor"]):
         arguments = one_value(arguments)
     if arguments[:1] == ["init"] and len(arguments) == 2 and not arguments[1].startswith("-"):
         arguments = ["init", "--folder", arguments[1]]

@@ -84,6 +84,11 @@ class Surroundings:
         installed = {"site-packages", "dist-packages"} & {*root.parts}
         return cls(python=python, folder=os.getcwd(), root="" if installed else str(root), environ=dict(os.environ))
 
+    @property
+    def path(self) -> dict[str, str]:
+        """PYTHONPATH of a child on this machine that must find the project's code; empty: it finds it."""
+        return {"PYTHONPATH": os.pathsep.join([self.root, *filter(None, [self.environ.get("PYTHONPATH", "")])])} if self.root else {}
+
 
 def plan(config: LaunchConfig, hosts: Sequence[Host], around: Surroundings, *, holds_a_run: bool = False) -> Plan:
     """What the config's target starts.

@@ -252,7 +252,7 @@ class Supervisor:
         if host in self.links:
             return
         if self.local:
-            environment = {**environment_of_its_own(), **({"PYTHONPATH": _path(self.around)} if self.around.root else {})}
+            environment = {**environment_of_its_own(), **self.around.path}
             outputs = tuple(os.dup(standard) for standard in (1, 2))  # ranks write where this process does
             try:
                 self.links[host] = Link((sys.executable, "-m", "launch.agent"), environment, outputs)
@@ -432,7 +432,3 @@ def _wait_for_owner(run: Path, grace_seconds: float, asked: deque[str]) -> None:
         if time.monotonic() > end:
             raise CommandError(f"run: {run} is in use by {claim}, which no `launch run` supervises: wait until it has ended, or stop it")
         time.sleep(0.5)
-
-
-def _path(around: Surroundings) -> str:
-    return os.pathsep.join([around.root, *filter(None, [around.environ.get("PYTHONPATH", "")])])

@@ -83,6 +83,16 @@ class StudyIndex:
         """File of shard number ``shard``."""
         return self._study.tar_path(shard)
 
+    def check_shard(self, shard: int) -> None:
+        """Read a shard's tar whole and hold its SHA-256 against the manifest's.
+
+        Raises
+        ------
+        StudyError
+            It is not the one that was written; the message names it.
+        """
+        self._tars.check(shard)
+
     def read(self, shards: np.ndarray, offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Pieces of tars, one after the other: uint8 (sum of ``lengths``,).
 

@@ -26,7 +26,12 @@ _SHOWN = 12
 def facts_of_the_start(config: Any, device: str) -> dict[str, str]:
     """What is known before anything is opened: resolved config, device, code, packages."""
     fields = {name: str(value) for name, value in flat(to_plain(config)).items()}
-    return {**fields, "device": device, **_packages(), **_code()}
+    return {**fields, "device": device, **facts_of_the_code()}
+
+
+def facts_of_the_code() -> dict[str, str]:
+    """What runs, whatever it is asked to do: the packages that compute, and the code, file by file."""
+    return {**_packages(), **_code()}
 
 
 def facts_of_the_data(identity: Mapping[str, Any], num_items: int) -> dict[str, str]:
