@@ -15,7 +15,7 @@ class DoctorConfig(LaunchConfig):
     """Folder whose disk will hold studies and runs, where no command names a run."""
     min_free_bytes: int = 10 * 2**30
     """Free disk below which the check fails, bytes."""
-    timeout_seconds: float = 120.0
+    timeout_seconds: float = 180.0
     """Longest wait for a host in each part: connection, its facts, the run folder, the bandwidth. Others do not wait for it longer."""
     hash_seconds: float = 20.0
     """How long each host hashes the study's shards; what is not hashed by then is said. 0: none."""

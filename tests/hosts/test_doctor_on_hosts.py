@@ -14,7 +14,7 @@ from tests.distributed.launcher import ROOT
 from tests.distributed.training import make_study
 from tests.hosts.cluster import Cluster, why_not
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def cluster(home: Path) -> Iterator[Cluster]:
 def doctor(cluster: Cluster, config: Path, run: Path, *hosts: str) -> tuple[int, list[dict[str, Any]]]:
     """Exit status and findings."""
     settings = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin:/sbin"}
-    words = ["doctor", "--hostfile", str(cluster.hostfile(*hosts)), "--min_free_bytes", "1000", "--json"]
+    words = ["doctor", "--hostfile", str(cluster.hostfile(*hosts)), "--min_free_bytes", "1000", "--timeout_seconds", "400", "--json"]
     command = ["contrastive", "--config", str(config), "--run", str(run)]
-    done = cluster.run("head", sys.executable, "-m", "launch", *words, "--", *command, timeout=400, **settings)
+    done = cluster.run("head", sys.executable, "-m", "launch", *words, "--", *command, timeout=800, **settings)
     return done.returncode, json.loads(done.stdout)
 
 
@@ -52,6 +52,7 @@ def of(found: list[dict[str, Any]], check: str, host: str) -> dict[str, Any]:
 def test_a_host_that_is_wrong_in_several_ways_is_named_with_each(cluster: Cluster, home: Path) -> None:
     study = make_study(home)
     losses, config, shard = ROOT / "trainer" / "losses.py", home / "config.yaml", study / "000001.tar"
+    config.write_text(config.read_text().replace("global_batch_size: 8", "global_batch_size: 12"))
     altered = bytearray(shard.read_bytes())
     altered[len(altered) // 2] ^= 1
     bind(cluster, "node1", losses, losses.read_bytes() + b"\n")
@@ -60,10 +61,7 @@ def test_a_host_that_is_wrong_in_several_ways_is_named_with_each(cluster: Cluste
     status, found = doctor(cluster, config, cluster.local / "run", "node0", "node9", "node1")
     assert status == 1
     assert of(found, "ssh", "node9")["found"].startswith("ssh: Could not resolve hostname node9")
-    assert (
-        of(found, "code", "node1")["found"].startswith("trainer/losses.py is ")
-        or "code trainer/losses.py is " in of(found, "code", "node1")["found"]
-    )
+    assert "code trainer/losses.py is " in of(found, "code", "node1")["found"]
     assert "optimizer.lr is 0.004, on node0 0.003" in of(found, "config", "node1")["found"]
     assert f"{shard}: SHA-256" in of(found, "shards", "node1")["found"]
     assert of(found, "run folder", "node1")["found"] == "does not see what node0 writes there"
@@ -79,7 +77,9 @@ def test_a_host_that_is_wrong_in_several_ways_is_named_with_each(cluster: Cluste
     for file in (losses, shard, config):
         cluster.run("node1", "umount", str(file))
     status, found = doctor(cluster, config, home / "run", "node0", "node1")
-    assert (status, [one for one in found if one["level"] == "bad"]) == (0, [])
+    bad = [one for one in found if one["level"] == "bad"]
+    assert not bad, bad
+    assert status == 0
     assert of(found, "run folder", "node1")["hosts"] == ["node0", "node1"]
     assert of(found, "interface", "node1")["found"].startswith("eth0")
     assert not (home / "run").exists()
