@@ -44,6 +44,12 @@ COMMANDS = {
         prints=True,
         switches=("json",),
     ),
+    "scaling": Command(
+        config="launch.scaling:ScalingConfig",
+        run="launch.scaling:run",
+        help="a model of how training scales, from 1 GPU to 1,024: see launch/SCALING.md",
+        prints=True,
+    ),
     "quickstart": Command(
         config="launch.quickstart.quickstart:QuickstartConfig",
         run="launch.quickstart.quickstart:run",
