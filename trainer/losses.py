@@ -21,10 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.contract.cli import polymorphic
+from trainer.pairwise import Compared, compare, sigmoid_terms, softmax_terms
 
 Gather = Callable[[Tensor], Tensor]
 MAX_LOGIT = 1000.0
 """Beyond it, up or down, a logit scale or a bias gives all pairs the same gradient or none, and would not come back."""
+_LARGE = 1 << 20
+"""Elements of embeddings from which on a copy costs more than a second collective."""
 BUILT_IN = ("contrastive", "mse", "cosine", "cross_entropy")
 """Losses that ``LossConfig.<name>_weight`` turns on."""
 
@@ -160,19 +163,15 @@ def gather_columns(
 ) -> GlobalColumns:
     """Columns of all ranks; ``gather_rows`` must carry gradients, and all ranks must bring equally many rows.
 
-    One gather for both embeddings, since on small batches its latency is its cost.
+    One gather for both embeddings of a small batch, where its latency is its cost; two of a large one, which would otherwise be copied.
     """
     width = eeg_BE.shape[1]
-    both = gather_rows(torch.cat([eeg_BE, image_BE], dim=1))
-    return GlobalColumns(both[:, :width], both[:, width:], None if ids_B is None else gather_ids(ids_B), rank * len(eeg_BE))
-
-
-def excluded_columns(ids_B: Tensor, ids_G: Tensor, offset: int) -> Tensor:
-    """Columns that are no negatives of a row although they are not its pair: bool (B, G), same id but another row."""
-    same_BG = ids_B[:, None] == ids_G[None, :]
-    rows = torch.arange(len(ids_B), device=ids_B.device)
-    same_BG[rows, rows + offset] = False
-    return same_BG
+    if eeg_BE.numel() < _LARGE:
+        both = gather_rows(torch.cat([eeg_BE, image_BE], dim=1))
+        eeg_GE, image_GE = both[:, :width], both[:, width:]
+    else:
+        eeg_GE, image_GE = gather_rows(eeg_BE), gather_rows(image_BE)
+    return GlobalColumns(eeg_GE, image_GE, None if ids_B is None else gather_ids(ids_B), rank * len(eeg_BE))
 
 
 def info_nce(eeg_BE: Tensor, image_BE: Tensor, columns: GlobalColumns, logit_scale: Tensor, ids_B: Tensor | None = None) -> Tensor:
@@ -195,16 +194,9 @@ def info_nce(eeg_BE: Tensor, image_BE: Tensor, columns: GlobalColumns, logit_sca
     Scalar, float32.
     """
     with torch.autocast(eeg_BE.device.type, enabled=False):
-        scale = logit_scale.float()
-        to_image_BG = scale * (eeg_BE.float() @ columns.image_GE.float().T)
-        to_eeg_BG = scale * (image_BE.float() @ columns.eeg_GE.float().T)
-        if ids_B is not None:
-            assert columns.ids_G is not None, "ids of rows without ids of columns"
-            excluded_BG = excluded_columns(ids_B, columns.ids_G, columns.offset)
-            to_image_BG = to_image_BG.masked_fill(excluded_BG, -torch.inf)
-            to_eeg_BG = to_eeg_BG.masked_fill(excluded_BG, -torch.inf)
-        pair_B = torch.arange(len(eeg_BE), device=eeg_BE.device) + columns.offset
-        return (F.cross_entropy(to_image_BG, pair_B) + F.cross_entropy(to_eeg_BG, pair_B)) / 2
+        how = Compared(softmax_terms, 0.5 / len(eeg_BE), columns.offset, ids_B, columns.ids_G)
+        directions = ((eeg_BE.float(), columns.image_GE.float()), (image_BE.float(), columns.eeg_GE.float()))
+        return compare(how, directions, logit_scale.float())
 
 
 def siglip(eeg_BE: Tensor, columns: GlobalColumns, logit_scale: Tensor, logit_bias: Tensor, ids_B: Tensor | None = None) -> Tensor:
@@ -213,15 +205,8 @@ def siglip(eeg_BE: Tensor, columns: GlobalColumns, logit_scale: Tensor, logit_bi
     Shapes as for :func:`info_nce`; ``logit_bias`` is (1,). Excluded columns count neither as positive nor as negative.
     """
     with torch.autocast(eeg_BE.device.type, enabled=False):
-        logits_BG = logit_scale.float() * (eeg_BE.float() @ columns.image_GE.float().T) + logit_bias.float()
-        rows = torch.arange(len(eeg_BE), device=eeg_BE.device)
-        sign_BG = torch.full_like(logits_BG, -1.0)
-        sign_BG[rows, rows + columns.offset] = 1.0
-        terms_BG = -F.logsigmoid(sign_BG * logits_BG)
-        if ids_B is not None:
-            assert columns.ids_G is not None, "ids of rows without ids of columns"
-            terms_BG = terms_BG.masked_fill(excluded_columns(ids_B, columns.ids_G, columns.offset), 0.0)
-        return terms_BG.sum() / len(eeg_BE)
+        how = Compared(sigmoid_terms, 1 / len(eeg_BE), columns.offset, ids_B, columns.ids_G)
+        return compare(how, ((eeg_BE.float(), columns.image_GE.float()),), logit_scale.float(), logit_bias.float())
 
 
 def mse(prediction_BE: Tensor, target_BE: Tensor) -> Tensor:
