@@ -71,8 +71,7 @@ def compare(how: Compared, directions: Sequence[tuple[Tensor, Tensor]], scale: T
     how
         What is summed.
     directions
-        Rows (B, E) and the columns (G, E) that they are compared with. Of a tensor that is given twice, as rows and as the columns, there is
-        one gradient in memory.
+        Rows (B, E) and the columns (G, E) that they are compared with. A tensor that is given twice has one gradient in memory.
     scale, bias
         Shape (1,): logits are ``scale * row @ column + bias``.
     """

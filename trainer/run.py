@@ -41,6 +41,7 @@ from trainer.training import checkpoint, identity, settle
 from trainer.training.callback import Callback
 from trainer.training.completed import Completed, write_completed
 from trainer.training.config import RunConfig, TrainConfig
+from trainer.training.joined import Comparing
 from trainer.training.loop import Loop
 from trainer.training.owner import SHARED_SECONDS, Claim, Owner, owned
 from trainer.training.provenance import facts_of_the_data, facts_of_the_start
@@ -84,7 +85,7 @@ def run(config: RunConfig, build_task: TaskBuilder) -> int:
     if world.is_main:
         code_version()  # now, not when it is first written down: a commit made meanwhile is not what runs
     worlds.check_world_size(world, config.train.world_size)
-    micro_batch_size = config.train.rank_batch_size(world.size)
+    config.train.rank_batch_size(world.size)
     device = worlds.choose_device(config.train.device, world)
     check_precision(config.train.precision, device)
     _settle(config.train)
@@ -92,18 +93,18 @@ def run(config: RunConfig, build_task: TaskBuilder) -> int:
     with collected() as said:
         worlds.start_distributed(world, device, config.train.timeout_seconds)
         try:
-            return _run(config, build_task, world, device, micro_batch_size, said)
+            return _run(config, build_task, world, device, said)
         finally:
             worlds.stop_distributed()
 
 
-def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch.device, micro_batch_size: int, said: LibraryLog) -> int:
+def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch.device, said: LibraryLog) -> int:
     folder = RunFolder(config.run, rank=world.rank)
     if world.size > 1:
         with worlds.all_or_none(world, config.train.timeout_seconds, "agreement"):
             agree(world, "start", facts_of_the_start(config, device.type), timeout_seconds=config.train.timeout_seconds)
     with _owned(folder, world):
-        loop = _start(config, build_task, world, device, micro_batch_size, folder, said)
+        loop = _start(config, build_task, world, device, folder, said)
         return _train(loop)
 
 
@@ -128,7 +129,6 @@ def _start(
     build_task: TaskBuilder,
     world: World,
     device: torch.device,
-    micro_batch_size: int,
     folder: RunFolder,
     said: LibraryLog,
 ) -> Loop:
@@ -137,7 +137,7 @@ def _start(
         start.owner = folder.owner
         try:
             with worlds.all_or_none(world, config.train.timeout_seconds):
-                loop = _set_up(config, build_task, world, device, micro_batch_size, folder, start)
+                loop = _set_up(config, build_task, world, device, folder, start)
                 loop.start()
             said.open(folder.logs / f"rank-{world.rank}.log")
         except BaseException as error:
@@ -153,7 +153,6 @@ def _set_up(
     build_task: TaskBuilder,
     world: World,
     device: torch.device,
-    micro_batch_size: int,
     folder: RunFolder,
     start: Start,
 ) -> Loop:
@@ -168,11 +167,13 @@ def _set_up(
     resumed = None if found is None else checkpoint.read_checkpoint(Path(found))
 
     overrides = {**config.deepspeed_overrides, **({"checkpoint": {"load_universal": True}} if universal else {})}
+    # Batches that are compared with each other are one to DeepSpeed: a step has one reduction.
+    accumulation = 1 if isinstance(task, Comparing) else config.train.forwards(world.size)
     deepspeed_config = build_deepspeed_config(
         zero=config.zero,
         world=world,
-        micro_batch_size=micro_batch_size,
-        accumulation=config.train.accumulation,
+        micro_batch_size=config.train.global_batch_size // world.size // accumulation,
+        accumulation=accumulation,
         gradient_clipping=config.optimizer.gradient_clipping,
         overrides=overrides,
     )

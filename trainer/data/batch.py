@@ -78,6 +78,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.item_B)
 
+    def cut(self, parts: int) -> list[Batch]:
+        """The same rows, in order, in so many batches of equal length."""
+        columns = {f.name: getattr(self, f.name).chunk(parts) for f in fields(self)}
+        return [Batch(**{name: values[part] for name, values in columns.items()}) for part in range(parts)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:

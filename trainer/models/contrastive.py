@@ -115,6 +115,17 @@ class ContrastiveOutput(NamedTuple):
     """Scores of the concept head, where the loss has one."""
 
 
+def joined(outputs: Sequence[ContrastiveOutput]) -> ContrastiveOutput:
+    """Outputs of batches of one optimizer step as that of all their rows."""
+    first = outputs[0]
+    if len(outputs) == 1:
+        return first
+    shared = {"logit_scale": first.logit_scale, "logit_bias": first.logit_bias}
+    columns = zip(first._fields, zip(*outputs, strict=True), strict=True)
+    rows = {name: None if parts[0] is None else torch.cat(parts) for name, parts in columns if name not in shared}
+    return ContrastiveOutput(**shared, **rows)
+
+
 class ContrastiveModel(nn.Module):
     """EEG and image embeddings into one space; see :class:`ContrastiveModelConfig`."""
 

@@ -33,10 +33,12 @@ class TrainConfig:
     global_batch_size: int = 128
     """Items an optimizer step sees, over all ranks: the number of candidates each contrastive row is compared with."""
     micro_batch_size: int | None = None
-    """Items of one rank's forward; null: ``global_batch_size / world size / accumulation``. Any other value is refused."""
-    accumulation: int = 1
-    """Forwards an optimizer step. Exact for text, whose loss is a mean over tokens; above 1 is refused by the contrastive command, since
-    summing contrastive gradients of parts is not the whole's gradient."""
+    """Items of one rank's forward; null: ``global_batch_size / world size / accumulation``. Given alone, ``accumulation`` follows from it:
+    on half as many ranks, twice as many forwards of the same size make the same global batch."""
+    accumulation: int | None = None
+    """Forwards of a rank an optimizer step; null: as many as ``micro_batch_size`` says, 1 without it. Loss and gradient are those of one
+    forward of the whole batch: ``text`` sums a mean over tokens; ``contrastive`` compares all rows with each other, for which each is embedded
+    twice, and with ``model.norm: batch`` twice more for every normalisation (``group`` and ``layer`` need no such pass)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """``fp32``; ``bf16``: float32 weights under bfloat16 autocast; ``fp16``: half precision with loss scaling, CUDA only."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -92,23 +94,35 @@ class TrainConfig:
             if getattr(self, name) > most:
                 raise ValueError(f"train.{name}: {short(getattr(self, name))}, expected at most {most:,}")
         check_seed(self.seed, "train.seed")
-        if self.accumulation < 1:
-            raise ValueError(f"train.accumulation: {self.accumulation}, expected at least 1")
+        if self.accumulation is not None and self.accumulation < 1:
+            raise ValueError(f"train.accumulation: {self.accumulation}, expected at least 1 or null")
 
     def rank_batch_size(self, world_size: int) -> int:
         """Items of one rank's forward; refuses a world size, accumulation or micro-batch that does not divide the global batch."""
         if self.global_batch_size % world_size:
             raise CommandError(f"train.global_batch_size: {self.global_batch_size} is not divisible by the {world_size} ranks")
         share = self.global_batch_size // world_size
-        if share % self.accumulation:
-            raise CommandError(f"train.accumulation: {self.accumulation} does not divide the {share} items of a rank's share")
-        size = share // self.accumulation
-        if self.micro_batch_size not in (None, size):
-            times = f"{self.micro_batch_size} x {world_size} ranks" + (f" x {self.accumulation}" if self.accumulation > 1 else "")
+        micro, accumulation = self.micro_batch_size, self.accumulation
+        if accumulation is None:
+            if micro is not None and share % micro:
+                raise CommandError(
+                    f"train.micro_batch_size: {micro} x {world_size} ranks does not divide train.global_batch_size {self.global_batch_size}; "
+                    f"expected a divisor of {share} or null"
+                )
+            return micro or share
+        if share % accumulation:
+            raise CommandError(f"train.accumulation: {accumulation} does not divide the {share} items of a rank's share")
+        size = share // accumulation
+        if micro not in (None, size):
+            times = f"{micro} x {world_size} ranks" + (f" x {accumulation}" if accumulation > 1 else "")
             raise CommandError(
                 f"train.micro_batch_size: {times} is not train.global_batch_size {self.global_batch_size}; expected {size} or null"
             )
         return size
+
+    def forwards(self, world_size: int) -> int:
+        """Forwards of a rank an optimizer step; refuses what :meth:`rank_batch_size` refuses."""
+        return self.global_batch_size // world_size // self.rank_batch_size(world_size)
 
     def num_steps(self, num_items: int) -> int:
         """Optimizer steps of the whole run."""

@@ -29,6 +29,7 @@ from trainer.training.callback import Callback
 from trainer.training.clock import Clock, memory_gib
 from trainer.training.config import RunConfig
 from trainer.training.finite import Buffers, all_ranks_finite, first_said, not_finite
+from trainer.training.joined import Comparing, JoinedStep
 from trainer.training.optimizer import learning_rate
 from trainer.training.own_draws import SENTENCE, generators, have_moved
 from trainer.training.run_folder import RunFolder
@@ -58,6 +59,9 @@ class Loop:
         self.state = TrainState()
         self.num_steps = self.train_config.num_steps(task.num_items)
         self.loss_scale = LossScale(engine, self.train_config.precision)
+        accumulates = self.train_config.forwards(world.size) > 1
+        self.joined = JoinedStep(engine, task, self.loss_scale, device) if isinstance(task, Comparing) and accumulates else None
+        """How a step is computed whose batches are compared with each other; None: each batch is a loss by itself."""
         self.stop_reason = ""
         self.stop_signal = StopSignal(device)
         self.saved_step = -1
@@ -245,13 +249,18 @@ class Loop:
         # For what draws from torch's own stream (ours draws by item): by seed, step and rank, so that a resumed run draws the same.
         torch.manual_seed(((self.train_config.seed * 1_000_003 + self.state.step) * 4099 + self.world.rank) % SEED_LIMIT)
         before = None if self.draws_known else generators(self.device)
-        parts = []
-        for batch in batches:
-            losses = self.task.losses(self.engine, batch)
-            # Other ranks learn of inputs that are not finite by gradients that are not: nobody has to be asked at every step.
-            self.loss_scale.backward(losses["loss"] * math.nan if self.fault_seen else losses["loss"])
+        # Other ranks learn of inputs that are not finite by gradients that are not: nobody has to be asked at every step.
+        spoil = math.nan if self.fault_seen else 1.0
+        if self.joined is not None:
+            parts = [self.joined.backward(batches, spoil=spoil)]
             applied = self.loss_scale.step()
-            parts.append({name: value.detach() for name, value in losses.items()})
+        else:
+            parts = []
+            for batch in batches:
+                losses = self.task.losses(self.engine, batch)
+                self.loss_scale.backward(losses["loss"] * spoil if self.fault_seen else losses["loss"])
+                applied = self.loss_scale.step()
+                parts.append({name: value.detach() for name, value in losses.items()})
         if before is not None:
             self._tell_of_draws(before)
         self.task.constrain(self.engine.module)

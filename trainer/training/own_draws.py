@@ -22,6 +22,13 @@ def generators(device: torch.device) -> list[Tensor]:
     return states
 
 
+def set_generators(states: list[Tensor], device: torch.device) -> None:
+    """Bring back what :func:`generators` has seen, so that the same is drawn again."""
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1])
+
+
 def have_moved(before: list[Tensor], after: list[Tensor]) -> bool:
     """Whether there was a draw between two calls of :func:`generators`."""
     return any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))

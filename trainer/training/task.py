@@ -73,7 +73,7 @@ class Task(Protocol):
         ...
 
     def prepare(self, host: Any, step: int) -> Sequence[Any]:
-        """Host batch of optimizer step ``step`` (from 0) to ``train.accumulation`` device batches, augmented; equally many on all ranks."""
+        """Host batch of optimizer step ``step`` (from 0) to device batches, augmented; equally many on all ranks."""
         ...
 
     def fault_of(self, host: Any) -> str:

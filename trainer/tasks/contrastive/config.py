@@ -28,11 +28,6 @@ class ContrastiveConfig(RunConfig):
     identity_fields: ClassVar[tuple[str, ...]] = ("data", "augment", "model", "loss", "optimizer")
 
     def __post_init__(self) -> None:
-        if self.train.accumulation != 1:
-            raise ValueError(
-                f"train.accumulation: {self.train.accumulation}, expected 1: accumulated contrastive gradients are not those of the whole "
-                "batch"
-            )
         if self.train.global_batch_size == 1 and self.loss.contrastive_weight:
             raise ValueError(
                 "train.global_batch_size: 1 with loss.contrastive_weight "

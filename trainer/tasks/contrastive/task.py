@@ -8,6 +8,7 @@ B: rows of this rank, P: dimension of the common space, Q: validation queries, S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from trainer.data.loader import Loader
 from trainer.distributed import collectives
 from trainer.distributed.precision import Precision, autocast
 from trainer.distributed.world import World
-from trainer.models.contrastive import ContrastiveModel, ContrastiveOutput
+from trainer.models.contrastive import ContrastiveModel, ContrastiveOutput, joined
 from trainer.tasks.contrastive.config import ContrastiveConfig
 from trainer.tasks.contrastive.initial_weights import InitialWeights, sentence
 from trainer.tasks.contrastive.objective import contrastive_terms
@@ -130,16 +131,25 @@ class ContrastiveTask(BaseTask):
         return Autocast(model, self.config.train.precision, self.device)
 
     def prepare(self, host: HostBatch, step: int) -> list[Batch]:
-        """On the device, transformed, averaged over repetitions, augmented; one batch, since its rows are each other's negatives."""
-        return [self.prepared(host)]
+        """On the device, transformed, averaged over repetitions, augmented; cut into as many parts as a step has forwards."""
+        return self.prepared(host).cut(self.config.train.forwards(self.world.size))
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Losses of this rank's rows, ``loss`` first, then its terms and the temperature's reciprocal."""
+        """Losses of this rank's rows where they are one batch."""
+        return self.compare([self.embed(model, batch)], [batch])
+
+    def embed(self, model: Any, batch: Batch) -> ContrastiveOutput:
+        """Both sides of a batch of pairs in the common space."""
         out: ContrastiveOutput = model(batch.eeg_BCT, batch.subject_B, batch.target_BE, self.keys(batch))
+        return out
+
+    def compare(self, outputs: Sequence[ContrastiveOutput], batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Losses of this rank's rows, ``loss`` first, then its terms and the temperature's reciprocal."""
+        out = joined(outputs)
         terms = contrastive_terms(
             out,
-            batch.stimulus_B,
-            batch.concept_B,
+            torch.cat([batch.stimulus_B for batch in batches]),
+            torch.cat([batch.concept_B for batch in batches]),
             self.config.loss,
             gather_rows=collectives.gather_rows,
             gather_ids=collectives.gather_ids,

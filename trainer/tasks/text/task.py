@@ -1,7 +1,7 @@
 """Tuning a language model to say what EEG shows: the task that the loop trains.
 
 A step's path: this rank's items -> prepared and augmented EEG, image embeddings -> words of predicted concepts, prompts, one
-caption each -> cut by length into ``train.accumulation`` micro-batches of token rows -> sum of the captions' cross-entropies
+caption each -> cut by length into as many micro-batches as ``train.accumulation`` says of token rows -> sum of the captions' cross-entropies
 -> divided by the tokens of the whole step. So the loss is the mean over the step's caption tokens, however it was cut.
 
 B: items of this rank or of a micro-batch, P: common space of EEG and images.
@@ -181,7 +181,7 @@ class TextTask(BaseTask):
     def prepare(self, host: HostBatch, step: int) -> list[TextBatch]:
         """Micro-batches of equal item count, short captions with short ones; a collective (the step's token count)."""
         items = self._items(host, step)
-        accumulation, caption_tokens = self.config.train.accumulation, sum(map(len, items.targets))
+        accumulation, caption_tokens = self.config.train.forwards(self.world.size), sum(map(len, items.targets))
         num_tokens = collectives.sum_across(torch.full((1,), caption_tokens, device=self.device, dtype=torch.float64))
         weight = (accumulation * self.world.size / num_tokens).float().squeeze(0)
         return [self._batch(items.take(chosen), weight) for chosen in cut_by_length(items.lengths, accumulation)]
