@@ -140,7 +140,7 @@ def contrastive(home: Path, run: str, *arguments: str) -> int:
         (("--train.world_size", "2"), "train.world_size: 2 ranks were asked for, but 1 started"),
         (("--train.micro_batch_size", "3"), "train.micro_batch_size: 3 x 1 ranks"),
         (("--train.precision", "fp16", "--train.device", "cpu"), "fp16 is not supported on the CPU"),
-        (("--train.accumulation", "4"), "train.accumulation: 4, expected 1"),
+        (("--train.accumulation", "3"), "train.accumulation: 3 does not divide the 8 items"),
         (("--train.speed", "fast"), "speed"),
         (("--resume", "latest"), "resume: latest, but"),
         (("--data.split", "other"), "no such split; this study has no-validation, tiny"),

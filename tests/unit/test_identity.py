@@ -89,9 +89,17 @@ def test_batch_that_does_not_divide_is_refused() -> None:
     assert TrainConfig(steps=1, global_batch_size=24, accumulation=3).rank_batch_size(2) == 4
     with pytest.raises(CommandError, match=r"train.accumulation: 4 does not divide the 6 items"):
         TrainConfig(steps=1, global_batch_size=12, accumulation=4).rank_batch_size(2)
-    with pytest.raises(CommandError, match=r"train.micro_batch_size: 3 x 2 ranks"):
+    with pytest.raises(CommandError, match=r"train.micro_batch_size: 3 x 2 ranks does not divide .* 10; expected a divisor of 5 or null"):
         TrainConfig(steps=1, global_batch_size=10, micro_batch_size=3).rank_batch_size(2)
+    with pytest.raises(CommandError, match=r"train.micro_batch_size: 3 x 2 ranks x 2 is not .* 24; expected 6 or null"):
+        TrainConfig(steps=1, global_batch_size=24, micro_batch_size=3, accumulation=2).rank_batch_size(2)
     assert TrainConfig(steps=1, global_batch_size=10).rank_batch_size(2) == 5
+
+
+@pytest.mark.parametrize(("ranks", "forwards"), [(8, 1), (4, 2), (2, 4), (1, 8)])
+def test_fewer_ranks_make_more_forwards_of_the_same_size(ranks: int, forwards: int) -> None:
+    train = TrainConfig(steps=1, global_batch_size=64, micro_batch_size=8)
+    assert (train.rank_batch_size(ranks), train.forwards(ranks)) == (8, forwards)
 
 
 def test_data_passes_are_counted_in_whole_steps() -> None:

@@ -107,7 +107,7 @@ def step_in(model: nn.Module, chunks: int) -> tuple[Tensor, Engine]:
 
 def assert_same_step(model: nn.Module, wanted: nn.Module) -> None:
     """Gradients and buffers; an error counts against the whole gradient, since some parts are nothing but rounding."""
-    gradients = [dict((name, p.grad) for name, p in each.named_parameters() if p.grad is not None) for each in (model, wanted)]
+    gradients = [{name: p.grad for name, p in each.named_parameters() if p.grad is not None} for each in (model, wanted)]
     assert gradients[0].keys() == gradients[1].keys()
     length = torch.stack([grad.norm() for grad in gradients[1].values()]).norm()
     for name, grad in gradients[1].items():

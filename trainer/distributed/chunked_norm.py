@@ -94,8 +94,8 @@ class ChunkedStatistics:
 
     @contextlib.contextmanager
     def probed(self, place: int) -> Iterator[list[Tensor]]:
-        """Context in which the forward's graph begins at a normalisation; for each chunk, give the gradient of its :meth:`probe` to the list
-        that this yields. At the end they are summed: a collective."""
+        """Context in which the forward's graph begins at a normalisation; give the gradients of each chunk's :meth:`probe`, stacked (2, C),
+        to the list that this yields. At the end they are summed: a collective."""
         self._probed, sums = place, list[Tensor]()
         yield sums
         known, self._probed, self._probe = self._known[place], -1, None

@@ -120,10 +120,16 @@ def joined(outputs: Sequence[ContrastiveOutput]) -> ContrastiveOutput:
     first = outputs[0]
     if len(outputs) == 1:
         return first
-    shared = {"logit_scale": first.logit_scale, "logit_bias": first.logit_bias}
-    columns = zip(first._fields, zip(*outputs, strict=True), strict=True)
-    rows = {name: None if parts[0] is None else torch.cat(parts) for name, parts in columns if name not in shared}
-    return ContrastiveOutput(**shared, **rows)
+    logits = [out.concept_logits_BK for out in outputs if out.concept_logits_BK is not None]
+    return ContrastiveOutput(
+        z_eeg_BP=torch.cat([out.z_eeg_BP for out in outputs]),
+        z_image_BP=torch.cat([out.z_image_BP for out in outputs]),
+        logit_scale=first.logit_scale,
+        logit_bias=first.logit_bias,
+        eeg_BP=torch.cat([out.eeg_BP for out in outputs]),
+        image_BP=torch.cat([out.image_BP for out in outputs]),
+        concept_logits_BK=torch.cat(logits) if logits else None,
+    )
 
 
 class ContrastiveModel(nn.Module):

@@ -37,8 +37,8 @@ class TrainConfig:
     on half as many ranks, twice as many forwards of the same size make the same global batch."""
     accumulation: int | None = None
     """Forwards of a rank an optimizer step; null: as many as ``micro_batch_size`` says, 1 without it. Loss and gradient are those of one
-    forward of the whole batch: ``text`` sums a mean over tokens; ``contrastive`` compares all rows with each other, for which each is embedded
-    twice, and with ``model.norm: batch`` twice more for every normalisation (``group`` and ``layer`` need no such pass)."""
+    forward of the whole batch: ``text`` sums a mean over tokens; ``contrastive`` compares all rows with each other, for which each is
+    embedded twice, and with ``model.norm: batch`` twice more for every normalisation (``group`` and ``layer`` need no such pass)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """``fp32``; ``bf16``: float32 weights under bfloat16 autocast; ``fp16``: half precision with loss scaling, CUDA only."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -106,8 +106,8 @@ class TrainConfig:
         if accumulation is None:
             if micro is not None and share % micro:
                 raise CommandError(
-                    f"train.micro_batch_size: {micro} x {world_size} ranks does not divide train.global_batch_size {self.global_batch_size}; "
-                    f"expected a divisor of {share} or null"
+                    f"train.micro_batch_size: {micro} x {world_size} ranks does not divide train.global_batch_size "
+                    f"{self.global_batch_size}; expected a divisor of {share} or null"
                 )
             return micro or share
         if share % accumulation:

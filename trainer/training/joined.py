@@ -12,7 +12,6 @@ time, and batch normalisation has the statistics of the whole batch (:mod:`train
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -100,8 +99,8 @@ class JoinedStep:
             return
         if float(sum_across(differs)):
             raise CommandError(
-                "train.accumulation: above 1, but a second forward of the same rows gave other embeddings: the model must depend on nothing "
-                "but its weights, its input and random numbers of torch; expected such a model, or accumulation 1"
+                "train.accumulation: above 1, but a second forward of the same rows gave other embeddings: expected a model that depends "
+                "on nothing but its weights, its input and random numbers of torch, or accumulation 1"
             )
         self.replays = True
 
@@ -151,6 +150,6 @@ def refuse_lone_statistics(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             raise CommandError(
-                f"train.accumulation: above 1, but {name!r} of the model is a {type(part).__name__}, which normalises each forward by itself: "
-                "expected trainer.distributed.batch_norm.GlobalBatchNorm or a GroupNorm in its place, or accumulation 1"
+                f"train.accumulation: above 1, but {name!r} of the model is a {type(part).__name__}, which normalises each forward by "
+                "itself: expected trainer.distributed.batch_norm.GlobalBatchNorm or a GroupNorm in its place, or accumulation 1"
             )

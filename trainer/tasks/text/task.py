@@ -1,7 +1,7 @@
 """Tuning a language model to say what EEG shows: the task that the loop trains.
 
 A step's path: this rank's items -> prepared and augmented EEG, image embeddings -> words of predicted concepts, prompts, one
-caption each -> cut by length into as many micro-batches as ``train.accumulation`` says of token rows -> sum of the captions' cross-entropies
+caption each -> cut by length into micro-batches of token rows -> sum of the captions' cross-entropies
 -> divided by the tokens of the whole step. So the loss is the mean over the step's caption tokens, however it was cut.
 
 B: items of this rank or of a micro-batch, P: common space of EEG and images.
