@@ -16,7 +16,7 @@ LIMIT = 1e-5
 pytestmark = pytest.mark.timeout(400)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_forwards_of_ranks_are_one_forward_of_one_process(tmp_path: Path, ranks: int) -> None:
     output = tmp_path / "errors.json"
     done = launch("tests.distributed.accumulation_worker", [str(output)], ranks=ranks, timeout_seconds=240)
