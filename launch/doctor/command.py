@@ -51,7 +51,7 @@ def look(config: DoctorConfig) -> list[Finding]:
     around = Surroundings.here(config.python or sys.executable)
     seen, bandwidth = Gathering(config, hosts, around).run()
     environ = {**around.environ, **config.environment}
-    return findings(seen, Context(config=config, environ=environ, bandwidth=bandwidth))
+    return findings(seen, Context(config=config, environ=environ, bandwidth=bandwidth, python=around.python, folder=around.folder))
 
 
 def _this_machine(config: DoctorConfig) -> Seen:

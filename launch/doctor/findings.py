@@ -50,6 +50,10 @@ class Context:
     environ: Mapping[str, str]
     """Of ranks, as far as it is known here: who names an interface there decides."""
     bandwidth: Bandwidth | None = None
+    python: str = ""
+    """Interpreter that is started on hosts."""
+    folder: str = ""
+    """In which it is started."""
 
     @property
     def remote(self) -> bool:
@@ -99,7 +103,7 @@ _REASONS = (
 
 
 def _what_to_do(host: Seen, context: Context) -> str:
-    words = {"host": host.name, "python": context.config.python or "its interpreter", "folder": "the present folder"}
+    words = {"host": host.name, "python": context.python, "folder": context.folder}
     for pattern, advice in _REASONS:
         if re.search(pattern, host.lost, re.IGNORECASE):
             return advice.format(**words)
@@ -360,11 +364,21 @@ def gpus(hosts: Sequence[Seen], context: Context) -> Iterator[Finding]:
             yield Finding(
                 check="GPUs", host=host.name, level="warn", found=f"{listed(counted)}, others have {listed(sorted(kinds))}", do=do
             )
-        elif found.names and context.remote and not wanted:
-            do = "`--accelerator cuda` trains on them"
-            yield Finding(check="GPUs", host=host.name, level="warn", found=f"{listed(counted)}, and ranks on the CPU are asked for", do=do)
+        elif said := _other_device(host, context, len(found.names)):
+            do = "`--accelerator cuda` trains on them, train.device cpu on the CPU: both must agree"
+            yield Finding(check="GPUs", host=host.name, level="bad", found=f"{', '.join(counted) or 'none'}, but {said}", do=do)
         else:
             yield Finding(check="GPUs", host=host.name, level="ok", found=", ".join(counted) or "none: training runs on the CPU")
+
+
+def _other_device(host: Seen, context: Context, count: int) -> str:
+    """Why ranks would be refused: their launcher sets DeepSpeed up for one kind of device, and the trainer's config takes another."""
+    asked = host.part(Asked, "config")
+    device = asked.facts.get("train.device", "") if asked is not None else ""
+    takes = ("cuda" if count >= host.slots else "cpu") if device == "auto" else device
+    if takes in ("", context.config.accelerator):
+        return ""
+    return f"train.device {device} takes {takes}, and --accelerator is {context.config.accelerator}"
 
 
 def operations(hosts: Sequence[Seen], context: Context) -> Iterator[Finding]:

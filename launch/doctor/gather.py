@@ -81,12 +81,18 @@ class Gathering:
 
     def run(self) -> tuple[list[Seen], Bandwidth | None]:
         """All of it."""
+        steps: dict[str, Callable[[], None]] = {
+            "connecting": self._connect,
+            "clocks and ports": self._ask_clocks_and_ports,
+            "what they have": self._ask_facts,
+            "whether the run folder is one": self._look_at_the_folder,
+            "bandwidth": self._measure,
+        }
         try:
-            self._connect()
-            self._ask_clocks_and_ports()
-            self._ask_facts()
-            self._look_at_the_folder()
-            self._measure()
+            for name, ask in steps.items():
+                if self.config.hostfile:
+                    print(f"doctor: {len(self.alive) or len(self.hosts)} hosts: {name}", file=sys.stderr, flush=True)
+                ask()
         finally:
             self._close()
         return list(self.seen.values()), self.bandwidth

@@ -88,8 +88,9 @@ class Host:
         from trainer.training.provenance import facts_of_the_code, facts_of_the_start
 
         self.command = command = parse_trainers(self.config)
+        code = facts_of_the_code()
         every = facts_of_the_start(command, self.config.accelerator)
-        own = {name: value for name, value in every.items() if name not in facts_of_the_code()}
+        own = {name: value for name, value in every.items() if name not in code}
         if not isinstance(command, RunConfig):
             return Asked(facts=own, run="")
         zero = command.zero

@@ -3,6 +3,9 @@
 Weights that are trained, gradients and AdamW's two states are float32 (:mod:`trainer.distributed.deepspeed_config`). Stages 1 to 3 of
 DeepSpeed keep besides a float32 copy of their share of the weights, which is what they update. Activations, libraries and CUDA's own
 context (about half a gigabyte) come on top: they depend on the batch, not on the stage.
+
+Of ten layers of a million parameters on two ranks of gloo, the tensors that live between backward and step have 16.0, 12.8, 12.4 and 10.4
+bytes a parameter at stages 0 to 3; this says 16.0, 14.4, 12.4 and 10.8.
 """
 
 from __future__ import annotations

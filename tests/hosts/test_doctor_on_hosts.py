@@ -14,7 +14,7 @@ from tests.distributed.launcher import ROOT
 from tests.distributed.training import make_study
 from tests.hosts.cluster import Cluster, why_not
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def cluster(home: Path) -> Iterator[Cluster]:
 def doctor(cluster: Cluster, config: Path, run: Path, *hosts: str) -> tuple[int, list[dict[str, Any]]]:
     """Exit status and findings."""
     settings = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin:/sbin"}
-    words = ["doctor", "--hostfile", str(cluster.hostfile(*hosts)), "--min_free_bytes", "1000", "--timeout_seconds", "400", "--json"]
+    words = ["doctor", "--hostfile", str(cluster.hostfile(*hosts)), "--min_free_bytes", "1000", "--json"]
     command = ["contrastive", "--config", str(config), "--run", str(run)]
-    done = cluster.run("head", sys.executable, "-m", "launch", *words, "--", *command, timeout=800, **settings)
+    done = cluster.run("head", sys.executable, "-m", "launch", *words, "--", *command, timeout=500, **settings)
     return done.returncode, json.loads(done.stdout)
 
 

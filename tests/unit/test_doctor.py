@@ -50,7 +50,7 @@ def host(name: str, number: int) -> Seen:
         "code": Facts(facts=dict(CODE)),
         "GPUs": Gpus(names=["H100", "H100"], free_bytes=[70 * GIB, 70 * GIB], cuda="12.8", nccl="2.27.3"),
         "config": Asked(
-            facts={"optimizer.lr": "0.003", "device": "cuda"}, run="runs/x", stage=1, bucket_elements=10**7, kept_checkpoints=4
+            facts={"optimizer.lr": "0.003", "train.device": "auto"}, run="runs/x", stage=1, bucket_elements=10**7, kept_checkpoints=4
         ),
         "run": Facts(facts={}),
         "study": Facts(facts={"data.fingerprint": "f00", "data.split_hash": "5b1", "training items": "16540"}),
@@ -72,7 +72,7 @@ CONFIG = DoctorConfig(hostfile="hosts", accelerator="cuda", trainer_command=["co
 
 
 def judged(hosts: list[Seen], *, config: DoctorConfig = CONFIG, bandwidth: Bandwidth | None = FAST) -> list[Finding]:
-    return findings(hosts, Context(config=config, environ={}, bandwidth=bandwidth))
+    return findings(hosts, Context(config=config, environ={}, bandwidth=bandwidth, python="/venv/bin/python", folder="/lab"))
 
 
 def wrong(found: list[Finding]) -> set[tuple[str, str, str]]:
@@ -133,7 +133,7 @@ WRONG: dict[str, tuple[Callable[[Seen], None], str, str, str, str]] = {
     "silent": (gone("no answer within 120 seconds"), "ssh", "bad", "120", "reachable"),
     "unknown key": (gone("Host key verification failed."), "ssh", "bad", "key", "known_hosts"),
     "no project": (gone("/usr/bin/python3: No module named launch"), "ssh", "bad", "launch", "install"),
-    "no folder": (gone("sh: 1: cd: can't cd to /lab"), "ssh", "bad", "cd", "same paths"),
+    "no folder": (gone("sh: 1: cd: can't cd to /lab"), "ssh", "bad", "cd", "same paths on node{}: /lab, /venv/bin/python"),
     "hangs": (own(late="study"), "answer", "bad", "at: study", "mount"),
     "torch is broken": (refused("GPUs", "ImportError: libcuda.so"), "answer", "bad", "libcuda", "doctor"),
     "Debian": (machine(name_addresses=["127.0.1.1"]), "own name", "warn", "127.0.1.1", "/etc/hosts"),
@@ -165,6 +165,7 @@ WRONG: dict[str, tuple[Callable[[Seen], None], str, str, str, str]] = {
     "container": (machine(shared_bytes=2**26, shared_free_bytes=2**26), "shared memory", "warn", "0.06 GiB", "shm-size"),
     "a GPU is lost": (part("GPUs", names=["H100"], free_bytes=[70 * GIB]), "GPUs", "bad", "1 x H100, for 2 ranks", "slots"),
     "server away": (part("MLflow", why_not="Connection refused"), "MLflow", "warn", "refused", "server"),
+    "other device": (facts("config", **{"train.device": "cpu"}), "GPUs", "bad", "train.device cpu takes cpu", "agree"),
     "used GPU": (part("GPUs", free_bytes=[70 * GIB, 2**26]), "memory", "bad", "64 MiB free", "stage"),
     "crowded GPU": (part("GPUs", free_bytes=[70 * GIB, 170 * 2**20]), "memory", "warn", "170 MiB free", "micro-batch"),
 }
@@ -189,7 +190,7 @@ def test_what_is_wrong_with_one_host_is_named_with_it_and_with_what_to_do(name: 
     found = judged(hosts)
     (named,) = [one for one in found if (one.check, one.host, one.level) == (check, f"node{which}", level)]
     assert words in named.found
-    assert advice in named.do
+    assert advice.format(which) in named.do
     others = {one for one in wrong(found) if one[1] != f"node{which}" and one[0] not in ("bandwidth",)}
     assert others <= {("run folder", f"node{other}", "bad") for other in range(3)}, (
         "no other host is blamed, but for a folder that two do not share"
@@ -242,6 +243,15 @@ def test_mtus_that_differ_and_devices_of_two_kinds() -> None:
     ops = cluster()
     machine(operations=["cpu_adam"])(ops[0])
     assert wrong(judged(ops)) == {("DeepSpeed ops", "node1", "warn"), ("DeepSpeed ops", "node2", "warn")}
+
+
+def test_devices_that_are_there_and_not_asked_for_are_refused_as_ranks_would_be() -> None:
+    on_cpu = replace(CONFIG, accelerator="cpu")
+    assert {("GPUs", f"node{number}", "bad") for number in range(3)} <= wrong(judged(cluster(), config=on_cpu))
+    hosts = cluster()
+    for seen in hosts:
+        facts("config", **{"train.device": "cpu"})(seen)
+    assert wrong(judged(hosts, config=on_cpu)) == set()
 
 
 def test_bandwidth_that_is_slow_or_was_not_measured() -> None:
