@@ -187,7 +187,7 @@ class Gathering:
             return  # findings of their own
         interfaces = {host.name: self.seen[host.name].interface for host in hosts} if len(hosts) > 1 else {}
         meeting = Meeting(address=address, port=first.port, interfaces=interfaces)
-        starts = plan_of_ranks(self.config, hosts, self.around, meeting).starts
+        starts = plan_of_ranks(replace(self.config, max_restarts=0), hosts, self.around, meeting).starts
         asked = {"device": self.config.accelerator, "bytes": self.config.bandwidth_bytes, "seconds": self.config.timeout_seconds / 2}
         self.programs.clear()
         for start in starts:
