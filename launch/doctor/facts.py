@@ -38,7 +38,7 @@ class Machine:
     """What the host's own name means to itself; empty: nothing."""
     interfaces: dict[str, Interface]
     folder: str
-    """Nearest folder that is there, of the one that will be written into."""
+    """Nearest folder that is there, of the one that is asked about."""
     free_bytes: int
     memory_bytes: int
     memory_free_bytes: int
@@ -67,6 +67,10 @@ class Asked:
     """Every field of its config, and the device."""
     run: str
     """Run folder; empty: it is no training."""
+    folder: str = ""
+    """It, or the nearest of its parents that is there."""
+    free_bytes: int = 0
+    """Of that folder's disk."""
     stage: int = 0
     bucket_elements: int = 0
     offload_optimizer: bool = False

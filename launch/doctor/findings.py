@@ -117,9 +117,9 @@ def answered(hosts: Sequence[Seen], context: Context) -> Iterator[Finding]:
             said = f"no answer within {context.config.timeout_seconds:g} seconds, at: {host.late}"
             do = "look for a mount or a server that hangs there, or raise timeout_seconds"
             yield Finding(check="answer", host=host.name, level="bad", found=said, do=do)
-        for part in ("machine", "code", "GPUs", "model"):
+        for part in ("machine", "code", "GPUs", "model", "shards", "MLflow"):
             if part in host.refused:
-                level: Level = "warn" if part == "model" else "bad"
+                level: Level = "warn" if part in ("model", "MLflow") else "bad"
                 do = f"`python -m launch doctor` on {host.name} says more"
                 yield Finding(check="answer", host=host.name, level=level, found=f"{part}: {host.refused[part]}", do=do)
 
@@ -332,9 +332,10 @@ def disk(hosts: Sequence[Seen], context: Context) -> Iterator[Finding]:
     wanted = max(context.config.min_free_bytes, kept)
     for host, machine in _with(hosts, Machine, "machine"):
         needs = f", {wanted / 2**30:.1f} GiB wanted" + (f", {kept / 2**30:.1f} of them for checkpoints" if kept else "")
-        bad = machine.free_bytes < wanted
-        do = f"make room in {machine.folder}, or write elsewhere"
-        yield _line("free disk", host, f"{machine.free_bytes / 2**30:.0f} GiB{needs if bad else ''}", bad=bad, do=do)
+        asked = host.part(Asked, "config")
+        folder, free = (asked.folder, asked.free_bytes) if asked is not None and asked.run else (machine.folder, machine.free_bytes)
+        do = f"make room in {folder}, or write elsewhere"
+        yield _line("free disk", host, f"{free / 2**30:.0f} GiB{needs if free < wanted else ''}", bad=free < wanted, do=do)
 
 
 def shared_memory(hosts: Sequence[Seen], context: Context) -> Iterator[Finding]:

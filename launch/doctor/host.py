@@ -41,7 +41,7 @@ def main() -> int:
     asked = json.loads(os.environ[ASKED])
     config: DoctorConfig = from_plain(DoctorConfig, asked["config"])
     host = Host(config, asked["ranks"])
-    parts: dict[str, Callable[[], Any]] = {"machine": lambda: machine(host.folder), "code": host.code, "GPUs": gpus}
+    parts: dict[str, Callable[[], Any]] = {"machine": lambda: machine(config.folder), "code": host.code, "GPUs": gpus}
     if config.trainer_command:
         parts |= {"config": host.config_facts, "run": host.run, "study": host.study, "model": host.model}
         parts |= {"shards": host.shards, "MLflow": host.tracking}
@@ -68,13 +68,6 @@ class Host:
         self.command: Any = None
         self.task: Any = None
 
-    @property
-    def folder(self) -> str:
-        """What the command's run folder is, as far as its line says; else the config's ``folder``."""
-        from launch.commands import option
-
-        return option(self.config.trainer_command, "--run") or self.config.folder
-
     def code(self) -> Facts:
         """Packages, and the code file by file."""
         from trainer.training.provenance import facts_of_the_code
@@ -93,10 +86,12 @@ class Host:
         own = {name: value for name, value in every.items() if name not in code}
         if not isinstance(command, RunConfig):
             return Asked(facts=own, run="")
-        zero = command.zero
+        zero, folder = command.zero, nearest_folder(command.run)
         return Asked(
             facts=own,
             run=command.run,
+            folder=str(folder),
+            free_bytes=shutil.disk_usage(folder).free,
             stage=zero.stage,
             bucket_elements=zero.bucket_elements,
             offload_optimizer=zero.offload_optimizer,
@@ -125,7 +120,7 @@ class Host:
 
         if not isinstance(self.command, (ContrastiveConfig, TextConfig)):
             return None
-        self.task = _task(self.command)
+        self.task = _task(self.command, self.ranks)
         return Facts(facts=facts_of_the_data(make_identity(self.command, self.task.study), self.task.num_items))
 
     def model(self) -> Model | None:
@@ -259,19 +254,20 @@ def why_not_reached(uri: str, seconds: float) -> str:
     return "" if os.access(file if file.exists() else folder, os.W_OK) else f"{file} cannot be written"
 
 
-def _task(command: Any) -> Any:
+def _task(command: Any, ranks: int) -> Any:
     import torch
 
     from trainer.distributed.world import World
     from trainer.tasks.contrastive.config import ContrastiveConfig
 
+    world = World(size=ranks, local_size=ranks)  # sizes are held against it; it talks to no other
     if isinstance(command, ContrastiveConfig):
         from trainer.tasks.contrastive.task import ContrastiveTask
 
-        return ContrastiveTask(command, World(), torch.device("cpu"))
+        return ContrastiveTask(command, world, torch.device("cpu"))
     from trainer.tasks.text.task import TextTask
 
-    return TextTask(command, World(), torch.device("cpu"))
+    return TextTask(command, world, torch.device("cpu"))
 
 
 def _language_model(task: Any) -> list[Any]:

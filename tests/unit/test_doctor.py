@@ -50,7 +50,13 @@ def host(name: str, number: int) -> Seen:
         "code": Facts(facts=dict(CODE)),
         "GPUs": Gpus(names=["H100", "H100"], free_bytes=[70 * GIB, 70 * GIB], cuda="12.8", nccl="2.27.3"),
         "config": Asked(
-            facts={"optimizer.lr": "0.003", "train.device": "auto"}, run="runs/x", stage=1, bucket_elements=10**7, kept_checkpoints=4
+            facts={"optimizer.lr": "0.003", "train.device": "auto"},
+            run="runs/x",
+            folder="/lab/runs",
+            free_bytes=500 * GIB,
+            stage=1,
+            bucket_elements=10**7,
+            kept_checkpoints=4,
         ),
         "run": Facts(facts={}),
         "study": Facts(facts={"data.fingerprint": "f00", "data.split_hash": "5b1", "training items": "16540"}),
@@ -126,6 +132,7 @@ def eth0(**changes: Any) -> Callable[[Seen], None]:
 
 # name: (what is wrong with one host, the check that says so, how bad it is, words of what is found, words of what to do)
 WRONG: dict[str, tuple[Callable[[Seen], None], str, str, str, str]] = {
+    "unread shards": (refused("shards", "OSError: Input/output error"), "answer", "bad", "Input/output", "doctor"),
     "no password": (gone("root@node: Permission denied (publickey)."), "ssh", "bad", "Permission denied", "ssh-copy-id"),
     "no such name": (gone("ssh: Could not resolve hostname node"), "ssh", "bad", "resolve", "hostfile"),
     "no sshd": (gone("ssh: connect to host node port 22: Connection refused"), "ssh", "bad", "refused", "sshd"),
@@ -161,7 +168,7 @@ WRONG: dict[str, tuple[Callable[[Seen], None], str, str, str, str]] = {
     "altered shard": (part("shards", wrong=["000001.tar: SHA-256 abc"]), "shards", "bad", "000001.tar", "verify"),
     "own folder": (own(marks=["node7"]), "run folder", "bad", "does not see", "mount"),
     "read-only": (own(marks=None, marks_refused="/lab: Read-only file system"), "run folder", "bad", "Read-only", "write"),
-    "full disk": (machine(free_bytes=GIB), "free disk", "bad", "1 GiB", "/lab/runs"),
+    "full disk": (part("config", free_bytes=GIB), "free disk", "bad", "1 GiB", "/lab/runs"),
     "container": (machine(shared_bytes=2**26, shared_free_bytes=2**26), "shared memory", "warn", "0.06 GiB", "shm-size"),
     "a GPU is lost": (part("GPUs", names=["H100"], free_bytes=[70 * GIB]), "GPUs", "bad", "1 x H100, for 2 ranks", "slots"),
     "server away": (part("MLflow", why_not="Connection refused"), "MLflow", "warn", "refused", "server"),
