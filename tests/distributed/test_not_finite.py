@@ -14,11 +14,15 @@ from safetensors.torch import load_file
 
 from data_prep.contract.cli import main
 from data_prep.contract.errors import UserError
+from data_prep.contract.files import read_json
 from tests.distributed.launcher import launch
 from tests.distributed.training import by_step, events, make_study, train
 from trainer.__main__ import COMMANDS
 from trainer.data.index import StudyIndex
 from trainer.tasks.contrastive.task import ContrastiveTask
+from trainer.training.checkpoint import read_checkpoint
+from trainer.training.run_folder import read_lines
+from trainer.training.verify import verify
 
 pytestmark = pytest.mark.timeout(300)
 STAGES = ("0", "1", "2", "3")
@@ -38,20 +42,25 @@ def contrastive(home: Path, run: Path, *arguments: str) -> int:
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+def forwards() -> list[int]:
+    """One for each that there was."""
+    return []
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch, forwards: list[int]) -> set[int]:
     """Steps (from 1) whose forward makes no numbers, running statistics included, though the inputs are."""
     steps: set[int] = set()
     losses = ContrastiveTask.losses
-    seen = [0]
 
     def fail(task: ContrastiveTask, model: Any, batch: Any) -> Any:
-        seen[0] += 1
-        if seen[0] in steps:
+        forwards.append(1)
+        if len(forwards) in steps:
             for name, buffer in model.module.named_buffers():
                 if "running" in name:
                     buffer.fill_(math.nan)
         found = losses(task, model, batch)
-        return {name: value * math.nan for name, value in found.items()} if seen[0] in steps else found
+        return {name: value * math.nan for name, value in found.items()} if len(forwards) in steps else found
 
     monkeypatch.setattr(ContrastiveTask, "losses", fail)
     return steps
@@ -80,12 +89,65 @@ def test_one_skipped_step_too_many_ends_the_run_and_a_resumed_one_goes_on(
 ) -> None:
     failing |= {6, 8}
     run = tmp_path / "run"
-    assert contrastive(home, run, "--train.max_skipped_steps", "1", "--train.steps", "12", "--train.log_every_steps", "50") == 1
+    asked = ("--train.max_skipped_steps", "1", "--train.max_rollbacks", "0", "--train.steps", "12")
+    assert contrastive(home, run, *asked, "--train.log_every_steps", "50") == 1
     said = capfd.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: 2 optimizer steps until step 8 were skipped because their gradients were not finite, train.max_skipped")
     assert [path.name for path in (run / "checkpoints").glob("step-*")] == ["step-00000005"]
     assert not (run / "completed.json").exists()
-    assert contrastive(home, run, "--train.max_skipped_steps", "1", "--train.steps", "12", "--resume", "latest") == 0
+    assert contrastive(home, run, *asked, "--resume", "latest") == 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_too_many_skipped_steps_wind_a_run_back_and_on_with_other_items(
+    home: Path, tmp_path: Path, failing: set[int], forwards: list[int], stage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failing |= {8, 9, 12}  # the 12th forward is step 9 once more
+    run, steady = tmp_path / "run", tmp_path / "steady"
+    asked = ("--zero.stage", stage, "--train.steps", "12", "--train.validate_every_steps", "6", "--data.split", "no-validation")
+    asked = (*asked, "--checkpoint.every_steps", "6")
+    assert contrastive(home, run, *asked, "--train.max_skipped_steps", "1") == 0
+    assert "too many steps were skipped: back to step 6, on with other items" in capfd.readouterr().out
+    (event,) = events(run, "rolled_back")
+    assert (event["step"], event["to"], event["samples_seen"]) == (9, 6, 9 * 8)
+    assert [event["step"] for event in events(run, "skipped")] == [9], "what is wound back is in undone/"
+    assert [line["step"] for line in read_lines(run / "undone" / "events.jsonl") if line["event"] == "skipped"] == [8, 9]
+    state = read_checkpoint(run / "checkpoints" / "step-00000012").state
+    assert (state.step, state.samples_seen, state.rollbacks, state.skipped_steps) == (12, 15 * 8, 1, 1)
+    assert verify(run) == []
+    forwards.clear()
+    failing |= {7}
+    assert contrastive(home, steady, *asked, "--train.max_skipped_steps", "2") == 0, "nothing was learnt between 6 and the rollback"
+    for name in ("items", "loss"):
+        found, expected = (by_step(path, "items.jsonl" if name == "items" else "metrics.jsonl", name) for path in (run, steady))
+        assert found.keys() == expected.keys()
+        for step in found:
+            assert found[step] == pytest.approx(expected[step], rel=1e-6), f"{name} at {step}"
+
+
+def test_after_its_rollbacks_a_run_ends_with_a_report(home: Path, tmp_path: Path, failing: set[int], capfd: Any) -> None:
+    failing |= {6, 7, 8, 9}
+    run = tmp_path / "run"
+    assert contrastive(home, run, "--train.max_skipped_steps", "1", "--train.steps", "12") == 1
+    said = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "2 optimizer steps until step 7 were skipped" in said
+    assert "train.max_skipped_steps allows 1, after 1 rollback: " in said
+    assert said.endswith("reports/not-finite.json has them")
+    report = read_json(run / "reports" / "not-finite.json")
+    assert [(line["step"], line["samples_seen"]) for line in report["skipped"]] == [(6, 48), (7, 56), (6, 64), (7, 72)]
+    assert [(line["step"], line["to"]) for line in report["rolled_back"]] == [(7, 5)]
+    assert report["metrics"][-1]["step"] == 6, "the step that ended it has no metrics"
+
+
+@pytest.mark.parametrize("stage", ["0", "2"])
+def test_two_ranks_are_wound_back_alike(home: Path, tmp_path: Path, stage: str) -> None:
+    run = tmp_path / "run"
+    term = "[{class_path: tests.distributed.sometimes.Sometimes, init_args: {calls: [7, 8]}}]"
+    asked = ("--zero.stage", stage, "--train.max_skipped_steps", "1", "--train.steps", "12", "--train.validate_every_steps", "6")
+    output = train(run, *asked, "--train.accumulation", "2", "--loss.terms", term, ranks=2, config=home / "config.yaml")
+    assert (run / "completed.json").is_file(), output
+    assert [(event["step"], event["to"]) for event in events(run, "rolled_back")] == [(8, 6)]
+    assert sorted(by_step(run, "metrics.jsonl", "loss")) == list(range(1, 13))
 
 
 def test_a_checkpoint_whose_statistics_are_no_numbers_is_not_resumed(

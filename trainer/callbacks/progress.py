@@ -47,6 +47,13 @@ class ProgressLine(Callback):
         if loop.world.rank == 0:
             self.console.print(f"step {loop.state.step}/{loop.num_steps}  skipped: {reason}")
 
+    def on_rollback(self, loop: LoopView, step: int) -> None:
+        """One line a rollback."""
+        if loop.world.rank == 0:
+            self.console.print(
+                f"step {step}/{loop.num_steps}  too many steps were skipped: back to step {loop.state.step}, on with other items"
+            )
+
     def on_metrics(self, loop: LoopView, metrics: dict[str, float]) -> None:
         """Refresh the bar's text, or print a line."""
         line = progress_text(metrics)

@@ -94,6 +94,10 @@ class Callback:
     def on_skip(self, loop: LoopView, reason: str) -> None:
         """After an optimizer step that changed nothing, before ``on_step``; on all ranks, which decide alike."""
 
+    def on_rollback(self, loop: LoopView, step: int) -> None:
+        """The run, which was at ``step``, has gone back to a checkpoint, whose counters ``loop.state`` has; no other hook of that step
+        follows."""
+
     def on_metrics(self, loop: LoopView, metrics: dict[str, float]) -> None:
         """Every ``log_every_steps`` steps: losses averaged over ranks, ``lr``, ``samples_per_second``, ..."""
 

@@ -60,9 +60,12 @@ class TrainConfig:
     early_stopping_validations: int = 0
     """Stop after this many validations in a row without a better score; 0: never."""
     max_skipped_steps: int = 10
-    """Optimizer steps of the whole run that may be skipped because gradients were not finite; one more ends it. Such a step changes
-    neither weights nor running statistics, and is counted (``skipped_steps``) and said. Steps that only lower the fp16 loss scale do not
-    count; inputs that are not finite end a run at once."""
+    """Optimizer steps of the whole run, or since its latest rollback, that may be skipped because gradients were not finite; one more is a
+    rollback. Such a step changes neither weights nor running statistics, and is counted (``skipped_steps``) and said. Steps that only lower
+    the fp16 loss scale do not count; inputs that are not finite end a run at once."""
+    max_rollbacks: int = 1
+    """How often a run that skipped too many steps goes back to its last whole checkpoint, and on with the items that come next. Then, or
+    without a checkpoint, it ends with ``reports/not-finite.json``."""
     log_every_steps: int = 10
     """Steps between lines of ``metrics.jsonl`` and of the tracker."""
     log_items: bool = False
@@ -80,7 +83,7 @@ class TrainConfig:
         for name in ("global_batch_size", "validation_batch_size", "log_every_steps", "timeout_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"train.{name}: {getattr(self, name)}, expected a positive number")
-        for name in ("validate_every_steps", "early_stopping_validations", "max_skipped_steps"):
+        for name in ("validate_every_steps", "early_stopping_validations", "max_skipped_steps", "max_rollbacks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name}: {getattr(self, name)}, expected 0 or more")
         if self.early_stopping_validations and not self.validate_every_steps:

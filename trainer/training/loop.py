@@ -24,7 +24,7 @@ from data_prep.contract.errors import CommandError, StudyError, UserError
 from data_prep.contract.seed import SEED_LIMIT
 from trainer.distributed.precision import LossScale
 from trainer.distributed.world import World
-from trainer.training import checkpoint
+from trainer.training import checkpoint, rollback
 from trainer.training.callback import Callback
 from trainer.training.clock import Clock, memory_gib
 from trainer.training.config import RunConfig
@@ -104,8 +104,9 @@ class Loop:
                     host = next(batches)
                 self.fault_seen = self.fault_seen or host.fault
                 losses = self._optimizer_step(self.task.prepare(host, self.state.step))
-                if self.skipped:
-                    self._account_for_skip(host)
+                if self.skipped and self._account_for_skip(host):
+                    clock.restart()
+                    continue
                 clock.samples += self.train_config.global_batch_size
                 self._each("on_step")
                 if self.train_config.log_items:
@@ -222,8 +223,9 @@ class Loop:
         if fault := first_said(self.fault_seen):
             raise StudyError(fault)
 
-    def _account_for_skip(self, host: Any) -> None:
-        """Bad inputs end the run on all ranks alike; else the step is undone, counted, said, and one too many ends the run."""
+    def _account_for_skip(self, host: Any) -> bool:
+        """Bad inputs end the run on all ranks alike; else the step is undone, counted and said. One too many ends the run, unless it can go
+        back to a checkpoint: whether it did, after which nothing of the step is left."""
         self.fault_seen = self.fault_seen or self.task.fault_of(host)
         self._raise_fault()
         self.buffers.restore()
@@ -232,14 +234,38 @@ class Loop:
         state.skipped_steps += 1
         state.overflow_steps += scaled
         reason = f"lowered the loss scale to {self.loss_scale.scale:g}" if scaled else "its gradients were not finite"
-        self.folder.event("skipped", step=state.step, skipped_steps=state.skipped_steps, reason=reason)
+        self.folder.event("skipped", step=state.step, skipped_steps=state.skipped_steps, samples_seen=state.samples_seen, reason=reason)
         self._each("on_skip", reason)
-        count, most = state.skipped_steps - state.overflow_steps, self.train_config.max_skipped_steps
-        if count > most:
-            raise CommandError(
-                f"{count} optimizer steps until step {state.step} were skipped because their gradients were not finite, "
-                f"train.max_skipped_steps allows {most}: {_ADVICE}"
-            )
+        count, most = state.skipped_steps - state.overflow_steps - state.forgiven_steps, self.train_config.max_skipped_steps
+        if count <= most:
+            return False
+        if self._roll_back():
+            return True
+        facts = {"count": count, "max_skipped_steps": most, "rollbacks": state.rollbacks, "lr": self.engine.optimizer.param_groups[0]["lr"]}
+        report = checkpoint.on_rank_0(self.world, lambda: str(rollback.write_report(self.folder, self.state, facts)))
+        since = f", after {state.rollbacks} rollback{'s' if state.rollbacks > 1 else ''}" if state.rollbacks else ""
+        raise CommandError(
+            f"{count} optimizer steps until step {state.step} were skipped because their gradients were not finite, "
+            f"train.max_skipped_steps allows {most}{since}: {_ADVICE}; {report} has them"
+        )
+
+    def _roll_back(self) -> bool:
+        """Go back to the last whole checkpoint, if that may be done and there is one; a collective."""
+        if self.state.rollbacks >= self.train_config.max_rollbacks:
+            return False
+        found = checkpoint.on_rank_0(self.world, lambda: rollback.last_whole(self.folder, self.world))
+        if not found:
+            return False
+        saved, before = checkpoint.read_checkpoint(Path(found)), self.state
+        checkpoint.load(self.engine, saved, None, without_frozen=self.task.frozen_elsewhere)
+        self.state = rollback.state_after(saved.state, before)
+        if self.state.loss_scale:
+            self.loss_scale.load_state_dict(self.state.loss_scale)
+        self.saved_step, self.checked_step = self.state.step, -1
+        self.last_losses, self.skipped, self.save_owed = [], 0, False
+        checkpoint.on_rank_0(self.world, lambda: rollback.wind_back(self.folder, saved.path, self.state, step=before.step))
+        self._each("on_rollback", before.step)
+        return True
 
     def _optimizer_step(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         self.buffers.keep()

@@ -25,6 +25,10 @@ class TrainState:
     """Optimizer steps that changed nothing because their gradients were not finite."""
     overflow_steps: int = 0
     """Of these, the ones that did no more than lower the fp16 loss scale."""
+    forgiven_steps: int = 0
+    """Skipped steps that count no more: those before the latest rollback."""
+    rollbacks: int = 0
+    """How often the run went back to a checkpoint because too many steps were skipped."""
     loss_scale: dict[str, float] = field(default_factory=dict)
     """State of the fp16 loss scale."""
     tracking_run_id: str = ""
