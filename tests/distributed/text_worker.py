@@ -153,7 +153,7 @@ def start_engine(task: TextTask, config: TextConfig, world: World) -> Any:
         zero=config.zero,
         world=world,
         micro_batch_size=config.train.rank_batch_size(world.size),
-        accumulation=config.train.accumulation,
+        accumulation=config.train.forwards(world.size),
         overrides=config.deepspeed_overrides,
     )
     torch.manual_seed(config.train.seed)
