@@ -63,13 +63,13 @@ def check(command: Any, *, ranks: int, restarted: bool = False) -> None:
 
 def facts(command: Any, *, ranks: int) -> dict[str, Any]:
     """What whoever starts the ranks must know: the run folder (none: it is no training), the file that success writes last, the world sizes
-    up to ``ranks`` that the config allows."""
+    up to ``ranks`` that the config allows, whether the folder is that of rank 0's host alone."""
     success = last_file(command)
     if not isinstance(command, RunConfig):
-        return {"run": None, "success": str(success), "worlds": list(range(1, ranks + 1))}
+        return {"run": None, "success": str(success), "worlds": list(range(1, ranks + 1)), "local": False}
     fixed = command.train.world_size
     worlds = [size for size in range(1, ranks + 1) if fixed in (None, size) and _fits(command, size)]
-    return {"run": command.run, "success": str(success), "worlds": worlds}
+    return {"run": command.run, "success": str(success), "worlds": worlds, "local": command.run_folder == "local"}
 
 
 def last_file(command: Any) -> Path:

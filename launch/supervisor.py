@@ -25,6 +25,7 @@ from typing import Any
 
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError, UserError
+from data_prep.contract.machine import this_machine
 from data_prep.contract.secrets import masked, private
 from launch import decide as d
 from launch.agent import LOST_SECONDS
@@ -84,6 +85,7 @@ class Supervisor:
         self.config, self.around, self.asked = config, around, asked
         self.folder = Path(found["run"]) if found["run"] else None
         self.success = Path(found["success"])
+        self.folder_is_local = bool(found["local"])
         self.logs = RunFolder(self.success.parent).logs
         self.task = d.Task(
             hosts=tuple(hosts),
@@ -281,6 +283,10 @@ class Supervisor:
         if len(hosts) > 1 and address.startswith(_LOOPBACK):
             self.status = 1
             self.why = f"hostfile: {first} was reached by {address}, where other hosts do not find it: name it as they do"
+            return
+        if self.folder_is_local and len(hosts) > 1 and hellos[first]["machine"] != this_machine():
+            self.status = 1
+            self.why = f"run_folder: local, and rank 0 would be on {first}: start it there, where the run folder will be"
             return
         interfaces = {name: hello["interface"] for name, hello in hellos.items()} if len(hosts) > 1 else {}
         meeting = Meeting(address=address, port=port, interfaces=interfaces)

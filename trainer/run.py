@@ -38,6 +38,7 @@ from trainer.distributed.zero_init import partitioned
 from trainer.tasks.contrastive.config import ContrastiveConfig
 from trainer.tasks.text.config import TextConfig
 from trainer.training import checkpoint, identity, settle
+from trainer.training.apart import Apart, ranks_apart
 from trainer.training.callback import Callback
 from trainer.training.completed import Completed, write_completed
 from trainer.training.config import RunConfig, TrainConfig
@@ -156,7 +157,13 @@ def _set_up(
     folder: RunFolder,
     start: Start,
 ) -> Loop:
-    _check_shared(folder, world)
+    if config.run_folder == "local" and world.size > 1:
+        folder.apart = ranks_apart(folder.path, folder.owner, world, device)
+        if folder.owner is not None:
+            folder.owner.elsewhere = folder.apart.here
+        folder.apart.clean()
+    else:
+        _check_shared(folder, world)
     checkpoint.on_rank_0(world, lambda: str(find(folder, config.resume)))  # refused here, before the study is opened
     task = build_task(world, device)
     facts = facts_of_the_data(identity.make_identity(config, task.study), task.num_items)
@@ -164,6 +171,8 @@ def _set_up(
     say(world, f"study opened: {task.num_items} training items a data pass")
     found, universal = checkpoint.on_rank_0(world, lambda: _choose(config, task, folder, world, start))
     start.scratch = Path(universal).parent if universal else None
+    if found is not None and folder.apart is not None:
+        found, universal = _brought(folder.apart, found, universal, start)
     resumed = None if found is None else checkpoint.read_checkpoint(Path(found))
 
     overrides = {**config.deepspeed_overrides, **({"checkpoint": {"load_universal": True}} if universal else {})}
@@ -195,6 +204,8 @@ def _set_up(
         dist.barrier()
         if world.rank == 0:
             shutil.rmtree(folder.path / "universal", ignore_errors=True)
+        if folder.apart is not None:
+            folder.apart.forget()
         loop.state, loop.saved_step = resumed.state, resumed.state.step
         if loop.state.loss_scale:
             loop.loss_scale.load_state_dict(loop.state.loss_scale)
@@ -207,6 +218,14 @@ def _set_up(
     loop.state.started_from = task.started_from
     checkpoint.on_rank_0(world, lambda: _claim(loop, found, start))
     return loop
+
+
+def _brought(apart: Apart, found: str, universal: str | None, start: Start) -> tuple[str, str | None]:
+    """Where this rank finds the checkpoint that is continued, and its universal form, once other hosts have them."""
+    if apart.here:
+        start.scratch = apart.scratch
+    here = str(apart.bring(Path(found), Path(found).name))
+    return here, str(apart.bring(Path(universal), f"universal/{Path(universal).name}")) if universal else None
 
 
 def _check_shared(folder: RunFolder, world: World) -> None:

@@ -312,15 +312,26 @@ def shared_folder(hosts: Sequence[Seen], context: Context) -> Iterator[Finding]:
     if len(looked) < 2:
         return
     everyone = [host.name for host in looked if not host.marks_refused]
+    local = any(asked.facts.get("run_folder") == "local" for _, asked in _with(hosts, Asked, "config"))
     for host in looked:
         if host.marks_refused:
             do = "let the user who trains write there, on all hosts"
             yield Finding(check="run folder", host=host.name, level="bad", found=f"{host.marks_refused}: cannot be written", do=do)
             continue
         assert host.marks is not None
+        if local:
+            others = [name for name in host.marks if name != host.name]
+            said = (
+                f"run_folder is local, but what {listed(others, _MOST_NAMED)} writes is seen"
+                if others
+                else "of its own, as run_folder: local says"
+            )
+            do = "set run_folder: shared"
+            yield Finding(check="run folder", host=host.name, level="bad" if others else "ok", found=said, do=do if others else "")
+            continue
         if missing := [name for name in everyone if name not in host.marks]:
             said = f"does not see what {listed(missing, _MOST_NAMED)} {'writes' if len(missing) == 1 else 'write'} there"
-            do = "choose a run folder on a file system that all hosts mount under the same path: --run"
+            do = "choose a run folder on a file system that all hosts mount under the same path, --run, or run_folder: local"
             yield Finding(check="run folder", host=host.name, level="bad", found=said, do=do)
         else:
             yield Finding(check="run folder", host=host.name, level="ok", found="one folder for all hosts")

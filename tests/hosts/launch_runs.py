@@ -18,12 +18,12 @@ _SETTINGS = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys
 
 @contextmanager
 def launched(
-    cluster: Cluster, run: Path, *arguments: str, config: Path, options: tuple[str, ...] = (), hosts: tuple[str, ...] = ()
+    cluster: Cluster, run: Path, *arguments: str, config: Path, options: tuple[str, ...] = (), hosts: tuple[str, ...] = (), by: str = "head"
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """``launch run --hostfile H ... -- contrastive --config C --run RUN ...``; what it says goes to RUN.log."""
+    """``launch run --hostfile H ... -- contrastive --config C --run RUN ...``; what it says goes to RUN.log; ``by``: where it is typed."""
     argv = [sys.executable, "-m", "launch", "run", "--hostfile", str(cluster.hostfile(*hosts)), *options, "--"]
     command = ["contrastive", "--config", str(config), "--run", str(run), *arguments]
-    process = cluster.start("head", [*argv, *command], run.with_suffix(".log"), **_SETTINGS)
+    process = cluster.start(by, [*argv, *command], run.with_suffix(".log"), **_SETTINGS)
     try:
         yield process
     finally:

@@ -234,6 +234,16 @@ def test_all_hosts_gone_is_no_crash() -> None:
     assert wrong(found) == {("ssh", f"node{number}", "bad") for number in range(3)}
 
 
+def test_a_folder_of_each_hosts_own_is_right_where_it_is_asked_for() -> None:
+    hosts = cluster()
+    for seen in hosts:
+        facts("config", run_folder="local")(seen)
+    assert wrong(judged(hosts)) == {("run folder", f"node{number}", "bad") for number in range(3)}
+    for seen in hosts:
+        seen.marks = [seen.name]
+    assert wrong(judged(hosts)) == set()
+
+
 def test_an_uncertain_clock_is_not_blamed() -> None:
     hosts = cluster()
     hosts[1].clock_seconds, hosts[1].clock_error_seconds = 2.0, 1.5

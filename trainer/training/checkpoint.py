@@ -3,7 +3,8 @@
 ``checkpoints/step-NNNNNNNN/`` holds DeepSpeed's files, ``buffers.safetensors``, the export where its step was the best so far and,
 written last, the seal (:mod:`trainer.training.seal`), once rank 0 has seen the parts of all ranks. Until then the folder has a name of the
 process that writes it, which a process that was taken for dead and wakes up shares with nobody. Only then ``RUN/latest`` moves, by a
-rename; DeepSpeed's own ``latest`` is neither written nor read. All ranks need to see the folder (a shared file system).
+rename; DeepSpeed's own ``latest`` is neither written nor read. All ranks see the folder, or those that do not send what they write to rank
+0 (:mod:`trainer.training.apart`).
 
 Under ZeRO 0 a checkpoint resumes on any number of ranks. Stages 1 to 3 store one part a rank: for another number they are
 converted to DeepSpeed's universal format on the way in, which does not restore buffers (running statistics), hence the
@@ -36,7 +37,7 @@ from trainer.distributed.child import environment_of_its_own
 from trainer.distributed.weights_only import weights_only
 from trainer.distributed.world import World
 from trainer.training.owner import Owner
-from trainer.training.parts import written_parts
+from trainer.training.parts import own_parts, written_parts
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder
 from trainer.training.seal import EXPORT, MANIFEST, Checkpoint, Seal, best_of, discard, write_seal
 from trainer.training.seal import FORMAT_VERSION as FORMAT_VERSION
@@ -106,6 +107,8 @@ def save(
     if not sealed:
         with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext(), room_for(work):
             engine.save_checkpoint(str(folder.checkpoints), tag=work.name, save_latest=False, exclude_frozen_parameters=without_frozen)
+            if folder.apart is not None:
+                folder.apart.send(own_parts(work, world), work)
             parts = written_parts(work, world, engine.zero_optimization_stage())
     weights = full_weights(engine, trainable_only=without_frozen) if export is not None else None
     if world.rank == 0:
@@ -134,6 +137,8 @@ def save(
             publish(folder, path)
         prune(folder, keep_last)
     dist.barrier()
+    if folder.apart is not None and folder.apart.first_here and not sealed:
+        shutil.rmtree(work, ignore_errors=True)  # rank 0 has it
     return path
 
 

@@ -166,6 +166,9 @@ class RunConfig:
 
     run: str
     """Run folder, made if missing; one that holds a run needs ``resume``."""
+    run_folder: Literal["shared", "local"] = "shared"
+    """``shared``: all hosts see the run folder. ``local``: rank 0's host alone has it, and other hosts send it their parts of checkpoints:
+    for hosts without a file system in common. With that host the run is lost, with any other host nothing."""
     data: DataConfig
     """Study, split, embedding and selection."""
     train: TrainConfig

@@ -95,6 +95,8 @@ class Owner:
         self.run, self.claim = run, claim
         self.began = False
         """The run has started: what follows is written into its folder."""
+        self.elsewhere = False
+        """The folder is another host's, where its processes look; here nobody could take it."""
         self._seen = -math.inf
         self._lost: LostOwnershipError | None = None
 
@@ -106,6 +108,8 @@ class Owner:
         LostOwnershipError
             One sentence with who owns the run.
         """
+        if self.elsewhere:
+            return
         if self._lost is not None:
             raise self._lost
         if not now and _clock() - self._seen < BEAT_SECONDS:

@@ -25,7 +25,7 @@ def written_parts(path: Path, world: World, zero_stage: int) -> dict[str, Sealed
     CommandError
         On rank 0: it does not see one of them as its rank does, or a rank wrote none.
     """
-    own = [file for file in path.glob("*.pt") if _rank_of(file.name) == world.rank] if path.is_dir() else []
+    own = own_parts(path, world)
     for file in own:
         fsync(file)
     mine = {file.name: SealedFile(bytes=file.stat().st_size, sha256=sha256_file(file)) for file in own}
@@ -39,6 +39,11 @@ def written_parts(path: Path, world: World, zero_stage: int) -> dict[str, Sealed
             _await(path, written, f"rank {rank} on {host}")
         parts |= written
     return parts
+
+
+def own_parts(path: Path, world: World) -> list[Path]:
+    """Files of a checkpoint that this rank writes, those that are there."""
+    return sorted(file for file in path.glob("*.pt") if _rank_of(file.name) == world.rank) if path.is_dir() else []
 
 
 def _rank_of(part: str) -> int:

@@ -17,7 +17,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.files import fsync, write_atomically
@@ -27,6 +27,9 @@ from data_prep.contract.secrets import masked_values
 from data_prep.contract.words import listed
 from trainer.training.completed import COMPLETED
 from trainer.training.owner import OWNER_FOLDER, Owner
+
+if TYPE_CHECKING:  # torch: who only looks at run folders does not need it
+    from trainer.training.apart import Apart
 
 CHECKPOINT_NAME = re.compile(r"step-[0-9]{8}\Z")
 MAX_STEP = 99_999_999
@@ -60,6 +63,8 @@ class RunFolder:
         self.rank = rank
         self.owner: Owner | None = None
         """The right to write here; None: it is only read, or nobody else can come."""
+        self.apart: Apart | None = None
+        """Ranks on other hosts, where the folder is local; None: all hosts share it."""
         self._last_heartbeat = -HEARTBEAT_SECONDS
         self.lines = threading.Lock()
         """Held while a line is appended or a file of lines is rewritten: a callback's thread may write, too."""
@@ -145,7 +150,7 @@ class RunFolder:
         if time.monotonic() - self._last_heartbeat >= HEARTBEAT_SECONDS:
             self.guard(now=False)
             self._last_heartbeat = time.monotonic()
-            (self.path / "heartbeat").mkdir(exist_ok=True)
+            (self.path / "heartbeat").mkdir(parents=self.apart is not None, exist_ok=True)
             (self.path / "heartbeat" / str(self.rank)).write_text(f"{now()} {step}\n")
 
     def pointed(self, name: str) -> Path | None:
