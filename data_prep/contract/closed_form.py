@@ -16,20 +16,20 @@ E embedding dimensions, K components, R repetitions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg
 
+from data_prep.contract.block_sums import gram, leading_directions, mean_of, product
 from data_prep.contract.errors import UserError
+from data_prep.contract.noise_covariance import whitener, within_covariance
 from data_prep.contract.row_products import CutRows, cut_rows, row_products
 
 ALPHAS = tuple(float(a) for a in np.logspace(-4, 4, 25))
 """Ridge penalties tried, in units of the mean eigenvalue of the features' covariance."""
 MAX_FEATURES = 4096
-"""Above this many features (63 channels x 250 points), data are first projected onto their leading ``NUM_REDUCED`` principal directions."""
-NUM_REDUCED = 2000
-_BLOCK = 4096
+"""Above this many features (63 channels x 250 points), data are first projected onto their leading principal directions."""
 
 
 # ------------------------------------------------------------------------------------------------------------ ridge
@@ -75,18 +75,18 @@ def fit_ridge(x_ND: np.ndarray, y_NE: np.ndarray, *, alphas: Sequence[float] = A
     x = np.asarray(x_ND, np.float32).reshape(len(x_ND), -1)
     y = np.asarray(y_NE, np.float32)
     _check_rows(x, y)
-    mean_D, mean_E = _mean(x), _mean(y)
+    mean_D, mean_E = mean_of(x), mean_of(y)
     x, y = x - mean_D, y - mean_E
-    basis = _leading_directions(x) if min(x.shape) > MAX_FEATURES else None
+    basis = leading_directions(x) if min(x.shape) > MAX_FEATURES else None
     if basis is not None:
         x = x @ basis
     n, d = x.shape
     if n >= d:
-        values, vectors = linalg.eigh(_gram(x.T), overwrite_a=True, check_finite=False)
-        projected = vectors.T @ _product(x.T, y)  # V' X' Y
+        values, vectors = linalg.eigh(gram(x.T), overwrite_a=True, check_finite=False)
+        projected = vectors.T @ product(x.T, y)  # V' X' Y
         squares = np.square(projected).sum(1) / np.maximum(values, values[-1] * 1e-12)  # ||U' Y||^2 by direction
     else:
-        values, vectors = linalg.eigh(_gram(x), overwrite_a=True, check_finite=False)
+        values, vectors = linalg.eigh(gram(x), overwrite_a=True, check_finite=False)
         projected = vectors.T @ y.astype(np.float64)  # U' Y
         squares = np.square(projected).sum(1)
     values = np.maximum(values, 0.0)
@@ -97,7 +97,7 @@ def fit_ridge(x_ND: np.ndarray, y_NE: np.ndarray, *, alphas: Sequence[float] = A
     if n >= d:
         weights = vectors @ (projected / (values + penalty)[:, None])
     else:
-        weights = _product(x.T, vectors @ (projected / (values + penalty)[:, None]))
+        weights = product(x.T, vectors @ (projected / (values + penalty)[:, None]))
     weights = weights.astype(np.float32)
     return Ridge(mean_D=mean_D, weights_DE=weights if basis is None else basis @ weights, intercept_E=mean_E, alpha=float(alpha))
 
@@ -123,18 +123,14 @@ class EncodingModel:
     to_white_DW: np.ndarray
     embedding_mean_E: np.ndarray
     components_EK: np.ndarray
-    """Embedding to standardised leading components."""
+    """Embedding, less its mean, to what predicts: standardised leading components, say."""
     weights_KW: np.ndarray
     lack_W: np.ndarray
     """Variance of lack of fit by direction, in units of one repetition's noise."""
-    alpha: float
-    """The penalty chosen, relative to the components' unit variance."""
 
-    @property
-    def num_components(self) -> int:
-        """Leading components in use."""
-        count: int = self.components_EK.shape[1]
-        return count
+    def in_features(self, basis_DW: np.ndarray) -> EncodingModel:
+        """The same model for EEG that was projected onto the orthonormal columns of ``basis`` before it was fitted."""
+        return replace(self, mean_D=basis_DW @ self.mean_D, to_white_DW=basis_DW @ self.to_white_DW)
 
     def log_likelihood(self, eeg_QCT: np.ndarray, n_reps_Q: np.ndarray | int, gallery_GE: np.ndarray) -> np.ndarray:
         """Log-likelihood of averaged EEG under every candidate, up to a constant a query.
@@ -221,25 +217,25 @@ def fit_encoding_model(
     y = np.asarray(target_NE, np.float32)
     _check_rows(x, y)
     n_reps = np.broadcast_to(np.asarray(n_reps_N, np.float64), (len(x),))
-    mean_D = _mean(x)
+    mean_D = mean_of(x)
     x = x - mean_D
-    basis = _leading_directions(x) if x.shape[1] > MAX_FEATURES else None
+    basis = leading_directions(x) if x.shape[1] > MAX_FEATURES else None
     if basis is not None:
         x = x @ basis
     scores_NK, components_EK, mean_E = leading_components(y, max(num_components))
 
-    noise, freedom = _within_covariance(repetitions, x.shape[1], basis)
+    noise, freedom = within_covariance(repetitions, x.shape[1], basis)
     mean_noise = float((1.0 / n_reps).mean())
     if freedom == 0:  # no repetitions: what a first regression leaves is the noise, and nothing is lack of fit
         first = _regress(x, scores_NK, num_components, alphas)
-        residual = x - scores_NK[:, : len(first[0])] @ first[0].astype(np.float32)
-        noise, freedom = _gram(residual.T) / mean_noise / len(x), len(x)
-    to_white = _whitener(noise, freedom)
+        residual = x - scores_NK[:, : len(first)] @ first.astype(np.float32)
+        noise, freedom = gram(residual.T) / mean_noise / len(x), len(x)
+    to_white = whitener(noise, freedom)
     white_NW = x @ to_white.astype(np.float32)
-    weights_KW, alpha = _regress(white_NW, scores_NK, num_components, alphas)
+    weights_KW = _regress(white_NW, scores_NK, num_components, alphas)
     k = len(weights_KW)
     residual = white_NW - scores_NK[:, :k] @ weights_KW.astype(np.float32)
-    values, turn = linalg.eigh(_gram(residual.T) / max(1, len(x) - k - 1), overwrite_a=True, check_finite=False)
+    values, turn = linalg.eigh(gram(residual.T) / max(1, len(x) - k - 1), overwrite_a=True, check_finite=False)
     lack_W = _lack_of_fit(values, len(x) - k - 1, freedom, mean_noise)
     to_white = to_white @ turn
     return EncodingModel(
@@ -249,7 +245,6 @@ def fit_encoding_model(
         components_EK=components_EK[:, :k],
         weights_KW=weights_KW @ turn,
         lack_W=lack_W,
-        alpha=alpha,
     )
 
 
@@ -259,93 +254,31 @@ def leading_components(y_NE: np.ndarray, most: int) -> tuple[np.ndarray, np.ndar
     ``(other - mean) @ matrix`` gives them for other rows. Fewer than ``most`` where the rows have no more (or only half as
     many rows: more components than that cannot be told from chance).
     """
-    mean_E = _mean(y_NE)
+    mean_E = mean_of(y_NE)
     centred = y_NE - mean_E
     n, e = centred.shape
     if n >= e:
-        values, vectors_EK = linalg.eigh(_gram(centred.T) / n, check_finite=False)
+        values, vectors_EK = linalg.eigh(gram(centred.T) / n, check_finite=False)
     else:
-        values, vectors_NK = linalg.eigh(_gram(centred) / n, check_finite=False)
+        values, vectors_NK = linalg.eigh(gram(centred) / n, check_finite=False)
         vectors_EK = centred.T @ (vectors_NK / np.sqrt(np.maximum(n * values, values[-1] * 1e-12)))
     keep = np.flatnonzero(values > values[-1] * 1e-9)[::-1][: min(most, n // 2)]
     components_EK = vectors_EK[:, keep] / np.sqrt(values[keep])
     return centred @ components_EK.astype(np.float32), components_EK, mean_E
 
 
-def _regress(x_NW: np.ndarray, scores_NK: np.ndarray, num_components: Sequence[int], alphas: Sequence[float]) -> tuple[np.ndarray, float]:
-    """Ridge from the first k components to x, k and penalty by generalised cross-validation: weights (k, w), penalty."""
+def _regress(x_NW: np.ndarray, scores_NK: np.ndarray, num_components: Sequence[int], alphas: Sequence[float]) -> np.ndarray:
+    """Ridge from the first k components to x, k and penalty by generalised cross-validation: weights (k, w)."""
     n, most = scores_NK.shape
-    products_KW = _product(scores_NK.T, x_NW)
+    products_KW = product(scores_NK.T, x_NW)
     squares_K = np.square(products_KW).sum(1) / n  # the components are orthogonal with variance one
     total = float(np.square(x_NW, dtype=np.float64).sum())
     sizes = sorted({min(k, most) for k in num_components})
     k, alpha = min(
         ((k, a) for k in sizes for a in alphas), key=lambda c: _gcv(np.full(c[0], float(n)), squares_K[: c[0]], total, n, c[1] * n)
     )
-    return products_KW[:k] / (n * (1.0 + alpha)), float(alpha)
-
-
-def _within_covariance(repetitions: Iterable[np.ndarray] | None, width: int, basis: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """Covariance of single repetitions about their stimulus' mean, and its degrees of freedom."""
-    covariance, freedom = np.zeros((width, width)), 0
-    rows: list[np.ndarray] = []
-    waiting = 0
-
-    def flush() -> None:
-        nonlocal covariance, waiting
-        if rows:
-            block = np.concatenate(rows)
-            covariance += _gram((block if basis is None else block @ basis).T)
-            rows.clear()
-            waiting = 0
-
-    for part in () if repetitions is None else repetitions:
-        eeg = np.asarray(part, np.float32)
-        eeg_MRD = eeg.reshape((1, len(eeg), -1) if eeg.ndim == 3 else (*eeg.shape[:2], -1))
-        m, reps, _ = eeg_MRD.shape
-        if reps < 2:
-            continue
-        for start in range(0, m, max(1, _BLOCK // reps)):
-            piece = eeg_MRD[start : start + max(1, _BLOCK // reps)]
-            rows.append((piece - piece.mean(1, keepdims=True)).reshape(-1, piece.shape[2]))
-            waiting += len(rows[-1])
-            if waiting >= _BLOCK:
-                flush()
-        freedom += m * (reps - 1)
-    flush()
-    return covariance / max(freedom, 1), freedom
-
-
-def _whitener(covariance: np.ndarray, freedom: int) -> np.ndarray:
-    """Matrix that makes data of this sample covariance white, its eigenvalues corrected for their ``freedom``."""
-    values, vectors = linalg.eigh(covariance, check_finite=False)
-    # A reference or an interpolated channel leaves directions without noise; they carry no signal either.
-    keep = values > values[-1] * 1e-9 if len(values) <= freedom else np.arange(len(values)) >= 0
-    whitening: np.ndarray = vectors[:, keep] / np.sqrt(_shrink(values[keep], freedom))
-    return whitening
-
-
-def _shrink(values_P: np.ndarray, freedom: int) -> np.ndarray:
-    """Analytical nonlinear shrinkage of ascending sample eigenvalues (Ledoit & Wolf 2020, Annals of Statistics 48, section 4.7).
-
-    Linear shrinkage would lift the quiet directions, in which most of what identifies a stimulus lies, to the loud ones' level.
-    """
-    p, n = len(values_P), freedom
-    lam = values_P[max(0, p - n) :]
-    h, root5, ratio = n ** (-1 / 3), np.sqrt(5.0), p / n
-    width = h * lam[None, :]
-    x = (lam[:, None] - lam[None, :]) / width
-    density = (0.75 / root5 * np.maximum(1 - x**2 / 5, 0) / width).mean(1)
-    near = np.isclose(np.abs(x), root5)
-    logs = np.log(np.abs((root5 - np.where(near, 0, x)) / (root5 + np.where(near, 0, x))))
-    kernel = -0.3 / np.pi * x + np.where(near, 0, 0.75 / root5 / np.pi * (1 - x**2 / 5) * logs)
-    hilbert = (kernel / width).mean(1)
-    if p <= n:
-        shrunk: np.ndarray = lam / ((np.pi * ratio * lam * density) ** 2 + (1 - ratio - np.pi * ratio * lam * hilbert) ** 2)
-        return shrunk
-    log0 = np.log((1 + root5 * h) / (1 - root5 * h))
-    hilbert0 = (0.3 / h**2 + 0.75 / root5 / h * (1 - 0.2 / h**2) * log0) / np.pi * (1 / lam).mean()
-    return np.concatenate([np.full(p - n, 1 / (np.pi * (p - n) / n * hilbert0)), lam / (np.pi**2 * lam**2 * (density**2 + hilbert**2))])
+    weights_KW: np.ndarray = products_KW[:k] / (n * (1.0 + alpha))
+    return weights_KW
 
 
 def _lack_of_fit(values_W: np.ndarray, freedom: int, noise_freedom: int, noise: float) -> np.ndarray:
@@ -376,34 +309,3 @@ def _check_rows(x: np.ndarray, y: np.ndarray) -> None:
         raise UserError(f"{len(x)} rows: expected at least 3")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise UserError("EEG or targets hold values that are not finite")
-
-
-def _mean(x: np.ndarray) -> np.ndarray:
-    mean: np.ndarray = x.mean(0, dtype=np.float64).astype(np.float32)
-    return mean
-
-
-def _gram(x_AB: np.ndarray) -> np.ndarray:
-    """``x x'`` in float64, summed over blocks of columns: float32 products inside a block, float64 sums across."""
-    total = np.zeros((len(x_AB), len(x_AB)))
-    for start in range(0, x_AB.shape[1], _BLOCK):
-        block = x_AB[:, start : start + _BLOCK]
-        total += block @ block.T
-    return total
-
-
-def _product(x_AB: np.ndarray, y_BC: np.ndarray) -> np.ndarray:
-    """``x y`` in float64, summed over blocks like :func:`_gram`."""
-    total = np.zeros((len(x_AB), y_BC.shape[1]))
-    for start in range(0, x_AB.shape[1], _BLOCK):
-        total += x_AB[:, start : start + _BLOCK] @ y_BC[start : start + _BLOCK]
-    return total
-
-
-def _leading_directions(x_ND: np.ndarray) -> np.ndarray:
-    """Orthonormal leading principal directions, float32 (d, NUM_REDUCED), by a randomised range finder with two power steps."""
-    rng = np.random.default_rng(0)
-    sketch = x_ND.T @ (x_ND @ rng.standard_normal((x_ND.shape[1], min(NUM_REDUCED, *x_ND.shape)), np.float32))
-    for _ in range(2):
-        sketch = x_ND.T @ (x_ND @ np.linalg.qr(sketch)[0])
-    return np.linalg.qr(sketch)[0]

@@ -20,7 +20,7 @@ from tests.distributed.launcher import free_port
 from tests.helpers.readme import READMES, ROOT, Block, blocks, commands, files
 from trainer.distributed.child import environment_of_its_own
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1800)
 RUNS_HERE = ("README.md", "launch/README.md")
 """READMEs whose blocks share folders, in order; those of data_prep and trainer are followed by ``test_outside``."""
 PROGRAMS = {"data_prep": data_prep.__main__.COMMANDS, "trainer": trainer.__main__.COMMANDS, "launch": launch.__main__.COMMANDS}
@@ -53,7 +53,7 @@ def run(block: Block, home: Path) -> str:
     """Run a block as it stands, but for a port that is free; returns what it printed."""
     text = block.text.replace("5001", str(free_port()))
     argv = ["bash", "-em", "-c", text] if block.language == "sh" else [sys.executable, "-c", text]
-    done = subprocess.run(argv, cwd=home, env=environment(), text=True, capture_output=True, timeout=300, check=False)
+    done = subprocess.run(argv, cwd=home, env=environment(), text=True, capture_output=True, timeout=900, check=False)
     assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     return done.stdout
 

@@ -78,7 +78,7 @@ class Run:
         return [(line["step"], line["loss"]) for line in read_lines(self.folder.path / "metrics.jsonl")]
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
+def wait_for(condition: Any, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_prep.contract import closed_form
+from data_prep.contract import block_sums, closed_form
 from data_prep.contract.closed_form import fit_encoding_model, fit_ridge
 from data_prep.contract.ranking import cosine_similarity, top_k
 
@@ -41,7 +41,7 @@ def test_gcv_is_that_of_the_hat_matrix_and_picks_its_minimum():
 
 def test_many_features_are_reduced_and_still_predict(monkeypatch):
     monkeypatch.setattr(closed_form, "MAX_FEATURES", 30)
-    monkeypatch.setattr(closed_form, "NUM_REDUCED", 25)
+    monkeypatch.setattr(block_sums, "NUM_REDUCED", 25)
     rng = np.random.default_rng(0)
     latent = rng.standard_normal((200, 5))
     x = latent @ rng.standard_normal((5, 60)) + 0.1 * rng.standard_normal((200, 60))

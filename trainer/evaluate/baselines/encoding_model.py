@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 from data_prep.contract.closed_form import EncodingModel as FittedModel
 from data_prep.contract.closed_form import fit_encoding_model
 from data_prep.contract.row_products import CutRows
+from trainer.artifacts.part import PartArrays
 from trainer.evaluate.baselines.base import Baseline, BaselineScores, Trials
 from trainer.evaluate.scores import Products, ProductScores
 
@@ -23,16 +24,23 @@ class EncodingModel(Baseline):
 
     def score(self, trials: Trials) -> BaselineScores:
         """A model a subject; noise within stimulus is estimated from single repetitions."""
-        parts: list[Products] = []
-        for subject, rows in trials.by_subject():
-            people = np.unique(subject.subject_N)
-            single = trials.repetitions(int(people[0]) if len(people) == 1 else None)
-            fitted = fit_encoding_model(subject.eeg_NCT, subject.target_NE, subject.n_reps_N, single)
-            queries, n_reps_q = fitted.cut_queries(trials.test.eeg_NCT[rows]), trials.test.n_reps_N[rows]
-            for n in np.unique(n_reps_q).tolist():
-                own = n_reps_q == n
-                parts.append(Products(query_q=rows[own], left=queries[own], right=candidate_rows(fitted, n, trials.gallery_GE)))
-        return BaselineScores(arms={"encoding model": ProductScores(parts, len(trials.gallery_GE))})
+        return likelihoods(
+            "encoding model", trials, lambda part, single: fit_encoding_model(part.eeg_NCT, part.target_NE, part.n_reps_N, single)
+        )
+
+
+def likelihoods(arm: str, trials: Trials, fit: Callable[[PartArrays, Iterator[np.ndarray]], FittedModel]) -> BaselineScores:
+    """Log-likelihood of every test trial's EEG under every candidate, by a model a subject that ``fit`` makes of training rows and their
+    single repetitions."""
+    parts: list[Products] = []
+    for subject, rows in trials.by_subject():
+        people = np.unique(subject.subject_N)
+        fitted = fit(subject, trials.repetitions(int(people[0]) if len(people) == 1 else None))
+        queries, n_reps_q = fitted.cut_queries(trials.test.eeg_NCT[rows]), trials.test.n_reps_N[rows]
+        for n in np.unique(n_reps_q).tolist():
+            own = n_reps_q == n
+            parts.append(Products(query_q=rows[own], left=queries[own], right=candidate_rows(fitted, n, trials.gallery_GE)))
+    return BaselineScores(arms={arm: ProductScores(parts, len(trials.gallery_GE))})
 
 
 def candidate_rows(fitted: FittedModel, n_reps: int, gallery_GE: np.ndarray) -> Callable[[slice], tuple[CutRows, np.ndarray]]:

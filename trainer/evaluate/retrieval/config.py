@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data_prep.contract.seed import check_seed
-from trainer.evaluate.baselines import Baseline, EncodingModel, Lda, Ridge
+from trainer.evaluate.baselines import Baseline, EncodingByDirection, EncodingModel, Lda, Ridge
 from trainer.training.tracking import check_tracking_uri
 
 
@@ -28,7 +28,7 @@ class EvaluateRetrievalConfig:
     """Part of the split to score."""
     average: Literal["input", "embedding"] = "input"
     """Average a stimulus's repetitions as EEG before the encoder, or their embeddings after it."""
-    baselines: list[Baseline] = field(default_factory=lambda: [Ridge(), EncodingModel(), Lda()])
+    baselines: list[Baseline] = field(default_factory=lambda: [Ridge(), EncodingModel(), EncodingByDirection(), Lda()])
     """Baselines fitted on the split's training trials and scored on the same trials, by name or import path
     (``[{class_path: Ridge}]``); those that name concepts serve class-level studies, the others image-level ones. ``[]``: none."""
     expect_sfreq: float | None = None

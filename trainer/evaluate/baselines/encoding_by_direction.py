@@ -1,0 +1,45 @@
+"""The Gaussian encoding model with a penalty a response direction: the closed form that networks have to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from data_prep.contract.block_sums import leading_directions
+from data_prep.contract.closed_form import MAX_FEATURES, EncodingModel
+from data_prep.contract.noise_covariance import within_covariance
+from trainer.artifacts.part import PartArrays
+from trainer.evaluate.baselines.base import Baseline, BaselineScores, Trials
+from trainer.evaluate.baselines.encoding_model import likelihoods
+from trainer.models.encoding.by_direction import NoiseSum, fit_by_direction
+from trainer.models.encoding.moments import NUM_FOLDS, GroupedMoments, folds_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingByDirection(Baseline):
+    """``encoding by direction``: as the encoding model, each direction of the response with a penalty of its own, lack of fit with its
+    covariances from residuals out of fold."""
+
+    within_trial: ClassVar[bool] = True
+
+    def score(self, trials: Trials) -> BaselineScores:
+        """A model a subject; noise within stimulus is estimated from single repetitions."""
+        return likelihoods("encoding by direction", trials, fit)
+
+
+def fit(part: PartArrays, repetitions: Iterator[np.ndarray]) -> EncodingModel:
+    """The model of a subject's training rows, or of all subjects'."""
+    eeg_ND = part.eeg_NCT.reshape(len(part), -1)
+    mean_D = eeg_ND.mean(0, dtype=np.float64).astype(np.float32)
+    basis = leading_directions(eeg_ND - mean_D) if eeg_ND.shape[1] > MAX_FEATURES else None
+    eeg_ND = eeg_ND if basis is None else eeg_ND @ basis
+    covariance, freedom = within_covariance(repetitions, eeg_ND.shape[1], basis)
+    # Where test concepts are new, lack of fit is that of new concepts; few concepts cannot be left out.
+    several = len(np.unique(part.concept_N)) >= 2 * NUM_FOLDS
+    fold_N = folds_of(part.concept_N if several else part.stimulus_N)
+    moments = GroupedMoments.of(part.target_NE, eeg_ND, fold_N, part.n_reps_N)
+    found = fit_by_direction(moments, NoiseSum(sum_DD=covariance * freedom, freedom=freedom))
+    return found if basis is None else found.in_features(basis)
