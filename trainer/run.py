@@ -169,7 +169,8 @@ def _set_up(
     facts = facts_of_the_data(identity.make_identity(config, task.study), task.num_items)
     agree(world, "data", facts, timeout_seconds=config.train.timeout_seconds)
     say(world, f"study opened: {task.num_items} training items a data pass")
-    found, universal = checkpoint.on_rank_0(world, lambda: _choose(config, task, folder, world, start))
+    lost = config.train.timeout_seconds
+    found, universal = checkpoint.on_rank_0(world, lambda: _choose(config, task, folder, world, start), lost_seconds=lost)
     start.scratch = Path(universal).parent if universal else None
     if found is not None and folder.apart is not None:
         found, universal = _brought(folder.apart, found, universal, start)

@@ -50,6 +50,7 @@ def rows(results: dict[str, Any], ceiling: dict[str, Any]) -> list[dict[str, Any
         row("simulated: top-1 of 200", model, "share", None, None, "ridge", ridge),
         row("simulated: top-5 of 200", summary["model"]["top5"], "share", None, None, "ridge", summary["ridge"]["top5"]),
         row("simulated: encoding model's top-1", summary["encoding model"]["top1"], "share", None, None, "ridge", ridge),
+        row("simulated: encoding by direction's top-1", summary["encoding by direction"]["top1"], "share", None, None, "model", model),
         row("simulated: ridge's top-1 is between 0.15 and 0.35", ridge, "share", 0.15, 0.15 <= ridge <= 0.35),
         row("simulated: ceiling of the averaged test", top, "share", 0.9, top > 0.9),
         row("simulated: ceiling of a single trial", one, "share", None, None),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from launch.plan import HERE, Start
 from launch.supervise import supervise
-from trainer.distributed.child import run_in_group
+from trainer.distributed.child import run_in_group, run_while_it_works
 
 FAMILY = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(p.pid)); p.wait()"
 
@@ -63,3 +63,23 @@ def test_supervise_ends_children_that_outlive_their_launcher(tmp_path: Path) -> 
     status = supervise(Start(host=HERE, argv=(sys.executable, "-c", script, str(tmp_path / "pid")), environment={}), grace_seconds=5)
     assert status == 0
     assert gone(tmp_path / "pid", seconds=20), "the child outlived its launcher"
+
+
+def test_a_child_may_take_its_time_while_it_does_something(tmp_path: Path) -> None:
+    counts = {
+        "writes": "import time\nfor n in range(16): open('f', 'a').write('x' * 9000); time.sleep(0.25)",
+        "computes": "import time\nend = time.monotonic() + 4\nwhile time.monotonic() < end: pass",
+        "fails": "import sys, time\ntime.sleep(0.5); print('a line', file=sys.stderr); sys.exit('no room')",
+    }
+    file = tmp_path / "f"
+    for what, program in counts.items():
+        argv = [sys.executable, "-c", f"import os\nos.chdir({str(tmp_path)!r})\n{program}"]
+        found = run_while_it_works(argv, os.environ, lambda: file.stat().st_size if file.exists() else 0, stuck_seconds=2)
+        assert found == ((1, "no room") if what == "fails" else (0, "no message")), what
+
+
+def test_one_that_does_nothing_is_ended() -> None:
+    began = time.monotonic()
+    argv = [sys.executable, "-c", "import sys, time; print('waits', file=sys.stderr, flush=True); time.sleep(100)"]
+    assert run_while_it_works(argv, os.environ, lambda: 0, stuck_seconds=2) == (None, "waits")
+    assert time.monotonic() - began < 30

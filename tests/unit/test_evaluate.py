@@ -108,9 +108,9 @@ def test_the_model_stands_beside_baselines_and_chance_with_intervals(scored: dic
     assert scored["kind"] == "retrieval"
     assert scored["format_version"] == 1
     assert (scored["num_queries"], scored["num_gallery"], scored["repetitions"]) == (24, 12, [4])
-    assert set(scored["arms"]) == {"model", "ridge", "centred ridge", "encoding model"}
+    assert set(scored["arms"]) == {"model", "ridge", "centred ridge", "encoding model", "encoding by direction"}
     assert scored["summary"]["chance"] == pytest.approx({"top1": 1 / 12, "top5": 5 / 12, "mrr": 0.25860, "median_rank": 6.5}, abs=1e-4)
-    for arm in ("model", "ridge", "centred ridge", "encoding model"):
+    for arm in ("model", "ridge", "centred ridge", "encoding model", "encoding by direction"):
         cell = scored["arms"][arm]["eeg_to_image"]["recall@1"]
         assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1
         assert scored["summary"][arm]["top1"] == cell["value"]
@@ -122,6 +122,7 @@ def test_the_model_stands_beside_baselines_and_chance_with_intervals(scored: dic
 def test_both_directions_are_scored_but_a_likelihood_only_within_a_query(scored: dict[str, Any]) -> None:
     assert scored["arms"]["model"]["image_to_eeg"]["recall@5"]["value"] > 0
     assert "image_to_eeg" not in scored["arms"]["encoding model"]
+    assert "image_to_eeg" not in scored["arms"]["encoding by direction"]
 
 
 def test_metrics_that_coincide_are_called_so(scored: dict[str, Any]) -> None:
@@ -272,7 +273,7 @@ def test_a_users_own_baseline_is_one_file_and_a_config_line(
 def test_a_command_that_waits_says_so_at_once(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--export", images / "export", "--output", tmp_path) == 0
     said = capsys.readouterr().err.splitlines()
-    for line in ("batches of test read 0/1", "batches of test embedded 0/1", "baselines 0/2", "arms scored 0/4"):
+    for line in ("batches of test read 0/1", "batches of test embedded 0/1", "baselines 0/3", "arms scored 0/5"):
         assert line in said, "lines are there before the work is done"
 
 

@@ -6,9 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
+
+import psutil
 
 from trainer.distributed.stop_signals import stop_signals
 
@@ -72,6 +75,45 @@ def run_in_group(
         for number, handler in previous.items():
             signal.signal(number, handler)
     return status, asked[0] if asked else None
+
+
+def run_while_it_works(
+    argv: Sequence[str], environment: Mapping[str, str], progress: Callable[[], int], *, stuck_seconds: float
+) -> tuple[int | None, str]:
+    """Run ``argv`` to its end, whatever time it takes, unless it is stuck: neither its processor time nor ``progress()`` has changed for so
+    long.
+
+    Returns
+    -------
+    (status, last)
+        Exit status, None if it was stuck and killed; the last line that it wrote to standard error.
+    """
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(argv, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            moved, before, status = time.monotonic(), None, None
+            while status is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    status = process.wait(0.5)
+                now = progress(), _processor_seconds(process.pid)
+                if now != before:
+                    moved, before = time.monotonic(), now
+                if time.monotonic() > moved + stuck_seconds:
+                    break
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines()
+    return status, lines[-1] if lines else "no message"
+
+
+def _processor_seconds(pid: int) -> float:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

@@ -30,6 +30,10 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 _LATER_SECONDS = 3.0
 
 
+class RankLost(UserError):
+    """A rank is gone, perhaps with the store in which the ranks meet: nobody is to be told of it there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """This process among all: ``rank`` of ``size`` ranks, ``local_rank`` of ``local_size`` on this host."""
@@ -204,6 +208,8 @@ def all_or_none(world: World, timeout_seconds: float, name: str = "start") -> It
     store = torch.distributed.distributed_c10d._get_default_store()
     try:
         yield
+    except RankLost:
+        raise
     except BaseException as error:
         with contextlib.suppress(RuntimeError):  # rank 0, which may keep the store, may have been the first to fail
             store.set(f"failed/{world.rank}", str(error))

@@ -17,7 +17,6 @@ import contextlib
 import errno
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +32,8 @@ from torch import Tensor, nn
 from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.files import copy_durably, fsync, replace_folder, sha256_file
 from data_prep.contract.records import SealedFile
-from trainer.distributed.child import environment_of_its_own
+from trainer.distributed.at_work import rank_0_at_work
+from trainer.distributed.child import environment_of_its_own, run_while_it_works
 from trainer.distributed.weights_only import weights_only
 from trainer.distributed.world import World
 from trainer.training.owner import Owner
@@ -53,20 +53,22 @@ _WRITERS = ("inline_container", "PytorchStreamWriter", "unexpected pos", "I/O er
 T = TypeVar("T")
 
 
-def on_rank_0(world: World, action: Callable[[], T]) -> T:
+def on_rank_0(world: World, action: Callable[[], T], *, lost_seconds: float | None = None) -> T:
     """Run ``action`` on rank 0 and give its result to all; its failure ends all ranks, and is said once.
 
-    The result must be of plain values: it travels through ``broadcast_object_list``.
+    The result must be of plain values: it travels through ``broadcast_object_list``. With ``lost_seconds`` the action may take longer than
+    that collective waits, as long as rank 0 is heard of.
     """
     if world.size == 1:
         return action()
     answer: list[Any] = [None, None]
     failure: Exception | None = None
-    if world.rank == 0:
-        try:
-            answer[0] = action()
-        except Exception as error:
-            failure, answer[1] = error, str(error) or type(error).__name__
+    with contextlib.nullcontext() if lost_seconds is None else rank_0_at_work(world, lost_seconds):
+        if world.rank == 0:
+            try:
+                answer[0] = action()
+            except Exception as error:
+                failure, answer[1] = error, str(error) or type(error).__name__
     dist.broadcast_object_list(answer, src=0)
     if failure is not None:
         raise failure
@@ -216,7 +218,10 @@ def prune(folder: RunFolder, keep_last: int) -> None:
 
 
 def convert_to_universal(checkpoint: Checkpoint, folder: RunFolder, timeout_seconds: float) -> str:
-    """Rewrite a checkpoint in DeepSpeed's universal format under ``RUN/universal`` (rank 0 only); returns its path."""
+    """Rewrite a checkpoint in DeepSpeed's universal format under ``RUN/universal`` (rank 0 only); returns its path.
+
+    It may take as long as it does something: it is given up when nothing of it has moved for ``timeout_seconds``.
+    """
     output = folder.path / "universal" / checkpoint.path.name
     shutil.rmtree(output.parent, ignore_errors=True)
     output.parent.mkdir(parents=True)
@@ -224,11 +229,19 @@ def convert_to_universal(checkpoint: Checkpoint, folder: RunFolder, timeout_seco
     command += ["--num_extract_workers", "1", "--num_merge_workers", "1"]  # in that very process
     command += ["--input_folder", str(checkpoint.path), "--output_folder", str(output)]
     # A single process of its own: it must not take itself for one of the ranks.
-    result = subprocess.run(command, env=environment_of_its_own(), capture_output=True, text=True, timeout=timeout_seconds, check=False)
-    if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise CommandError(f"{checkpoint.path}: could not be converted from {checkpoint.world_size} ranks to another number: {last}")
+    status, last = run_while_it_works(command, environment_of_its_own(), lambda: _bytes_below(output), stuck_seconds=timeout_seconds)
+    if status:
+        what = f"it did nothing for {timeout_seconds:g} seconds (train.timeout_seconds)" if status is None else last
+        raise CommandError(f"{checkpoint.path}: could not be converted from {checkpoint.world_size} ranks to another number: {what}")
     return str(output)
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # renamed or deleted meanwhile
+            total += path.stat().st_size
+    return total
 
 
 def load(engine: Any, checkpoint: Checkpoint, universal: str | None, *, without_frozen: bool = False) -> None:

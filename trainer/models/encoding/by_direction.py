@@ -29,7 +29,7 @@ from trainer.models.encoding.moments import GroupedMoments, Moments
 
 PENALTIES = tuple(float(a) for a in np.logspace(-4, 5, 37))
 """Ridge penalties tried, in units of the total variance of the embedding."""
-NUM_DIRECTIONS = (25, 50, 100, 150, 200, 300, 400, 600, 800, 1200)
+MOST_DIRECTIONS = 1200
 SHRINKAGES = (0.0, 0.1, 0.3, 0.6, 1.0)
 """How far the covariances of lack of fit may go to zero."""
 LEAST_ROWS = 10
@@ -50,7 +50,7 @@ def fit_by_direction(
     noise: NoiseSum,
     *,
     penalties: Sequence[float] = PENALTIES,
-    num_directions: Sequence[int] = NUM_DIRECTIONS,
+    most_directions: int = MOST_DIRECTIONS,
     shrinkages: Sequence[float] = SHRINKAGES,
 ) -> EncodingModel:
     """Fit from sums.
@@ -61,8 +61,10 @@ def fit_by_direction(
         Of training rows: EEG averaged over repetitions, and the embeddings of their stimuli.
     noise
         Of single repetitions in the same features; without freedom what a first regression leaves out of fold is taken for noise.
-    penalties, num_directions, shrinkages
+    penalties, shrinkages
         To choose from, as above.
+    most_directions
+        How many directions there may be.
 
     Raises
     ------
@@ -78,9 +80,9 @@ def fit_by_direction(
     else:
         first = _Folds.fit(moments, penalties, {n: 1.0 for _, n in moments.groups})
         to_white = whitener(first.residual_RR / whole.count / mean_noise, int(whole.count))
-    white = moments.map(lambda each: each.about(*whole.means).projected(to_white))
-    signal, turn = linalg.eigh(white.total().sum_DD / whole.count - mean_noise * np.eye(to_white.shape[1]), check_finite=False)
-    kept = np.flatnonzero(signal > _LEAST_SIGNAL * mean_noise)[::-1][: max(num_directions)]
+    spread_WW = to_white.T @ whole.about(*whole.means).sum_DD @ to_white / whole.count
+    signal, turn = linalg.eigh(spread_WW - mean_noise * np.eye(len(spread_WW)), check_finite=False)
+    kept = np.flatnonzero(signal > _LEAST_SIGNAL * mean_noise)[::-1][:most_directions]
     if not len(kept):
         kept = np.array([len(signal) - 1])
     basis_DR = to_white @ turn[:, kept]
@@ -91,8 +93,8 @@ def fit_by_direction(
         weights = _weights(moments, max(float(np.diag(folds.lack(_mean_noise(moments, weights))).mean()), 0.0))
         folds, means = _fit_weighted(moments, basis_DR, penalties, weights)
     mean_noise = _mean_noise(moments, weights)
-    width, shrinkage = _choose(folds, mean_noise, num_directions, shrinkages)
-    lack_W, axes_WW = linalg.eigh(_shrunk(folds.lack(mean_noise)[:width, :width], shrinkage), check_finite=False)
+    width, shrinkage = _choose(folds, mean_noise, most_directions, shrinkages)
+    lack_W, axes_WW = linalg.eigh(_shrunk(_clipped(folds.lack(mean_noise))[:width, :width], shrinkage), check_finite=False)
     return EncodingModel(
         mean_D=means[1].astype(np.float32),
         to_white_DW=(basis_DR[:, :width] @ axes_WW).astype(np.float32),
@@ -184,40 +186,42 @@ def _ridge(moments: Moments, penalties: Sequence[float]) -> np.ndarray:
     return weights_ER
 
 
-def _shrunk(covariance_WW: np.ndarray, shrinkage: float) -> np.ndarray:
-    diagonal = np.diag(np.diag(covariance_WW))
-    found: np.ndarray = (1 - shrinkage) * covariance_WW + shrinkage * diagonal
+def _clipped(covariance_RR: np.ndarray) -> np.ndarray:
+    """The covariance without its negative eigenvalues, which are of no covariance."""
+    values, vectors = linalg.eigh(covariance_RR, check_finite=False)
+    found: np.ndarray = (vectors * np.maximum(values, 0.0)) @ vectors.T
     return found
 
 
-def _precision(covariance_WW: np.ndarray, mean_noise: float) -> tuple[np.ndarray, float]:
-    """Inverse and log determinant of a covariance beyond noise, negative eigenvalues of which are none, with the noise."""
-    values, vectors = linalg.eigh(covariance_WW, check_finite=False)
-    values = np.maximum(values, 0.0) + mean_noise
-    return (vectors / values) @ vectors.T, float(np.log(values).sum())
+def _shrunk(covariance_RR: np.ndarray, shrinkage: float) -> np.ndarray:
+    found: np.ndarray = (1 - shrinkage) * covariance_RR + shrinkage * np.diag(np.diag(covariance_RR))
+    return found
 
 
-def _choose(folds: _Folds, mean_noise: float, num_directions: Sequence[int], shrinkages: Sequence[float]) -> tuple[int, float]:
-    """Directions and shrinkage of which held-out folds say most: likelihood under the model less that without stimuli, in nats."""
-    most = folds.all_ER.shape[1]
-    widths = sorted({min(width, most) for width in num_directions})
-    gained = np.zeros((len(widths), len(shrinkages)))
+def _choose(folds: _Folds, mean_noise: float, most: int, shrinkages: Sequence[float]) -> tuple[int, float]:
+    """Directions, up to ``most``, and shrinkage of which held-out folds say most: likelihood under the model less that without stimuli."""
+    noise_RR = mean_noise * np.eye(folds.all_ER.shape[1])
+    gained_SR = np.zeros((len(shrinkages), len(noise_RR)))
     for fold in folds.left:
         others = [other for other in folds.left if other != fold]
-        lack = folds.lack(mean_noise, without=fold)
         count = sum(folds.count[other] for other in others)
-        spread = np.sum([folds.total[other] for other in others], axis=0) / count - mean_noise * np.eye(most)
-        for row, width in enumerate(widths):
-            own = slice(0, width)
-            null = _log_likelihood(_precision(spread[own, own], mean_noise), folds.total[fold][own, own], folds.count[fold])
-            for column, shrinkage in enumerate(shrinkages):
-                model = _precision(_shrunk(lack[own, own], shrinkage), mean_noise)
-                gained[row, column] += _log_likelihood(model, folds.left[fold][own, own], folds.count[fold]) - null
-    best = int(np.argmax(gained))
-    return widths[best // len(shrinkages)], float(shrinkages[best % len(shrinkages)])
+        spread_RR = _clipped(np.sum([folds.total[other] for other in others], axis=0) / count - noise_RR)
+        without_R = _log_likelihoods(spread_RR + noise_RR, folds.total[fold], folds.count[fold])
+        lack_RR = _clipped(folds.lack(mean_noise, without=fold))
+        for row, shrinkage in enumerate(shrinkages):
+            within_R = _log_likelihoods(_shrunk(lack_RR, shrinkage) + noise_RR, folds.left[fold], folds.count[fold])
+            gained_SR[row] += within_R - without_R
+    chosen = int(np.argmax(gained_SR[:, :most].max(axis=1)))
+    return int(np.argmax(gained_SR[chosen, :most])) + 1, float(shrinkages[chosen])
 
 
-def _log_likelihood(precision: tuple[np.ndarray, float], sum_WW: np.ndarray, count: float) -> float:
-    """Of ``count`` rows with this sum of products under a Gaussian of mean zero, up to a constant by width."""
-    inverse_WW, log_determinant = precision
-    return -0.5 * (count * log_determinant + float((inverse_WW * sum_WW).sum()))
+def _log_likelihoods(covariance_RR: np.ndarray, sum_RR: np.ndarray, count: float) -> np.ndarray:
+    """Of ``count`` rows with this sum of products under a Gaussian of mean zero: of their first 1, 2, ... R directions, but for constants.
+
+    The Cholesky factor of the first directions is the corner of that of all, and so is its inverse: one of them tells for every number.
+    """
+    lower_RR = linalg.cholesky(covariance_RR, lower=True, check_finite=False)
+    half_RR = linalg.solve_triangular(lower_RR, sum_RR, lower=True, check_finite=False)
+    squares_R = np.diag(linalg.solve_triangular(lower_RR, half_RR.T, lower=True, check_finite=False))
+    found: np.ndarray = np.cumsum(-0.5 * (2.0 * count * np.log(np.diag(lower_RR)) + squares_R))
+    return found
