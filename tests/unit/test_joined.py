@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -126,6 +127,39 @@ def test_chunks_are_one_batch(encoder: str, norm: str, chunks: int) -> None:
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert engine.reductions == 1
     assert_same_step(model, wanted)
+
+
+class Held:
+    """What autograd keeps for a backward pass, and the most of it at a time."""
+
+    def __init__(self) -> None:
+        self.elements, self.most = 0, 0
+
+    def pack(self, tensor: Tensor) -> tuple[Tensor, object]:
+        self.elements += tensor.numel()
+        self.most = max(self.most, self.elements)
+        kept = _Kept()
+        weakref.finalize(kept, self._free, tensor.numel())
+        return tensor, kept
+
+    def _free(self, elements: int) -> None:
+        self.elements -= elements
+
+
+class _Kept:
+    """As long as there is one, a tensor is kept."""
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_activations_of_one_chunk_are_kept_at_a_time(norm: str) -> None:
+    most = []
+    for chunks in (1, 4):
+        held = Held()
+        with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda packed: packed[0]):
+            model = make_model("CnnTransformer", norm)
+            whole_step(model) if chunks == 1 else step_in(model, chunks)
+        most.append(held.most)
+    assert most[1] < 0.5 * most[0], "a quarter, and the parameters"
 
 
 def test_summing_the_gradients_of_chunks_would_be_something_else() -> None:
