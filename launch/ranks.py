@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, exit_status
 from launch.check import check, last_file, num_ranks, parse_trainers
 from launch.config import LaunchConfig
 from launch.hostfile import read_hostfile
@@ -75,7 +75,7 @@ def become(prepared: Start) -> int:
     try:
         runpy.run_module(prepared.argv[where], run_name="__main__", alter_sys=True)
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        return exit_status(ended)
     return 0
 
 

@@ -6,6 +6,7 @@ Whatever else ends a command is ours to mend, and its traceback is kept; see :fu
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
 
 
@@ -23,6 +24,14 @@ class ConfigError(CommandError):
 
 class StudyError(UserError):
     """A study on disk contradicts the contract."""
+
+
+def exit_status(ended: SystemExit) -> int:
+    """The status with which Python ends for ``ended``, whose text it writes to standard error: for those who end a process themselves."""
+    if ended.code is None or isinstance(ended.code, int):
+        return (ended.code or 0) & 0xFF
+    print(ended.code, file=sys.stderr)
+    return 1
 
 
 _traceback_file: Path | None = None

@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+from data_prep.contract.errors import exit_status
+
 _MESSAGE_BYTES = 2**17
 _END = b"\0"
 _STARTER = "data_prep.studies.reading_process"
@@ -145,7 +147,7 @@ def _read(request: dict[str, Any], handle: int) -> NoReturn:
         os.chdir(request["cwd"])
         status = importlib.import_module(request["module"]).main(*request["arguments"])
     except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 1
+        status = exit_status(ended)
     except BaseException:
         traceback.print_exc()
     finally:

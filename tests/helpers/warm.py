@@ -32,6 +32,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from data_prep.contract.errors import exit_status
+
 _ROOT = Path(__file__).parents[2]
 _MESSAGE_BYTES = 2**17
 _PR_SET_CHILD_SUBREAPER = 36
@@ -214,7 +216,7 @@ def _become(argv: Sequence[str], environment: Mapping[str, str], output: int | N
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        status = exit_status(ended)
     except BaseException:
         traceback.print_exc()
     finally:
