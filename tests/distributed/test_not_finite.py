@@ -139,6 +139,20 @@ def test_after_its_rollbacks_a_run_ends_with_a_report(home: Path, tmp_path: Path
     assert report["metrics"][-1]["step"] == 6, "the step that ended it has no metrics"
 
 
+@pytest.mark.parametrize("stage", ["1", "3"])
+def test_a_run_that_was_on_other_ranks_is_wound_back_to_what_these_have_saved(
+    home: Path, tmp_path: Path, failing: set[int], stage: str, capfd: Any
+) -> None:
+    asked = ("--zero.stage", stage, "--train.steps", "8", "--data.split", "no-validation", "--checkpoint.every_steps", "2")
+    train(tmp_path / "two", *asked, "--checkpoint.keep_last", "4", ranks=2, config=home / "config.yaml")
+    asked = (*asked, "--train.max_skipped_steps", "1", "--resume", str(tmp_path / "two" / "checkpoints" / "step-00000002"))
+    failing |= {1, 2, 5, 6}  # steps 3 and 4; of the second run, in which there are 2 forwards before, 5 and 6
+    assert contrastive(home, tmp_path / "early", *asked) == 1
+    assert "until step 4 were skipped" in capfd.readouterr().err, "one rank cannot load what two have saved"
+    assert contrastive(home, tmp_path / "late", *asked) == 0
+    assert [(event["step"], event["to"]) for event in events(tmp_path / "late", "rolled_back")] == [(6, 4)]
+
+
 @pytest.mark.parametrize("stage", ["0", "2"])
 def test_two_ranks_are_wound_back_alike(home: Path, tmp_path: Path, stage: str) -> None:
     run = tmp_path / "run"

@@ -238,14 +238,15 @@ def convert_to_universal(checkpoint: Checkpoint, folder: RunFolder, timeout_seco
 
 def _bytes_below(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # renamed or deleted meanwhile
-            total += path.stat().st_size
+    for parent, _, names in os.walk(folder):  # which passes over a folder that is deleted meanwhile, as rglob does not
+        for name in names:
+            with contextlib.suppress(OSError):  # renamed or deleted meanwhile
+                total += (Path(parent) / name).stat().st_size
     return total
 
 
 def load(engine: Any, checkpoint: Checkpoint, universal: str | None, *, without_frozen: bool = False) -> None:
-    """Restore weights, optimizer and buffers into a fresh engine (made with ``load_universal`` if ``universal`` is given).
+    """Restore weights, optimizer and buffers into an engine; a fresh one, made with ``load_universal``, if ``universal`` is given.
 
     ``without_frozen``: the checkpoint holds trainable parameters only, the engine's frozen ones stay as they are.
     """
@@ -254,6 +255,7 @@ def load(engine: Any, checkpoint: Checkpoint, universal: str | None, *, without_
         # Loading without strictness would leave them as they are in silence.
         raise CommandError(f"{checkpoint.path}: has no weights for {len(missing)} parameters that this run trains (first {missing[0]})")
     settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+    engine._config.load_universal_checkpoint = universal is not None  # which may have been asked for when the run began
     with weights_only():  # --resume PATH may name a checkpoint of a stranger's
         loaded, _ = engine.load_checkpoint(str(source.parent), tag=source.name, load_module_strict=not without_frozen)
     if loaded is None:
