@@ -256,14 +256,19 @@ class Loop:
         found = checkpoint.on_rank_0(self.world, lambda: rollback.last_whole(self.folder, self.world))
         if not found:
             return False
-        saved, before = checkpoint.read_checkpoint(Path(found)), self.state
+        apart = self.folder.apart
+        here = Path(found) if apart is None else apart.bring(Path(found), Path(found).name)
+        saved, before = checkpoint.read_checkpoint(here), self.state
         checkpoint.load(self.engine, saved, None, without_frozen=self.task.frozen_elsewhere)
+        dist.barrier()
+        if apart is not None:
+            apart.forget()
         self.state = rollback.state_after(saved.state, before)
         if self.state.loss_scale:
             self.loss_scale.load_state_dict(self.state.loss_scale)
         self.saved_step, self.checked_step = self.state.step, -1
         self.last_losses, self.skipped, self.save_owed = [], 0, False
-        checkpoint.on_rank_0(self.world, lambda: rollback.wind_back(self.folder, saved.path, self.state, step=before.step))
+        checkpoint.on_rank_0(self.world, lambda: rollback.wind_back(self.folder, Path(found), self.state, step=before.step))
         self._each("on_rollback", before.step)
         return True
 
