@@ -211,23 +211,25 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust:
     allow_classes(trust)
     folder, device = Path(path), torch.device(device)
     export = read_export(folder)
-    try:
-        if not trust:  # classes of a user's own may need numbers to be built
-            with torch.device("meta"):
-                check_shapes(export.build_model().state_dict(), folder / WEIGHTS, CONFIG)
-        model = export.build_model()
-    except CommandError:
-        raise
-    except UserError as error:
-        raise CommandError(f"{folder / CONFIG}: {error}") from error
-    except RuntimeError as error:  # torch: sizes of which there is no tensor here
-        raise CommandError(f"{folder / CONFIG}: its model cannot be built: {short(error, 200)}") from error
+    if not trust:  # classes of a user's own may need numbers to be built
+        with torch.device("meta"):
+            check_shapes(_built(export, folder).state_dict(), folder / WEIGHTS, CONFIG)
+    model = _built(export, folder)
     load_weights(model, folder / WEIGHTS, CONFIG)
     say_edited(folder)  # last: what is wrong with a file by itself is the better sentence
     if export.level is None:
         note = f"{folder} does not say the level of the EEG it was trained on (an earlier version wrote it): units are not checked"
         Terminal(stderr=True, soft_wrap=True).print(f"note: {note}")
     return Encoder(export, model, FittedTransform.read(folder / TRANSFORM, device) if export.transform else None, device)
+
+
+def _built(export: Export, folder: Path) -> ContrastiveModel:
+    try:
+        return export.build_model()
+    except UserError as error:
+        raise CommandError(f"{folder / CONFIG}: {error}") from error
+    except RuntimeError as error:  # torch: sizes of which there is no tensor here
+        raise CommandError(f"{folder / CONFIG}: its model cannot be built: {short(error, 200)}") from error
 
 
 def subject_table(labels: Sequence[str], encoder: Encoder, device: torch.device) -> Tensor:
