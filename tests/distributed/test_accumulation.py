@@ -65,6 +65,7 @@ def assert_same(run: Path, whole: Path, *, after: int = 0) -> None:
     assert read_json(run / "completed.json")["best_step"] == read_json(whole / "completed.json")["best_step"]
 
 
+@pytest.mark.long
 def test_a_run_in_smaller_forwards_is_the_same_run(home: Path, whole: Path) -> None:
     assert_same(done(home, "smaller", "--train.micro_batch_size", "2", ranks=2), whole)
 

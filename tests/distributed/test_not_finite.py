@@ -139,6 +139,7 @@ def test_after_its_rollbacks_a_run_ends_with_a_report(home: Path, tmp_path: Path
     assert report["metrics"][-1]["step"] == 6, "the step that ended it has no metrics"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["1", "3"])
 def test_a_run_that_was_on_other_ranks_is_wound_back_to_what_these_have_saved(
     home: Path, tmp_path: Path, failing: set[int], stage: str, capfd: Any

@@ -215,7 +215,7 @@ def test_a_start_that_fails_after_a_conversion_leaves_nothing_of_it(
     assert capsys.readouterr().err.count("error: this model cannot be") == len(made) == 2
 
 
-@pytest.mark.parametrize("how", ["raise", "kill"])
+@pytest.mark.parametrize("how", ["raise", pytest.param("kill", marks=pytest.mark.long)])
 def test_another_rank_that_fails_leaves_no_trace_either(home: Path, tmp_path: Path, how: str) -> None:
     """Rank 0 has claimed the folder by then, and converted the checkpoint of another number of ranks."""
     run = tmp_path / "run"

@@ -104,6 +104,7 @@ def test_killed_on_2_ranks_stopped_on_1_and_finished_on_2(home: Path, whole: Pat
     assert_same_run(run, whole)
 
 
+@pytest.mark.long
 def test_killed_on_2_ranks_under_zero_3_and_finished_on_1(home: Path, whole: Path) -> None:
     run, config = home / "killed-3", home / "config.yaml"
     kill(run, "--zero.stage", "3", ranks=2, config=config)

@@ -262,6 +262,7 @@ def damaged_in_registry(registered: dict[str, Any], name: str) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "workers"), [("model.safetensors", "1"), ("gallery.npz", "2")])
 def test_a_damaged_registered_model_ends_serve_in_one_sentence(tmp_path: Path, name: str, workers: str) -> None:
     folder = make_run(tmp_path)

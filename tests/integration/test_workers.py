@@ -98,6 +98,7 @@ def test_here_nothing_is_sent() -> None:
         assert list(mapped(lambda shared, piece: shared + piece, 1, [1, 2])) == [2, 3]  # a lambda could not be
 
 
+@pytest.mark.long
 def test_pieces_come_in_order_and_what_goes_wrong_is_said(tmp_path: Path) -> None:
     with working(2):
         assert others_work()

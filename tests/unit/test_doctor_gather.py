@@ -33,6 +33,7 @@ def gathering(monkeypatch: pytest.MonkeyPatch, *names: str) -> gather.Gathering:
     return gather.Gathering(config, [Host(name=name, slots=1) for name in names], Surroundings.here(sys.executable))
 
 
+@pytest.mark.long
 def test_hosts_that_do_not_answer_hide_none_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = gathering(monkeypatch, *HOSTS)
     begin = time.monotonic()
@@ -54,6 +55,7 @@ def test_hosts_that_do_not_answer_hide_none_that_does(monkeypatch: pytest.Monkey
         asked._close()
 
 
+@pytest.mark.long
 def test_a_program_that_hangs_is_ended_and_said_by_the_part_it_was_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The host's own program is another one here, which says a part, begins the next and sleeps."""
     (tmp_path / "hangs.py").write_text(
