@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from launch.agent import BEAT_SECONDS, LOST_SECONDS
@@ -130,3 +130,14 @@ class Link:
         self._read_errors()
         lines = self._last.decode("utf-8", "backslashreplace").strip().splitlines()
         return lines[-1].strip() if lines else "the connection was closed"
+
+
+def close_all(links: Iterable[Link]) -> None:
+    """End the agents of some hosts and what they run: all are told at once, then each is waited for."""
+    links = list(links)
+    for link in links:
+        with contextlib.suppress(OSError):
+            assert link.process.stdin is not None
+            link.process.stdin.close()
+    for link in links:
+        link.close()

@@ -31,7 +31,7 @@ from launch import decide as d
 from launch.agent import LOST_SECONDS
 from launch.config import LaunchConfig
 from launch.hostfile import Host, read_hostfile
-from launch.link import Link, over_ssh
+from launch.link import Link, close_all, over_ssh
 from launch.outcome import heartbeats, saved_step, stamp, stopped
 from launch.plan import HERE, Meeting, Surroundings, plan_of_ranks
 from launch.run_state import is_asked_to_stop, read_agents, supervised, write_agents, write_status
@@ -371,12 +371,7 @@ class Supervisor:
             write_agents(self.folder, {**self.earlier, **now})
 
     def _close(self) -> None:
-        for link in self.links.values():
-            with contextlib.suppress(OSError):
-                assert link.process.stdin is not None
-                link.process.stdin.close()  # all at once, then each is waited for
-        for link in self.links.values():
-            link.close()
+        close_all(self.links.values())
         self.shown.flush()
         if self.folder is not None:
             write_agents(self.folder, self.earlier)

@@ -19,7 +19,7 @@ from data_prep.contract.records import from_json
 from launch.doctor.config import DoctorConfig
 from launch.doctor.facts import PARTS, Asked, Bandwidth, Seen
 from launch.hostfile import Host
-from launch.link import Link, over_ssh
+from launch.link import Link, close_all, over_ssh
 from launch.plan import Meeting, Surroundings, passed_on, plan_of_ranks, settings_of
 from trainer.distributed.child import environment_of_its_own
 from trainer.training.owner import SHARED_SECONDS
@@ -94,7 +94,7 @@ class Gathering:
                     print(f"doctor: {len(self.alive) or len(self.hosts)} hosts: {name}", file=sys.stderr, flush=True)
                 ask()
         finally:
-            self._close()
+            close_all(self.links.values())
         return list(self.seen.values()), self.bandwidth
 
     @property
@@ -288,11 +288,3 @@ class Gathering:
     def _lose(self, name: str, why: str) -> None:
         self.seen[name].lost = why
         self.links.pop(name).close(now=True)
-
-    def _close(self) -> None:
-        for link in self.links.values():
-            with contextlib.suppress(OSError):
-                assert link.process.stdin is not None
-                link.process.stdin.close()  # all at once, then each is waited for
-        for link in self.links.values():
-            link.close()

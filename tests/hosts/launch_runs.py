@@ -16,6 +16,14 @@ from tests.hosts.cluster import Cluster
 _SETTINGS = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin:/sbin"}
 
 
+def by_one_process(config: Path, run: Path) -> Path:
+    """The run that hosts are held against, trained here without a launcher; returns its folder."""
+    argv = [sys.executable, "-m", "trainer", "contrastive", "--config", str(config), "--run", str(run)]
+    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
 @contextmanager
 def launched(
     cluster: Cluster, run: Path, *arguments: str, config: Path, options: tuple[str, ...] = (), hosts: tuple[str, ...] = (), by: str = "head"

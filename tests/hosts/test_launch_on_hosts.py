@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.launcher import ROOT
 from tests.distributed.training import by_step, events, last_step, make_study, saved_step
 from tests.hosts.cluster import Cluster, why_not
-from tests.hosts.launch_runs import ask, launched
+from tests.hosts.launch_runs import ask, by_one_process, launched
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = 300
@@ -47,11 +45,7 @@ def config(home: Path) -> Path:
 @pytest.fixture(scope="module")
 def alone(config: Path, home: Path) -> Path:
     """The same run by one process."""
-    run = home / "alone"
-    argv = [sys.executable, "-m", "trainer", "contrastive", "--config", str(config), "--run", str(run)]
-    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return run
+    return by_one_process(config, home / "alone")
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None, run: Path, seconds: float = 120) -> None:

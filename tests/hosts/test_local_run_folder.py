@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.launcher import ROOT
 from tests.distributed.training import by_step, events, make_study, saved_step
 from tests.hosts.cluster import Cluster, why_not
-from tests.hosts.launch_runs import launched
+from tests.hosts.launch_runs import by_one_process, launched
 from tests.hosts.test_launch_on_hosts import SLOW, is_what_one_process_trains, rank_on, wait_until
 from trainer.training.run_folder import RunFolder
 from trainer.training.seal import check_files, read_checkpoint
@@ -42,11 +38,7 @@ def config(home: Path) -> Path:
 @pytest.fixture(scope="module")
 def alone(config: Path, home: Path) -> Path:
     """The same run by one process."""
-    run = home / "alone"
-    argv = [sys.executable, "-m", "trainer", "contrastive", "--config", str(config), "--run", str(run)]
-    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return run
+    return by_one_process(config, home / "alone")
 
 
 def said(run: Path) -> str:

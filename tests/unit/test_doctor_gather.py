@@ -14,6 +14,7 @@ from launch.doctor import gather
 from launch.doctor.config import DoctorConfig
 from launch.doctor.facts import Machine
 from launch.hostfile import Host
+from launch.link import close_all
 from launch.plan import Surroundings
 
 LIMIT = 12.0
@@ -52,7 +53,7 @@ def test_hosts_that_do_not_answer_hide_none_that_does(monkeypatch: pytest.Monkey
         assert abs(skew) <= seen["good"].clock_error_seconds + 0.01
         assert 20_000 <= seen["good"].port < 30_000
     finally:
-        asked._close()
+        close_all(asked.links.values())
 
 
 @pytest.mark.long
@@ -84,7 +85,7 @@ def test_a_program_that_hangs_is_ended_and_said_by_the_part_it_was_at(monkeypatc
         assert not seen.lost
         assert asked.programs["good"].statuses == [-9]
     finally:
-        asked._close()
+        close_all(asked.links.values())
 
 
 def test_a_program_that_dies_is_said_by_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,4 +97,4 @@ def test_a_program_that_dies_is_said_by_its_last_words(monkeypatch: pytest.Monke
         asked._ask_facts()
         assert "No module named launch.no_such_module" in asked.seen["good"].refused["machine"]
     finally:
-        asked._close()
+        close_all(asked.links.values())

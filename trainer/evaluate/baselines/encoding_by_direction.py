@@ -14,7 +14,7 @@ from data_prep.contract.noise_covariance import within_covariance
 from trainer.artifacts.part import PartArrays
 from trainer.evaluate.baselines.base import Baseline, BaselineScores, Trials
 from trainer.evaluate.baselines.encoding_model import likelihoods
-from trainer.models.encoding.by_direction import NoiseSum, fit_by_direction
+from trainer.models.encoding.by_direction import fit_by_direction
 from trainer.models.encoding.moments import NUM_FOLDS, GroupedMoments, folds_of
 
 
@@ -41,5 +41,5 @@ def fit(part: PartArrays, repetitions: Iterator[np.ndarray]) -> EncodingModel:
     several = len(np.unique(part.concept_N)) >= 2 * NUM_FOLDS
     fold_N = folds_of(part.concept_N if several else part.stimulus_N)
     moments = GroupedMoments.of(part.target_NE, eeg_ND, fold_N, part.n_reps_N)
-    found = fit_by_direction(moments, NoiseSum(sum_DD=covariance * freedom, freedom=freedom))
+    found = fit_by_direction(moments, covariance, freedom)
     return found if basis is None else found.in_features(basis)

@@ -37,17 +37,10 @@ _LEAST_SIGNAL = 1e-3
 """Of a direction, in units of the noise of an average: less is nothing that could be predicted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoiseSum:
-    """Sum of squares of repetitions about their stimulus' mean."""
-
-    sum_DD: np.ndarray
-    freedom: int
-
-
 def fit_by_direction(
     moments: GroupedMoments,
-    noise: NoiseSum,
+    noise_DD: np.ndarray,
+    freedom: int,
     *,
     penalties: Sequence[float] = PENALTIES,
     most_directions: int = MOST_DIRECTIONS,
@@ -59,8 +52,9 @@ def fit_by_direction(
     ----------
     moments
         Of training rows: EEG averaged over repetitions, and the embeddings of their stimuli.
-    noise
-        Of single repetitions in the same features; without freedom what a first regression leaves out of fold is taken for noise.
+    noise_DD, freedom
+        Covariance of single repetitions about their stimulus' mean, in the same features; without freedom what a first regression leaves
+        out of fold is taken for noise.
     penalties, shrinkages
         To choose from, as above.
     most_directions
@@ -74,12 +68,12 @@ def fit_by_direction(
     whole = moments.total()
     if whole.count < LEAST_ROWS or len(moments.folds) < 2:
         raise UserError(f"{whole.count:.0f} rows in {len(moments.folds)} folds: expected at least {LEAST_ROWS} in 2")
-    mean_noise = _mean_noise(moments, {n: 1.0 for _, n in moments.groups})
-    if noise.freedom:
-        to_white = whitener(noise.sum_DD / noise.freedom, noise.freedom)
+    alike = {n: 1.0 for _, n in moments.groups}
+    mean_noise = _mean_noise(moments, alike)
+    if freedom:
+        to_white = whitener(noise_DD, freedom)
     else:
-        first = _Folds.fit(moments, penalties, {n: 1.0 for _, n in moments.groups})
-        to_white = whitener(first.residual_RR / whole.count / mean_noise, int(whole.count))
+        to_white = whitener(_Folds.fit(moments, penalties, alike).lack(0.0) / mean_noise, int(whole.count))
     spread_WW = to_white.T @ whole.about(*whole.means).sum_DD @ to_white / whole.count
     signal, turn = linalg.eigh(spread_WW - mean_noise * np.eye(len(spread_WW)), check_finite=False)
     kept = np.flatnonzero(signal > _LEAST_SIGNAL * mean_noise)[::-1][:most_directions]
@@ -150,11 +144,6 @@ class _Folds:
             left[fold] = held.sum_DD - crossed - crossed.T + weights_ER.T @ held.sum_EE @ weights_ER
             total[fold], count[fold] = held.sum_DD, own.count
         return cls(all_ER=_ridge(whole, penalties), left=left, total=total, count=count)
-
-    @property
-    def residual_RR(self) -> np.ndarray:
-        found: np.ndarray = np.sum([self.left[fold] for fold in self.left], axis=0)
-        return found
 
     def lack(self, mean_noise: float, *, without: int | None = None) -> np.ndarray:
         """Covariance of lack of fit: of residuals out of fold, less the noise that an average has (R, R)."""
