@@ -1,4 +1,4 @@
-"""Every command of the README as a newcomer types them, in order, in a fresh clone: those too long for the tests, too.
+"""Every command that a newcomer finds on the pages, typed as they stand, in order, in a fresh clone: those too long for the tests, too.
 
 The clone uses the environment that is installed here; a block that needs data runs where the Muse recordings are at hand. Each row is
 the time of a block; it holds where the block ended well.
@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.benchmarks.report import main, row
 from tests.distributed.launcher import free_port
-from tests.helpers.readme import ROOT, Block, blocks, commands
+from tests.helpers.readme import NEWCOMER, ROOT, Block, blocks, commands
 
 LONGEST_SECONDS = 1800
 MUSE = ("the Muse recordings", "the Muse recordings, laid out as above in data/")
@@ -23,7 +23,7 @@ MUSE = ("the Muse recordings", "the Muse recordings, laid out as above in data/"
 
 
 def run(folder: Path) -> list[dict[str, Any]]:
-    """Run the blocks of ``README.md``; a row each."""
+    """Run the blocks of a newcomer's pages; a row each."""
     clone, data = folder / "clone", _shared_data()
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True, timeout=120)
     (clone / ".venv").symlink_to(Path(sys.prefix))
@@ -32,7 +32,7 @@ def run(folder: Path) -> list[dict[str, Any]]:
     if data is not None:
         (clone / "data").symlink_to(data)
     rows = []
-    for block in blocks("README.md"):
+    for block in blocks(*NEWCOMER):
         if block.language not in ("sh", "python") or (block.mark == "data" and (data is None or block.value not in MUSE)):
             continue
         seconds, status = _run(block, clone, data)

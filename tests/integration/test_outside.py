@@ -1,4 +1,4 @@
-"""A reader, an encoder, a loss and a callback from a folder outside the project, by the commands and files of the rooms' READMEs.
+"""A reader, an encoder, a loss and a callback from a folder outside the project, by the commands and files of the rooms' pages.
 
 Each is one file and one line of a config; nothing of the project is changed or installed for them.
 """
@@ -17,7 +17,7 @@ import yaml
 from safetensors import safe_open
 
 from data_prep.contract.manifest import read_manifest
-from tests.helpers.readme import ROOT, blocks, commands, files
+from tests.helpers.readme import EXAMPLES, ROOT, blocks, commands, files
 from trainer.data.config import DataConfig
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
@@ -37,12 +37,12 @@ def python(home: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def follow(home: Path, readme: str) -> None:
-    """Lay out the files of a README, then run its commands."""
-    for name, text in files(readme).items():
+def follow(home: Path, pages: tuple[str, ...]) -> None:
+    """Lay out the files of the pages, then run their commands."""
+    for name, text in files(*pages).items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(text)
-    for block in blocks(readme):
+    for block in blocks(*pages):
         if block.language == "sh" and not block.mark:
             for command in commands(block.text):
                 assert command.startswith("python "), command
@@ -51,10 +51,9 @@ def follow(home: Path, readme: str) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder, in which both READMEs have been followed."""
+    """A user's folder, in which the rooms' pages have been followed."""
     folder = tmp_path_factory.mktemp("laboratory")
-    follow(folder, "data_prep/README.md")
-    follow(folder, "trainer/README.md")
+    follow(folder, EXAMPLES)
     return folder
 
 
@@ -106,7 +105,7 @@ def test_a_callback_from_outside_sees_every_validation(home: Path) -> None:
 
 
 def test_each_is_one_file_and_one_line_of_a_config() -> None:
-    shown = {**files("data_prep/README.md"), **files("trainer/README.md")}
+    shown = files(*EXAMPLES)
     named = {
         yaml.safe_load(shown["my_lab/shard.yaml"])["reader"]["class_path"],
         *(part["class_path"] for part in _parts(yaml.safe_load(shown["my_lab/train.yaml"]))),

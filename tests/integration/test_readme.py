@@ -1,4 +1,4 @@
-"""What the READMEs tell a newcomer to type works: quick blocks run in order in one fresh folder, of the others every config is built."""
+"""What the pages tell a newcomer to type works: quick blocks run in order in one fresh folder, of the others every config is built."""
 
 from __future__ import annotations
 
@@ -17,18 +17,16 @@ import launch.__main__
 import trainer.__main__
 from data_prep.contract.cli import main, parse, to_plain
 from tests.distributed.launcher import free_port
-from tests.helpers.readme import READMES, ROOT, Block, blocks, commands, files
+from tests.helpers.readme import EXAMPLES, NEWCOMER, PAGES, ROOT, Block, blocks, commands, files
 from trainer.distributed.child import environment_of_its_own
 
 pytestmark = pytest.mark.timeout(1800)
-RUNS_HERE = ("README.md", "launch/README.md")
-"""READMEs whose blocks share folders, in order; those of data_prep and trainer are followed by ``test_outside``."""
 PROGRAMS = {"data_prep": data_prep.__main__.COMMANDS, "trainer": trainer.__main__.COMMANDS, "launch": launch.__main__.COMMANDS}
-ALL = [block for readme in READMES for block in blocks(readme)]
+ALL = blocks(*PAGES)
 
 
-def quick(readmes: tuple[str, ...]) -> list[Block]:
-    return [block for readme in readmes for block in blocks(readme) if block.language in ("sh", "python") and not block.mark]
+def quick(*pages: str) -> list[Block]:
+    return [block for block in blocks(*pages) if block.language in ("sh", "python") and not block.mark]
 
 
 def environment() -> dict[str, str]:
@@ -40,10 +38,10 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with nothing but the configs, and the files that the READMEs show."""
+    """A folder with nothing but the configs, and the files that these pages show."""
     folder = tmp_path_factory.mktemp("newcomer")
     (folder / "configs").symlink_to(ROOT / "configs")
-    for name, text in (pair for readme in RUNS_HERE for pair in files(readme).items()):
+    for name, text in files(*NEWCOMER).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder
@@ -60,7 +58,7 @@ def run(block: Block, home: Path) -> str:
 
 @pytest.mark.long
 def test_quick_blocks_run_in_order_and_leave_what_they_promise(home: Path) -> None:
-    printed = {str(block): run(block, home) for block in quick(RUNS_HERE)}
+    printed = {str(block): run(block, home) for block in quick(*NEWCOMER)}
     for promised in (
         "studies/first-source/ceiling.json",
         "studies/first/manifest.sha256",
@@ -131,22 +129,7 @@ def test_every_block_says_what_it_is() -> None:
 
 
 def test_blocks_that_are_not_run_here_are_run_elsewhere() -> None:
-    elsewhere = [readme for readme in READMES if readme not in RUNS_HERE]
-    assert quick(tuple(elsewhere)), "test_outside follows them"
-    assert all(files(readme) for readme in elsewhere)
-    for readme in RUNS_HERE:  # a file that no command reads is one that nothing tests
-        run_here = "".join(block.text for block in quick((readme,)))
-        assert all(name in run_here for name in files(readme)), readme
-
-
-def test_links_lead_somewhere() -> None:
-    for readme in (*READMES, "CONTRIBUTING.md", "CHANGELOG.md"):
-        text = (ROOT / readme).read_text()
-        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-            path, _, anchor = target.partition("#")
-            file = (ROOT / readme).parent / path if path else ROOT / readme
-            assert file.exists(), f"{readme}: {target}"
-            headings = [
-                re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", file.read_text(), re.M)
-            ]
-            assert not anchor or anchor in headings, f"{readme}: {target}"
+    assert quick(*EXAMPLES), "test_outside follows them"
+    for page in NEWCOMER:  # a file that no command reads is one that nothing tests
+        run_here = "".join(block.text for block in quick(page))
+        assert all(name in run_here for name in files(page)), page

@@ -1,4 +1,4 @@
-"""The layouts of EEG-CLIP and Thought2Text, and of the latter's pretraining data, by the configs and commands of data_prep's README.
+"""The layouts of EEG-CLIP and Thought2Text, and of the latter's pretraining data, by the configs and commands of their page.
 
 Data are small ones of the same form. Commands run as they stand, with what makes a run short behind them; CLIP, which needs a model hub, is
 replaced by vectors of the same name, and the language model by a tiny one.
@@ -22,7 +22,7 @@ from tests.helpers.tiny_llm import write_tiny_llm
 from trainer.distributed.child import environment_of_its_own
 
 pytestmark = pytest.mark.timeout(600)
-README = "data_prep/README.md"
+PAGE = "data_prep/studies/layouts.md"
 SHORT = (
     "--train.data_passes 1 --train.validate_every_steps 2 --train.precision fp32 --train.device cpu --train.timeout_seconds 60 "
     "--mlflow.enabled false"
@@ -33,8 +33,8 @@ SMALL_TRANSFORMER = f"{_NET}.d_model 16 {_NET}.num_layers 1 {_NET}.num_heads 2"
 
 
 def commands_of(first: str) -> list[str]:
-    """Commands of the README's block that begins with ``first``."""
-    [found] = [lines for block in blocks(README) if block.language == "sh" and (lines := commands(block.text))[0].endswith(first)]
+    """Commands of the page's block that begins with ``first``."""
+    [found] = [lines for block in blocks(PAGE) if block.language == "sh" and (lines := commands(block.text))[0].endswith(first)]
     return found
 
 
@@ -71,9 +71,9 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["shard_eeg_clip", "shard_eegcvpr40", "shard_bdd", "shard_mindbigdata"])
-def test_the_readme_shows_the_configs_that_there_are(name: str) -> None:
+def test_the_page_shows_the_configs_that_there_are(name: str) -> None:
     path = f"configs/data_prep/{name}.yaml"
-    assert files(README)[path] == (ROOT / path).read_text()
+    assert files(PAGE)[path] == (ROOT / path).read_text()
 
 
 def test_eeg_clip_from_its_folder_to_its_report(home: Path) -> None:

@@ -23,7 +23,7 @@ from data_prep.studies.channels import ChannelsConfig
 from data_prep.studies.cut_study import CutSource
 from data_prep.studies.event_names import EventsNaming
 from data_prep.studies.trials import TrialsConfig
-from tests.helpers.readme import ROOT, files
+from tests.helpers.readme import PAGES, ROOT, files
 
 NAMES = ("Fz", "Cz", "Pz", "Oz")
 NUM, TIMES = 12, 30
@@ -52,7 +52,7 @@ def refused(match: str) -> Any:
 
 def test_the_config_of_the_readme_shards_arrays_and_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "configs/data_prep/shard_arrays.yaml"
-    assert files("data_prep/README.md")[name] == (ROOT / name).read_text()
+    assert files(*PAGES)[name] == (ROOT / name).read_text()
     assert len([line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]) <= 12
     monkeypatch.chdir(tmp_path)
     (tmp_path / "arrays").mkdir()

@@ -18,7 +18,7 @@ from data_prep.contract.manifest import Manifest, read_manifest
 from data_prep.shards.write import ShardConfig, run
 from tests.helpers import recordings as made
 from tests.helpers.bids import events, write_dataset, write_json, write_table
-from tests.helpers.readme import ROOT, files
+from tests.helpers.readme import PAGES, ROOT, files
 from tests.helpers.shared_data import shared_data
 
 pytest.importorskip("mne_bids")
@@ -449,7 +449,7 @@ def test_alljoined_16m_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_config_of_the_readme_shards_a_dataset_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "configs/data_prep/shard_bids.yaml"
-    assert files("data_prep/README.md")[name] == (ROOT / name).read_text()
+    assert files(*PAGES)[name] == (ROOT / name).read_text()
     images = [f"{concept}/{number}.jpg" for concept in ("cat", "dog") for number in (1, 2)]
     pictures(tmp_path / "faces/stimuli", images)
     for seed, subject in enumerate(("01", "02", "03")):

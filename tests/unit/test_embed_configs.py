@@ -15,7 +15,7 @@ from data_prep.embed.command import EmbedConfig, run
 from data_prep.shards.write import ShardConfig
 from data_prep.shards.write import run as shard
 from tests.helpers import tiny_vision
-from tests.helpers.readme import ROOT, files
+from tests.helpers.readme import PAGES, ROOT, files
 from tests.helpers.tiny_study import write_tiny_study
 from tests.unit.test_texts_and_captions import quiet
 
@@ -33,7 +33,7 @@ def embed(name: str, *overrides: str) -> None:
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_readme_shows_the_configs(name: str) -> None:
     path = f"configs/data_prep/{name}.yaml"
-    assert files("data_prep/README.md")[path] == (ROOT / path).read_text()
+    assert files(*PAGES)[path] == (ROOT / path).read_text()
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from data_prep.studies.trials import TrialsConfig
 from tests.helpers import cut_trials as made
 from tests.helpers import recordings
 from tests.helpers.cut_trials import CH_NAMES, CODES, EVENT_ID, N_TIMES
-from tests.helpers.readme import ROOT, files
+from tests.helpers.readme import PAGES, ROOT, files
 from tests.helpers.shared_data import shared_data
 
 EEG = list(CH_NAMES[:3])
@@ -501,7 +501,7 @@ def test_labels_that_would_fall_together_are_refused(tmp_path: Path) -> None:
 
 def test_the_config_of_the_readme_shards_cut_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "configs/data_prep/shard_epochs.yaml"
-    assert files("data_prep/README.md")[name] == (ROOT / name).read_text()
+    assert files(*PAGES)[name] == (ROOT / name).read_text()
     monkeypatch.chdir(tmp_path)
     from PIL import Image
 

@@ -23,7 +23,7 @@ from data_prep.contract.limits import Limits, use_limits
 from data_prep.fetch.command import FetchConfig, run
 from data_prep.fetch.sources import COLUMNS, HASHES, TABLE, UNKNOWN, read_sources
 from data_prep.fetch.unpack import folder_of, unpack
-from tests.helpers.readme import ROOT, files
+from tests.helpers.readme import PAGES, ROOT, files
 from tests.helpers.web import Page, web
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -309,7 +309,7 @@ def test_the_list_of_studies_and_of_a_study(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_config_of_the_readme_names_files_that_the_table_has() -> None:
     name = "configs/data_prep/fetch_things_meg.yaml"
-    assert files("data_prep/README.md")[name] == (ROOT / name).read_text()
+    assert files(*PAGES)[name] == (ROOT / name).read_text()
     config = parse(FetchConfig, ["--config", str(ROOT / name)])
     chosen = read_sources()[config.study].chosen(config.parts, config.match)
     assert [file.part for file in chosen] == ["P1"] * 5

@@ -26,7 +26,7 @@ from data_prep.studies.recordings_study import RecordingsSource
 from data_prep.studies.signal_tables import ArrayConfig, CsvConfig
 from data_prep.studies.xdf import XdfConfig
 from tests.helpers import recordings as made
-from tests.helpers.readme import ROOT, files
+from tests.helpers.readme import PAGES, ROOT, files
 from tests.helpers.recordings import CH_NAMES, ONSETS, SFREQ
 
 CSV = CsvConfig(channels=CH_NAMES, time="time", marker="stim", sfreq=SFREQ)
@@ -490,7 +490,7 @@ def test_reading_twice_gives_the_same_and_other_bytes_another_hash(tmp_path: Pat
 
 def test_the_config_of_the_readme_shards_a_laboratorys_set_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "configs/data_prep/shard_recordings.yaml"
-    assert files("data_prep/README.md")[name] == (ROOT / name).read_text()
+    assert files(*PAGES)[name] == (ROOT / name).read_text()
     photographs(tmp_path, ("cat/1.jpg", "dog/1.jpg"))
     (tmp_path / "images").rename(tmp_path / "photographs")
     for subject in ("01", "02"):

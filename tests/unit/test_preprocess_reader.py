@@ -25,7 +25,7 @@ from data_prep.studies.events import EventsConfig
 from data_prep.studies.mne import MneReaderConfig
 from data_prep.studies.recordings_study import RecordingsSource
 from tests.helpers import heads
-from tests.helpers.readme import ROOT, files
+from tests.helpers.readme import PAGES, ROOT, files
 
 SFREQ, N_TIMES = 250.0, 10_000
 ONSETS = tuple(range(500, 9_500, 300))
@@ -211,7 +211,7 @@ def test_what_the_file_marks_as_bad_is_said_and_nothing_is_changed_by_default(tm
 @pytest.mark.long
 def test_the_config_of_the_readme_cleans_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "configs/data_prep/shard_cleaned.yaml"
-    assert files("data_prep/README.md")[name] == (ROOT / name).read_text()
+    assert files(*PAGES)[name] == (ROOT / name).read_text()
     monkeypatch.chdir(tmp_path)
     for session in ("01", "02"):
         folder = tmp_path / "recordings" / "sub-01" / f"ses-{session}"

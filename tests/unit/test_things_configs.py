@@ -14,7 +14,7 @@ from data_prep.contract import cli
 from data_prep.contract.manifest import Manifest
 from data_prep.shards.open import open_study
 from data_prep.shards.write import ShardConfig, write_study
-from tests.helpers.readme import ROOT, files
+from tests.helpers.readme import PAGES, ROOT, files
 from tests.helpers.things_files import TEST, TRAIN, eeg_of, times_of, ubp, write_dict, write_metadata, write_presentation_order
 from tests.unit.test_things_raw import write_raw
 
@@ -92,7 +92,7 @@ def test_trials_that_ubp_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.long
 def test_raw_sessions_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "configs/data_prep/shard_things_raw.yaml"
-    assert files("data_prep/README.md")[name] == (ROOT / name).read_text()
+    assert files(*PAGES)[name] == (ROOT / name).read_text()
     root = tmp_path / "data/things_eeg2_raw"
     write_metadata(root)
     write_images(root / "images")
