@@ -8,7 +8,6 @@ there is refused. Large payloads are not read: the stack holds where they lie in
 from __future__ import annotations
 
 import codecs
-import io
 import pickletools
 import struct
 from collections.abc import Callable, Mapping
@@ -45,28 +44,11 @@ class Large:
         self.span, self.kind = span, kind
 
 
-_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
-
-
 class _Mark:
     pass
 
 
 _MARK = _Mark()
-# Opcodes that carry their length before their content: how it is packed, and what the content is.
-_SIZED = {
-    "BINBYTES": ("<I", "bytes"),
-    "SHORT_BINBYTES": ("<B", "bytes"),
-    "BINBYTES8": ("<Q", "bytes"),
-    "BYTEARRAY8": ("<Q", "bytes"),
-    "BINSTRING": ("<i", "string"),
-    "SHORT_BINSTRING": ("<B", "string"),
-    "BINUNICODE": ("<I", "text"),
-    "SHORT_BINUNICODE": ("<B", "text"),
-    "BINUNICODE8": ("<Q", "text"),
-}
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
 
 
 class Machine:
@@ -84,6 +66,7 @@ class Machine:
         self, file: RawFile, start: int, end: int, names: Mapping[tuple[str, str], Call | None], outside: Call | None = None
     ) -> None:
         self.file, self.position, self.end = file, start, end
+        self._buffer = file.buffer
         self.names, self.outside = names, outside
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
@@ -100,12 +83,19 @@ class Machine:
         Exception
             Of several kinds: it is no program, or ends early.
         """
+        buffer, end = self._buffer, self.end
         for _ in range(limits().objects):
-            code = self._take(1).decode("latin1")
-            opcode = _OPCODES[code]
-            if opcode.name == "STOP":
+            if self.position >= end:
+                raise self._ends_within(1)
+            code = buffer[self.position]
+            self.position += 1
+            if code == _STOP:
                 return self._stack.pop()
-            self._step(opcode)
+            read, act = _STEPS[code]
+            if read is None:
+                act(self)
+            else:
+                act(self, read(self))
         raise too_much(self.file.path, "a pickle of more instructions", "objects")
 
     def charge(self, num_bytes: int) -> None:
@@ -116,76 +106,47 @@ class Machine:
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def _take(self, size: int) -> bytes:
-        if size > self.end - self.position:
-            raise EOFError(f"{size:,} bytes at byte {self.position:,}, where {self.end - self.position:,} are left")
-        found = self.file.read(Span(self.position, size))
-        self.position += size
-        return found
+    def _ends_within(self, size: int) -> EOFError:
+        return EOFError(f"{size:,} bytes at byte {self.position:,}, where {self.end - self.position:,} are left")
 
-    def _line(self) -> bytes:
+    def take(self, size: int) -> bytes:
+        """The next ``size`` bytes of the program."""
+        start = self.position
+        if size > self.end - start:
+            raise self._ends_within(size)
+        self.position = start + size
+        return self._buffer[start : start + size] if size < LARGE_BYTES else self.file.read(Span(start, size))
+
+    def line(self) -> bytes:
+        """The program to the end of a line, without its end."""
         stop = self.file.find(b"\n", self.position, self.end)
         if stop < 0:
             raise EOFError("a line that does not end")
-        return self._take(stop + 1 - self.position)[:-1]
+        return self.take(stop + 1 - self.position)[:-1]
 
-    def _sized(self, layout: str, kind: str) -> Any:
-        (length,) = struct.unpack(layout, self._take(struct.calcsize(layout)))
+    def packed(self, layout: struct.Struct) -> Any:
+        """The next number of the program."""
+        start = self.position
+        if layout.size > self.end - start:
+            raise self._ends_within(layout.size)
+        self.position = start + layout.size
+        return layout.unpack_from(self._buffer, start)[0]
+
+    def sized(self, layout: struct.Struct, kind: str) -> Any:
+        """The next payload, which carries its length before its content: bytes, a string of Python 2, or text."""
+        length = self.packed(layout)
         if not 0 <= length <= self.end - self.position:
-            raise EOFError(f"{length:,} bytes at byte {self.position:,}, where {self.end - self.position:,} are left")
+            raise self._ends_within(length)
         if length >= LARGE_BYTES:
             span = Span(self.position, length)
             self.position += length
             return Large(span, kind)
-        content = self._take(length)
+        content = self.take(length)
         return content if kind == "bytes" else content.decode("latin1" if kind == "string" else "utf-8")
-
-    def _argument(self, opcode: pickletools.OpcodeInfo) -> Any:
-        """What follows an opcode that has no payload of its own."""
-        if opcode.arg is None:
-            return None
-        if opcode.arg.n == pickletools.UP_TO_NEWLINE:
-            lines = self._line() + b"\n"
-            if opcode.arg is pickletools.stringnl_noescape_pair:
-                return lines[:-1].decode("utf-8"), self._line().decode("utf-8")
-            if opcode.name in _NUMBERS and len(lines) > MOST_DIGITS:
-                raise Refusal(f"a number of {len(lines) - 1:,} characters")
-        elif opcode.arg.n == pickletools.TAKEN_FROM_ARGUMENT1:  # LONG1
-            size = self._take(1)
-            lines = size + self._take(size[0])
-        elif opcode.arg.n == pickletools.TAKEN_FROM_ARGUMENT4:  # LONG4
-            size = self._take(4)
-            (count,) = struct.unpack("<i", size)
-            if not 0 <= count <= MOST_DIGITS // 2:
-                raise Refusal(f"a number of {count:,} bytes")
-            lines = size + self._take(count)
-        else:
-            lines = self._take(opcode.arg.n)
-        found = opcode.arg.reader(io.BytesIO(lines))
-        if type(found) is int and found.bit_length() > MOST_DIGITS // 2 * 8:
-            raise Refusal(f"a number of {found.bit_length():,} bits")
-        return found
 
     # ------------------------------------------------------------------------------------------------------ the stack
 
-    def _step(self, opcode: pickletools.OpcodeInfo) -> None:
-        name = opcode.name
-        if name in _SIZED:
-            self._stack.append(self._sized(*_SIZED[name]))
-        elif name == "STRING":
-            self._stack.append(_python_2_text(self._line()))
-        elif name == "UNICODE":
-            self._stack.append(_encodable(self._line().decode("raw-unicode-escape")))
-        elif name in _CONSTANTS:
-            self._stack.append(_CONSTANTS[name])
-        elif name in _NUMBERS:
-            self._stack.append(self._argument(opcode))
-        elif action := _ACTIONS.get(name):
-            action(self, self._argument(opcode))
-        else:
-            raise Refusal(f"the instruction {name}")
-
-    def _since_mark(self) -> list[Any]:
+    def since_mark(self) -> list[Any]:
         """What lies above the last mark, taken off with the mark."""
         for place in range(len(self._stack) - 1, -1, -1):
             if self._stack[place] is _MARK:
@@ -194,7 +155,8 @@ class Machine:
                 return items
         raise ValueError("no mark on the stack")
 
-    def _top(self, kind: type[Any]) -> Any:
+    def top(self, kind: type[Any]) -> Any:
+        """The container that is filled."""
         if type(self._stack[-1]) is not kind:
             raise ValueError(f"a {type(self._stack[-1]).__name__} where a {kind.__name__} is filled")
         return self._stack[-1]
@@ -229,7 +191,8 @@ class Machine:
             raise Refusal(str(found or "a name that is no text"))
         return found
 
-    def reduce(self, _: Any) -> None:
+    def reduce(self) -> None:
+        """Call our function for the name below the arguments."""
         arguments, function = self._stack.pop(), self._stack.pop()
         ours = self.names[function.module, function.name] if isinstance(function, Name) else None
         if ours is None:
@@ -238,7 +201,8 @@ class Machine:
             raise ValueError("a call without a tuple of arguments")
         self._stack.append(ours(self, *arguments))
 
-    def build(self, _: Any) -> None:
+    def build(self) -> None:
+        """Give a description its state."""
         state, target = self._stack.pop(), self._stack[-1]
         if type(target) is dict:  # attributes of an OrderedDict, as torch's state_dict has
             return
@@ -246,47 +210,79 @@ class Machine:
             raise Refusal(f"a state for a {type(target).__name__}")
         target.set_state(self, state)
 
-    def instance(self, pair: Any) -> None:
+    def instance(self, pair: tuple[str, str]) -> None:
+        """Never: an old class would be called."""
         raise Refusal(f"an instance of {self.name(*pair)}")
 
     def persistent(self, identity: Any) -> None:
+        """What lies outside the program under a name."""
         if self.outside is None:
             raise Refusal("an object outside the file")
         self._stack.append(self.outside(identity))
 
-    def remember(self, place: Any) -> None:
-        self._memo[len(self._memo) if place is None else place] = self._stack[-1]
+    def remember(self, place: int) -> None:
+        """Keep the top of the stack in the memo."""
+        self._memo[place] = self._stack[-1]
+
+    def memoize(self) -> None:
+        """Keep the top of the stack in the memo's next place."""
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def recall(self, place: int) -> None:
+        """Put what the memo keeps on the stack."""
+        self._stack.append(self._memo[place])
 
     def push(self, value: Any) -> None:
+        """Put ``value`` on the stack."""
         self._stack.append(value)
 
     def pop(self) -> Any:
+        """Take the top off the stack."""
         return self._stack.pop()
 
+    def double(self) -> None:
+        """Put the top of the stack on it once more."""
+        self._stack.append(self._stack[-1])
+
     def take_last(self, count: int) -> None:
+        """Make a tuple of the last ``count`` values."""
         if len(self._stack) < count:
             raise IndexError("the stack is empty")
-        items = tuple(self._stack[-count:])
-        del self._stack[-count:]
-        self._stack.append(items)
+        self._stack[-count:] = [tuple(self._stack[-count:])]
 
-    def recall(self, place: Any) -> None:
-        self._stack.append(self._memo[int(place)])
+    def append(self) -> None:
+        """Put the top of the stack into the list below it."""
+        value = self._stack.pop()
+        self.top(list).append(value)
 
-    def into_list(self, items: list[Any]) -> None:
-        self._top(list).extend(items)
+    def appends(self) -> None:
+        """Put all above the mark into the list below it."""
+        items = self.since_mark()
+        self.top(list).extend(items)
 
-    def into_dict(self, items: list[Any]) -> None:
-        self.fill(self._top(dict), items)
+    def set_item(self) -> None:
+        """Put a key and a value into the dict below them."""
+        value, key = self._stack.pop(), self._stack.pop()
+        self.top(dict)[self.key(key)] = value
 
-    def as_dict(self, items: list[Any]) -> None:
+    def set_items(self) -> None:
+        """Put keys and values above the mark into the dict below it."""
+        items = self.since_mark()
+        self.fill(self.top(dict), items)
+
+    def as_dict(self) -> None:
+        """Make a dict of keys and values above the mark."""
+        items = self.since_mark()
         self._stack.append({})
-        self.into_dict(items)
+        self.fill(self._stack[-1], items)
 
-    def into_set(self, items: list[Any]) -> None:
-        self._top(set).update(map(self.key, items))
+    def add_items(self) -> None:
+        """Put all above the mark into the set below it."""
+        items = self.since_mark()
+        self.top(set).update(map(self.key, items))
 
-    def protocol(self, number: Any) -> None:
+    def protocol(self, number: int) -> None:
+        """The program says of which protocol it is."""
         if number > HIGHEST_PROTOCOL:
             raise Refusal(f"protocol {number}")
 
@@ -302,41 +298,132 @@ def _encodable(text: str) -> str:
     return text
 
 
-_since = Machine._since_mark
-_ACTIONS: dict[str, Callable[[Machine, Any], Any]] = {
-    "PROTO": Machine.protocol,
-    "FRAME": lambda machine, _: None,
-    "MARK": lambda machine, _: machine.push(_MARK),
-    "POP": lambda machine, _: machine.pop(),
-    "POP_MARK": lambda machine, _: _since(machine),
-    "DUP": lambda machine, _: machine.push(machine._stack[-1]),
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "EMPTY_SET": lambda machine, _: machine.push(set()),
-    "LIST": lambda machine, _: machine.push(_since(machine)),
-    "TUPLE": lambda machine, _: machine.push(tuple(_since(machine))),
-    "TUPLE1": lambda machine, _: machine.take_last(1),
-    "TUPLE2": lambda machine, _: machine.take_last(2),
-    "TUPLE3": lambda machine, _: machine.take_last(3),
-    "DICT": lambda machine, _: machine.as_dict(_since(machine)),
-    "FROZENSET": lambda machine, _: machine.push(frozenset(map(machine.key, _since(machine)))),
-    "APPEND": lambda machine, _: machine.into_list([machine.pop()]),
-    "APPENDS": lambda machine, _: machine.into_list(_since(machine)),
-    "SETITEM": lambda machine, _: machine.into_dict([machine.pop(), machine.pop()][::-1]),
-    "SETITEMS": lambda machine, _: machine.into_dict(_since(machine)),
-    "ADDITEMS": lambda machine, _: machine.into_set(_since(machine)),
-    "PUT": lambda machine, place: machine.remember(int(place)),
-    "BINPUT": Machine.remember,
-    "LONG_BINPUT": Machine.remember,
-    "MEMOIZE": Machine.remember,
-    "GET": Machine.recall,
-    "BINGET": Machine.recall,
-    "LONG_BINGET": Machine.recall,
-    "GLOBAL": lambda machine, pair: machine.push(machine.name(*pair)),
-    "STACK_GLOBAL": lambda machine, _: machine.push(machine.name(*[machine.pop(), machine.pop()][::-1])),
-    "INST": lambda machine, pair: machine.instance(pair),
+def _bounded(number: int) -> int:
+    if number.bit_length() > MOST_DIGITS // 2 * 8:
+        raise Refusal(f"a number of {number.bit_length():,} bits")
+    return number
+
+
+def _digits(machine: Machine) -> bytes:
+    line = machine.line()
+    if len(line) >= MOST_DIGITS:
+        raise Refusal(f"a number of {len(line):,} characters")
+    return line
+
+
+def _integer(machine: Machine) -> int:
+    line = _digits(machine)
+    return int(line) if line not in (b"00", b"01") else line == b"01"  # truth as protocol 0 writes it
+
+
+def _long_text(machine: Machine) -> int:
+    line = _digits(machine)
+    return int(line[:-1] if line[-1:] == b"L" else line)
+
+
+def _place(machine: Machine) -> int:
+    return _bounded(int(machine.line()))
+
+
+def _long1(machine: Machine) -> int:
+    return _bounded(int.from_bytes(machine.take(machine.packed(_UINT1)), "little", signed=True))
+
+
+def _long4(machine: Machine) -> int:
+    count = machine.packed(_INT4)
+    if not 0 <= count <= MOST_DIGITS // 2:
+        raise Refusal(f"a number of {count:,} bytes")
+    return int.from_bytes(machine.take(count), "little", signed=True)
+
+
+def _pair(machine: Machine) -> tuple[str, str]:
+    return machine.line().decode("utf-8"), machine.line().decode("utf-8")
+
+
+_UINT1, _UINT2, _UINT4, _UINT8, _INT4, _FLOAT8 = (struct.Struct(layout) for layout in ("<B", "<H", "<I", "<Q", "<i", ">d"))
+Act = Callable[..., Any]
+Read = Callable[[Machine], Any]
+_WITHOUT_ARGUMENT: dict[str, Act] = {
+    "NONE": lambda machine: machine.push(None),
+    "NEWTRUE": lambda machine: machine.push(True),
+    "NEWFALSE": lambda machine: machine.push(False),
+    "EMPTY_TUPLE": lambda machine: machine.push(()),
+    "EMPTY_LIST": lambda machine: machine.push([]),
+    "EMPTY_DICT": lambda machine: machine.push({}),
+    "EMPTY_SET": lambda machine: machine.push(set()),
+    "MARK": lambda machine: machine.push(_MARK),
+    "POP": Machine.pop,
+    "POP_MARK": Machine.since_mark,
+    "DUP": Machine.double,
+    "LIST": lambda machine: machine.push(machine.since_mark()),
+    "TUPLE": lambda machine: machine.push(tuple(machine.since_mark())),
+    "TUPLE1": lambda machine: machine.take_last(1),
+    "TUPLE2": lambda machine: machine.take_last(2),
+    "TUPLE3": lambda machine: machine.take_last(3),
+    "DICT": Machine.as_dict,
+    "FROZENSET": lambda machine: machine.push(frozenset(map(machine.key, machine.since_mark()))),
+    "APPEND": Machine.append,
+    "APPENDS": Machine.appends,
+    "SETITEM": Machine.set_item,
+    "SETITEMS": Machine.set_items,
+    "ADDITEMS": Machine.add_items,
+    "MEMOIZE": Machine.memoize,
+    "STACK_GLOBAL": lambda machine: machine.push(machine.name(*[machine.pop(), machine.pop()][::-1])),
     "REDUCE": Machine.reduce,
     "BUILD": Machine.build,
-    "PERSID": Machine.persistent,
-    "BINPERSID": lambda machine, _: machine.persistent(machine.pop()),
+    "BINPERSID": lambda machine: machine.persistent(machine.pop()),
 }
+_WITH_ARGUMENT: dict[str, tuple[Read, Act]] = {
+    "INT": (_integer, Machine.push),
+    "LONG": (_long_text, Machine.push),
+    "FLOAT": (lambda machine: float(_digits(machine)), Machine.push),
+    "BININT": (lambda machine: machine.packed(_INT4), Machine.push),
+    "BININT1": (lambda machine: machine.packed(_UINT1), Machine.push),
+    "BININT2": (lambda machine: machine.packed(_UINT2), Machine.push),
+    "LONG1": (_long1, Machine.push),
+    "LONG4": (_long4, Machine.push),
+    "BINFLOAT": (lambda machine: machine.packed(_FLOAT8), Machine.push),
+    "BINBYTES": (lambda machine: machine.sized(_UINT4, "bytes"), Machine.push),
+    "SHORT_BINBYTES": (lambda machine: machine.sized(_UINT1, "bytes"), Machine.push),
+    "BINBYTES8": (lambda machine: machine.sized(_UINT8, "bytes"), Machine.push),
+    "BYTEARRAY8": (lambda machine: machine.sized(_UINT8, "bytes"), Machine.push),
+    "STRING": (lambda machine: _python_2_text(machine.line()), Machine.push),
+    "BINSTRING": (lambda machine: machine.sized(_INT4, "string"), Machine.push),
+    "SHORT_BINSTRING": (lambda machine: machine.sized(_UINT1, "string"), Machine.push),
+    "UNICODE": (lambda machine: _encodable(machine.line().decode("raw-unicode-escape")), Machine.push),
+    "BINUNICODE": (lambda machine: machine.sized(_UINT4, "text"), Machine.push),
+    "SHORT_BINUNICODE": (lambda machine: machine.sized(_UINT1, "text"), Machine.push),
+    "BINUNICODE8": (lambda machine: machine.sized(_UINT8, "text"), Machine.push),
+    "PROTO": (lambda machine: machine.packed(_UINT1), Machine.protocol),
+    "FRAME": (lambda machine: machine.packed(_UINT8), lambda machine, _: None),
+    "PUT": (_place, Machine.remember),
+    "BINPUT": (lambda machine: machine.packed(_UINT1), Machine.remember),
+    "LONG_BINPUT": (lambda machine: machine.packed(_UINT4), Machine.remember),
+    "GET": (_place, Machine.recall),
+    "BINGET": (lambda machine: machine.packed(_UINT1), Machine.recall),
+    "LONG_BINGET": (lambda machine: machine.packed(_UINT4), Machine.recall),
+    "GLOBAL": (_pair, lambda machine, pair: machine.push(machine.name(*pair))),
+    "INST": (_pair, Machine.instance),
+    "PERSID": (lambda machine: codecs.escape_decode(machine.line())[0].decode("ascii"), Machine.persistent),
+}
+
+_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+_STOP = next(code for code, name in _NAMES.items() if name == "STOP")
+
+
+def _step(code: int) -> tuple[Read | None, Act]:
+    """How the instruction ``code`` reads its argument, None for one that has none, and what it does."""
+    name = _NAMES.get(code)
+    if name in _WITH_ARGUMENT:
+        return _WITH_ARGUMENT[name]
+    if name in _WITHOUT_ARGUMENT:
+        return None, _WITHOUT_ARGUMENT[name]
+
+    def refuse(_: Machine) -> None:
+        raise KeyError(chr(code)) if name is None else Refusal(f"the instruction {name}")
+
+    return None, refuse
+
+
+_STEPS = [_step(code) for code in range(256)]
+"""By the instruction's byte."""

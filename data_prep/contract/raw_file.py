@@ -89,6 +89,11 @@ class RawFile:
         """Bytes in all."""
         return len(self._buffer)
 
+    @property
+    def buffer(self) -> bytes | mmap.mmap:
+        """All bytes, where single ones are wanted quickly; runs of many are read (:meth:`read`)."""
+        return self._buffer
+
     def read(self, span: Span) -> bytes:
         """The bytes of ``span``."""
         if span.length < 0 or span.offset < 0 or span.offset + span.length > self.size:

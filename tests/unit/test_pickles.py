@@ -107,6 +107,37 @@ def test_honest_pickles_come_out_as_the_stock_unpickler_has_them(tmp_path: Path,
                 assert same(loaded(tmp_path / "v.pkl", packed.replace(old, new)), pickle.loads(content))
 
 
+LINES = [b"0", b"7", b"00", b"01", b"-5", b"12L", b"1_000", b" 3 ", b"1.5", b"-1e5", b"nan", b"inf", b"0x1", b"", b"L", b"\xff", b"9" * 39]
+PACKED = [bytes([length]) * 8 for length in (0, 1, 127, 128, 255)]
+ARGUMENTS = {
+    **dict.fromkeys(("INT", "LONG", "FLOAT"), [line + b"\n" for line in LINES]),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT"), PACKED),
+    "LONG1": [bytes([size]) + b"\x80\x7f" * 10 for size in range(21)] + [b"\x01\x80", b"\x02\xff", b"\x05\x01"],
+    "LONG4": [struct.pack("<i", size) + b"\xff" * 20 for size in range(21)] + [b"\x01\x00"],
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_numbers_are_read_as_pickletools_reads_them(tmp_path: Path, name: str) -> None:
+    opcode = next(opcode for opcode in pickletools.opcodes if opcode.name == name)
+    for argument in ARGUMENTS[name]:
+        source = io.BytesIO(argument)
+        content = opcode.code.encode("latin1") + argument
+        try:
+            wanted = opcode.arg.reader(source)
+        except ValueError:
+            assert refusal(tmp_path / "n.pkl", content)
+            continue
+        assert repr(loaded(tmp_path / "n.pkl", content[: 1 + source.tell()] + b".")) == repr(wanted), argument
+
+
+@pytest.mark.parametrize("code", range(256))
+def test_every_byte_is_an_instruction_or_refused(tmp_path: Path, code: int) -> None:
+    known = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+    said = refusal(tmp_path / "b.pkl", b"\x80\x04" + bytes([code]))  # none leaves a value: the program does not end
+    assert code in known or repr(chr(code)) in said
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_large_arrays_and_texts_of_every_protocol(tmp_path: Path, protocol: int) -> None:
     content = {
