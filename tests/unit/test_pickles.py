@@ -108,10 +108,9 @@ def test_honest_pickles_come_out_as_the_stock_unpickler_has_them(tmp_path: Path,
 
 
 LINES = [b"0", b"7", b"00", b"01", b"-5", b"12L", b"1_000", b" 3 ", b"1.5", b"-1e5", b"nan", b"inf", b"0x1", b"", b"L", b"\xff", b"9" * 39]
-PACKED = [bytes([length]) * 8 for length in (0, 1, 127, 128, 255)]
 ARGUMENTS = {
-    **dict.fromkeys(("INT", "LONG", "FLOAT"), [line + b"\n" for line in LINES]),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT"), PACKED),
+    **dict.fromkeys(("INT", "LONG", "FLOAT"), tuple(line + b"\n" for line in LINES)),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT"), tuple(bytes([length]) * 8 for length in (0, 1, 127, 128, 255))),
     "LONG1": [bytes([size]) + b"\x80\x7f" * 10 for size in range(21)] + [b"\x01\x80", b"\x02\xff", b"\x05\x01"],
     "LONG4": [struct.pack("<i", size) + b"\xff" * 20 for size in range(21)] + [b"\x01\x00"],
 }
