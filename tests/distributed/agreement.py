@@ -9,6 +9,7 @@ from typing import Any
 
 from data_prep.contract.errors import UserError
 from data_prep.contract.files import read_json, sha256_file
+from data_prep.contract.json_text import parse_line
 from trainer.training.checkpoint import Checkpoint, check_files, read_checkpoint
 from trainer.training.completed import Completed, read_completed
 from trainer.training.run_folder import RunFolder, read_lines, step_of
@@ -125,7 +126,9 @@ def _lines(run: Path, undisturbed: Undisturbed, step: int) -> Iterator[str]:
     yield from _differ("metrics.jsonl", metrics_of(run), [line for line in undisturbed.metrics if line["step"] <= step])
     yield from _differ("items.jsonl", read_lines(run / "items.jsonl"), [line for line in undisturbed.items if line["step"] <= step])
     for file in run.glob("*.jsonl"):
-        yield from _differ(f"whole lines of {file.name}", len(read_lines(file)), file.read_bytes().count(b"\n"))
+        *lines, rest = file.read_bytes().split(b"\n")  # at once: a callback's thread may write meanwhile
+        broken = [line for line in lines if parse_line(line) is None]
+        yield from _differ(f"{file.name}, what is no whole line", [*broken, rest], [b""])
     events = read_lines(run / "events.jsonl")
     saved = [(event["step"], event["best"]) for event in events if event["event"] == "checkpoint"]
     yield from _differ(

@@ -241,7 +241,9 @@ def _next(draw: random.Random, runs: list[Path]) -> tuple[str, list[Path]]:
     checkpoint = str(RunFolder(run).checkpoint(draw.choice(steps)))
     if what < 0.85:
         return checkpoint, runs
-    return checkpoint if draw.random() < 0.7 else str(run), [*runs, run.with_name(f"run-{len(runs)}")]
+    # A run that was killed between its first checkpoint and the pointer to it has nothing to go on from but that checkpoint's path.
+    by_path = draw.random() < 0.7 or RunFolder(run).pointed("latest") is None
+    return checkpoint if by_path else str(run), [*runs, run.with_name(f"run-{len(runs)}")]
 
 
 def _tracked(runs: list[Path]) -> Iterator[str]:
