@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from data_prep.shards.verify import VerifyConfig
 from data_prep.shards.verify import run as verify_study
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS
+from trainer.training.seal import Seal, read_checkpoint, write_seal
+from trainer.training.state import TrainState
 
 NAMES = ["config.json", "model.safetensors", "sub/a b.npz", "ümlaut.txt", "two\nlines", "back\\slash", " blank", "a: b.json", "half\udcff"]
 
@@ -161,3 +164,17 @@ def test_what_a_complete_list_leaves_out_stays_left_out(tmp_path: Path) -> None:
     (tmp_path / "parts" / "c.jsonl").write_text("x")
     assert [broken.path.name for broken in broken_seals(tmp_path)] == ["c.jsonl"]
     assert parse(SealList(complete=True, but=("a", "b-c")).text()) == SealList(complete=True, but=("a", "b-c"))
+
+
+def test_a_checkpoint_is_whole_though_its_state_changes_while_it_is_sealed(tmp_path: Path) -> None:
+    """A tracker's thread learns the run's id when the server answers, which may be at any line of saving."""
+    told = itertools.count(1)
+
+    class Told(TrainState):
+        tracking_run_id = property(lambda self: f"{next(told):032x}", lambda self, value: None)  # type: ignore[assignment]
+
+    path = tmp_path / "step-00000003"
+    path.mkdir()
+    write_seal(path, Seal(zero_stage=0, world_size=1, state=Told(step=3), files={}))
+    assert read_checkpoint(path).state.tracking_run_id == f"{1:032x}"
+    assert next(told) == 2  # it was asked once

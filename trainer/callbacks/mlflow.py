@@ -189,16 +189,16 @@ class _Sender:
         return True
 
     def _open(self) -> None:
-        uri, state = self._config.uri(self._loop.folder.path), self._loop.state
+        uri = self._config.uri(self._loop.folder.path)
         client = open_store(uri, self._config.timeout_seconds)
-        found = _run(client, self._run_id or state.tracking_run_id)
+        found = _run(client, self._run_id or self._loop.state.tracking_run_id)
         if found is None:
             found = self._new_run(client, experiment_id(client, self._config.experiment, uri))
             if before := _run(client, tracked_before(self._loop.folder)):
                 _supersede(client, before, found.info.run_id)
         else:
             client.update_run(found.info.run_id, status="RUNNING")
-        self._run_id = state.tracking_run_id = found.info.run_id
+        self._run_id = self._loop.state.tracking_run_id = found.info.run_id  # after a rollback the state is another
         if not found.data.params:  # made just now, or by a process that came no further
             describe(client, self._run_id, self._loop)
         if not self._named:

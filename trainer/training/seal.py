@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.contract.errors import CommandError
-from data_prep.contract.files import read_json, sha256_file, sha256_json
-from data_prep.contract.records import SealedFile, check_format, from_json, to_json, write_record
+from data_prep.contract.files import read_json, sha256_file, sha256_json, write_json
+from data_prep.contract.records import SealedFile, check_format, from_json, to_json
 from data_prep.contract.words import as_given
 from trainer.training.run_folder import CHECKPOINT_NAME, RunFolder, step_of
 from trainer.training.state import TrainState
@@ -109,7 +109,8 @@ def check_files(found: Checkpoint) -> None:
 
 def write_seal(path: Path, seal: Seal) -> None:
     """Make the folder ``path`` a checkpoint, at once."""
-    write_record(path / MANIFEST, replace(seal, sha256=_hash_of_the_rest(to_json(replace(seal, sha256=None)))))
+    content = to_json(seal)  # once: a tracker's thread may learn the run's id meanwhile, and what is hashed has to be what is written
+    write_json(path / MANIFEST, {**content, "sha256": _hash_of_the_rest(content)})
 
 
 def best_of(folder: RunFolder, state: TrainState) -> Path | None:
