@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import ctypes
 import functools
 import json
 import os
@@ -39,6 +38,7 @@ from typing import IO, Any
 
 import psutil
 
+from data_prep.contract.child import die_with
 from data_prep.contract.machine import this_machine
 
 BEAT_SECONDS = 2.0
@@ -50,7 +50,6 @@ _MOST_KEPT_BYTES = 2**20
 _MOST_WAITING_BYTES = 2**22
 _FIRST_PORT, _LAST_PORT = 20_000, 29_999
 """Below those from which systems serve who asks for any port: nobody is given one by chance."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Rank:
@@ -191,7 +190,7 @@ class Agent:
                     stdout=out,
                     stderr=err,
                     start_new_session=True,
-                    preexec_fn=functools.partial(_die_with, os.getpid()),
+                    preexec_fn=functools.partial(die_with, os.getpid()),
                 )
             except OSError as error:
                 self.say("refused", rank=number, why=str(error))
@@ -307,16 +306,6 @@ class Agent:
         for handle in list(rank.pipes):
             while select.select([handle], [], [], 0)[0] and self._read(rank, handle):
                 pass
-
-
-def _die_with(parent: int) -> None:
-    """In a rank, before it is one: the kernel kills it with the agent, should that be killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _interface_of(address: str) -> str:

@@ -43,7 +43,8 @@ from data_prep.shards.shard import MEASURED, Done, Job, finished, read_measured,
 from data_prep.studies import captions
 from data_prep.studies.base import ReaderConfig, Source
 from data_prep.studies.caption_sources import CaptionsConfig
-from data_prep.workers import SlurmConfig, mapped, most_at_once, others_work, working
+from data_prep.workers import mapped, most_at_once, other_hosts_may_work, others_work, working
+from data_prep.workers.dask_cluster import SlurmConfig
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -241,7 +242,7 @@ def _write_shards(job: Job, place: Destination, num_samples: int, samples_per_sh
     written = mapped(_write_numbered, job, todo) if elsewhere else write_shards(job, todo)
     for number in tracked(range(len(starts)), "shards"):
         done = kept[number] if number in kept else next(written)
-        if number not in kept and others_work() and finished(job.root, number, job.plan_hash) != done:
+        if number not in kept and other_hosts_may_work() and finished(job.root, number, job.plan_hash) != done:
             raise StudyError(
                 f"{job.root}: a worker wrote shard {number} where it is not seen here: output must be a folder that all hosts share"
             )

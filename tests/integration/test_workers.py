@@ -98,7 +98,6 @@ def test_here_nothing_is_sent() -> None:
         assert list(mapped(lambda shared, piece: shared + piece, 1, [1, 2])) == [2, 3]  # a lambda could not be
 
 
-@pytest.mark.long
 def test_pieces_come_in_order_and_what_goes_wrong_is_said(tmp_path: Path) -> None:
     with working(2):
         assert others_work()
@@ -111,14 +110,48 @@ def test_pieces_come_in_order_and_what_goes_wrong_is_said(tmp_path: Path) -> Non
             list(mapped(twice, file, [1]))  # type: ignore[arg-type]
         assert list(mapped(dies, (str(tmp_path), False), list(range(8)))) == list(range(8))
         assert (tmp_path / "died").exists()
-        with pytest.raises(StudyError, match=r"several workers died of one piece of the work \(\d\)"):
-            list(mapped(dies, (str(tmp_path), True), [3]))
+        for pieces in ([3], list(range(8))):  # the piece that is named is the one of which they died, whoever worked beside it
+            with pytest.raises(StudyError, match=r"several workers died of one piece of the work \(3\)"):
+                list(mapped(dies, (str(tmp_path), True), pieces))
         assert [value for value, _ in mapped(twice, 1, [4])] == [4]
+
+
+_MAPS_FOREVER = """
+import os, time
+from data_prep.workers import mapped, working
+
+def stays(shared, piece):
+    os.write(1, f"{os.getpid()}\\n".encode())
+    time.sleep(0.2 if piece < 2 else 60)
+
+with working(2):
+    list(mapped(stays, None, list(range(9))))
+"""
+
+
+def test_workers_end_with_the_process_that_asked_them() -> None:
+    asking = subprocess.Popen([sys.executable, "-c", _MAPS_FOREVER], stdout=subprocess.PIPE, text=True)
+    assert asking.stdout is not None
+    workers = {int(asking.stdout.readline()) for _ in range(4)}
+    assert len(workers) == 2
+    asking.kill()
+    asking.wait(10)
+    end = time.monotonic() + 10
+    while any(is_at_work(pid) for pid in workers):
+        assert time.monotonic() < end, "a worker has outlived who asked it"
+        time.sleep(0.05)
+
+
+def is_at_work(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "no scheduler", "tls://127.0.0.1:9"])
 def test_a_cluster_that_is_not_there_is_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.workers._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("data_prep.workers.dask_cluster._CONNECT_SECONDS", 1)
     with pytest.raises(StudyError, match=f"no workers at {address}"), working(scheduler=address):
         pass
 
