@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from data_prep.contract.errors import CommandError
 from tests.distributed.launcher import free_port
-from trainer.distributed.world import World
+from trainer.distributed.world import World, all_or_none
 from trainer.training.checkpoint import on_rank_0
 
 RANKS = 2
@@ -43,12 +43,33 @@ def is_killed() -> str:
     return "never"
 
 
+def is_stopped_itself() -> str:
+    return is_stopped()
+
+
+def is_killed_itself() -> str:
+    return is_killed()
+
+
+def takes_too_long() -> str:
+    time.sleep(3 * COLLECTIVES_WAIT)
+    return "late"
+
+
+BEFORE_THE_OTHERS_ARE_THROUGH = (is_stopped_itself, is_killed_itself, takes_too_long)
+
+
 def rank_main(rank: int, port: int, action: Callable[[], str], answer: Connection) -> None:
     wait = timedelta(seconds=COLLECTIVES_WAIT)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS, timeout=wait)
     began = time.monotonic()
+    world = World(rank=rank, size=RANKS)
     try:
-        said = on_rank_0(World(rank=rank, size=RANKS), action, lost_seconds=COLLECTIVES_WAIT)
+        if action in BEFORE_THE_OTHERS_ARE_THROUGH:
+            with all_or_none(world, COLLECTIVES_WAIT):
+                said = action() if not rank else "done"
+        else:
+            said = on_rank_0(world, action, lost_seconds=COLLECTIVES_WAIT)
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}"
     if said != "done":
@@ -95,3 +116,18 @@ def test_one_that_is_not_heard_of_is_not_waited_for(action: Callable[[], str]) -
     _, (said, seconds) = played(action)
     assert said.startswith("RankLost: rank 0 was ")
     assert seconds < COLLECTIVES_WAIT * 4
+
+
+@pytest.mark.parametrize(
+    ("action", "wanted"),
+    [
+        (is_stopped_itself, "RankLost: rank 0 of 2 was not heard of for 2 seconds"),
+        (is_killed_itself, "UserError: another rank was gone before the first step"),
+        (takes_too_long, "UserError: rank 0 of 2 was not ready after 2 seconds"),
+    ],
+)
+def test_who_is_through_does_not_wait_for_a_rank_0_that_is_stopped(action: Callable[[], str], wanted: str) -> None:
+    """The store lies with rank 0."""
+    _, (said, seconds) = played(action)
+    assert said.startswith(wanted)
+    assert seconds < COLLECTIVES_WAIT * 3

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch.distributed as dist
 
+from trainer.distributed.store import Unanswered, answered
 from trainer.distributed.world import RankLost, World
 
 BEAT_SECONDS = 1.0
@@ -56,28 +57,21 @@ def rank_0_at_work(world: World, lost_seconds: float) -> Iterator[None]:
 
 
 def _wait(store: dist.Store, key: str, lost_seconds: float) -> None:
-    heard = _Heard()
-    # A thread of its own, which nobody waits for: where the store lies with a rank 0 that is stopped, a question to it never ends.
-    threading.Thread(target=_listen, args=(store, key, heard), daemon=True).start()
-    while not heard.done:
-        if heard.gone or time.monotonic() > heard.last + lost_seconds:
-            how = "was gone" if heard.gone else f"was not heard of for {lost_seconds:g} seconds (train.timeout_seconds)"
-            raise RankLost(f"rank 0 {how} before the first step, see its error, or its host and link")
-        time.sleep(0.05)
-
-
-class _Heard:
-    def __init__(self) -> None:
-        self.last, self.done, self.gone = time.monotonic(), False, False
-
-
-def _listen(store: dist.Store, key: str, heard: _Heard) -> None:
-    last = b""
+    last, heard, how = b"", time.monotonic(), f"was not heard of for {lost_seconds:g} seconds (train.timeout_seconds)"
     try:
-        while not store.check([f"{key}/done"]):
-            if store.check([f"{key}/beat"]) and (beat := store.get(f"{key}/beat")) != last:
-                heard.last, last = time.monotonic(), beat
+        while time.monotonic() <= heard + lost_seconds:
+            done, beat = answered(lambda: _look(store, key), lost_seconds)
+            if done:
+                return
+            if beat != last:
+                last, heard = beat, time.monotonic()
             time.sleep(0.1)
-        heard.done = True
-    except RuntimeError:
-        heard.gone = True
+    except Unanswered as error:
+        how = "was gone" if str(error) == "gone" else how
+    raise RankLost(f"rank 0 {how} before the first step, see its error, or its host and link")
+
+
+def _look(store: dist.Store, key: str) -> tuple[bool, bytes]:
+    """Whether the work is done, and the latest beat."""
+    done = store.check([f"{key}/done"])
+    return done, store.get(f"{key}/beat") if not done and store.check([f"{key}/beat"]) else b""

@@ -23,6 +23,7 @@ import torch.distributed
 from data_prep.contract.errors import UserError
 from trainer.distributed.lean_deepspeed import import_deepspeed
 from trainer.distributed.schedulers import launcher_variables
+from trainer.distributed.store import Unanswered, answered
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -211,22 +212,34 @@ def all_or_none(world: World, timeout_seconds: float, name: str = "start") -> It
     except RankLost:
         raise
     except BaseException as error:
-        with contextlib.suppress(RuntimeError):  # rank 0, which may keep the store, may have been the first to fail
-            store.set(f"failed/{world.rank}", str(error))
-            if world.rank and isinstance(error, UserError) and _is_said_by_rank_0(store, str(error)):
+        sentence, told = str(error), isinstance(error, UserError) and bool(world.rank)
+        with contextlib.suppress(Unanswered):  # rank 0, which may keep the store, may have been the first to fail, or hang
+            answered(lambda: store.set(f"failed/{world.rank}", sentence), _LATER_SECONDS)
+            if told and answered(lambda: _is_said_by_rank_0(store, sentence), 2 * _LATER_SECONDS):
                 raise SystemExit(1) from error
         raise
     end = time.monotonic() + timeout_seconds
     try:
-        store.set(f"{name}/through/{world.rank}", "")
-        while late := [rank for rank in range(world.size) if not store.check([f"{name}/through/{rank}"])]:
-            if failed := [rank for rank in late if store.check([f"failed/{rank}"])]:
-                raise UserError(f"rank {failed[0]} of {world.size} could not start, see its error")
+        answered(lambda: store.set(f"{name}/through/{world.rank}", ""), timeout_seconds)
+        while (found := answered(lambda: _first_late(store, name, world), timeout_seconds)) is not None:
+            late, failed = found
+            if failed:
+                raise UserError(f"rank {late} of {world.size} could not start, see its error")
             if time.monotonic() > end:
-                raise UserError(f"rank {late[0]} of {world.size} was not ready after {timeout_seconds:g} seconds (train.timeout_seconds)")
+                raise UserError(f"rank {late} of {world.size} was not ready after {timeout_seconds:g} seconds (train.timeout_seconds)")
             time.sleep(0.05)
-    except RuntimeError as error:
-        raise UserError("another rank was gone before the first step, see its error") from error
+    except Unanswered as error:
+        if str(error) == "gone":
+            raise UserError("another rank was gone before the first step, see its error") from error
+        silent = f"rank 0 of {world.size} was not heard of for {timeout_seconds:g} seconds (train.timeout_seconds)"
+        raise RankLost(f"{silent} before the first step, see its host and link") from error
+
+
+def _first_late(store: torch.distributed.Store, name: str, world: World) -> tuple[int, bool] | None:
+    """A rank that is not through, and whether it has failed: one that has, if any; None: all are through."""
+    late = [rank for rank in range(world.size) if not store.check([f"{name}/through/{rank}"])]
+    failed = [rank for rank in late if store.check([f"failed/{rank}"])]
+    return ((failed or late)[0], bool(failed)) if late else None
 
 
 def _is_said_by_rank_0(store: torch.distributed.Store, sentence: str) -> bool:
