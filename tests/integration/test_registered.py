@@ -16,6 +16,7 @@ from data_prep.contract.files import read_json, sha256_file, write_json
 from tests.integration.test_serving import make_run
 from trainer.artifacts.encoder import load_encoder
 from trainer.artifacts.part import open_part
+from trainer.callbacks.mlflow_store import experiment_id, open_store
 from trainer.serve.command import ServeConfig, version_to_serve
 from trainer.serve.config import RegisterConfig
 from trainer.serve.package import example
@@ -23,6 +24,8 @@ from trainer.serve.register import run
 from trainer.serve.registered import read_registered, write_registered
 from trainer.serve.versions import Version, named_version
 from trainer.serve.whole import FILES, META, TAG, check_files, write_files
+from trainer.training.completed import Completed, write_completed
+from trainer.training.tracking import MlflowConfig
 
 pytestmark = pytest.mark.timeout(300)
 NAME = "shared"
@@ -133,6 +136,28 @@ def test_a_version_that_is_gone_or_anothers_is_a_sentence(home: Path, tmp_path: 
         served(home, "a", tmp_path)
     write_registered(folder, kept)
     assert served(home, "a", tmp_path)[0] == f"models:/{NAME}/3"
+
+
+@pytest.mark.parametrize("rest", [f"{NAME}/99", "nowhere/1", "nowhere@candidate"])
+def test_a_uri_of_a_model_that_is_not_registered_says_so(home: Path, rest: str) -> None:
+    uri = f"models:/{rest}"
+    with pytest.raises(CommandError, match=rf"^model_uri: {uri} is not in the registry, or is deleted: expected "):
+        named_version(uri, f"sqlite:///{home / 'store.db'}")
+
+
+def test_a_deleted_run_is_registered_under_a_new_one_and_a_deleted_experiment_is_named(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    uri = MlflowConfig().uri(folder)
+    store = open_store(uri, 5)
+    experiment = experiment_id(store, "contrastive", uri)
+    deleted = store.create_run(experiment).info.run_id
+    store.delete_run(deleted)
+    write_completed(folder, Completed(step=0, best_score=None, best_step=0, score_name=None, tracking_run_id=deleted))
+    run(RegisterConfig(run=str(folder), name="again"))
+    assert store.get_run(read_registered(folder).run_id).info.lifecycle_stage == "active"
+    store.delete_experiment(experiment)
+    with pytest.raises(CommandError, match=rf"^mlflow.experiment: 'contrastive' is deleted in .*restore --experiment-id {experiment}"):
+        run(RegisterConfig(run=str(folder), name="again"))
 
 
 @pytest.mark.parametrize("scheme", ["models", "MODELS", "Models", " models"])

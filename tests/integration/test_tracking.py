@@ -185,6 +185,49 @@ def test_a_run_that_somebody_deletes_is_told_and_another_one_gets_every_point(
     assert " ".join(capsys.readouterr().err.split()).count(f"the run {deleted} is deleted") == 1
 
 
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_deleted_experiment_is_a_sentence_and_once_restored_has_every_point(
+    study: Path, tmp_path: Path, restored: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(study, tmp_path / "runs" / "one", MlflowConfig(experiment="faces"))
+    uri = MlflowConfig().uri(run.folder.path)
+    client = open_store(uri, 5)
+    deleted = experiment_id(client, "faces", uri)
+    client.delete_experiment(deleted)
+    run.tracking.on_begin(run.loop)
+    run.step(2)
+    wait_for(lambda: any(event["event"] == "fault" for event in read_lines(run.folder.path / "events.jsonl")))
+    if restored:
+        client.restore_experiment(deleted)
+        run.step()
+        wait_for(lambda: run.arrived(client, 3))
+    run.tracking.on_end(run.loop, "finished")
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"'faces' is deleted in {uri}" in said
+    assert f"`mlflow experiments restore --experiment-id {deleted}`" in said
+    assert "MlflowException" not in said
+    assert ("ended: its experiment is deleted" in said) is not restored
+    if restored:
+        assert (run.losses(client), client.get_run(run.loop.state.tracking_run_id).info.status) == (run.written, "FINISHED")
+
+
+def test_scores_of_a_deleted_run_are_not_logged_in_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    folder.mkdir(parents=True)
+    uri = MlflowConfig().uri(folder)
+    client = open_store(uri, 5)
+    run_id = client.create_run(experiment_id(client, "contrastive", uri)).info.run_id
+    write_completed(folder, Completed(step=3, best_score=None, best_step=3, score_name=None, tracking_run_id=run_id))
+    scores = Evaluation(folder="test", metrics={"test/top1": 0.5})
+    client.delete_run(run_id)
+    said = log_evaluation(folder, scores)
+    assert said.startswith(f"Not logged to MLflow: the run {run_id} of the training is deleted in {uri}")
+    assert f"`mlflow runs restore --run-id {run_id}`" in said
+    client.restore_run(run_id)
+    assert log_evaluation(folder, scores) == ""
+    assert client.get_run(run_id).data.metrics == {"test/top1": 0.5}
+
+
 def test_a_start_that_fails_makes_no_run_and_the_run_of_one_that_breaks_is_named(study: Path, tmp_path: Path) -> None:
     run = Run(study, tmp_path / "runs" / "one", MlflowConfig())
     run.tracking.on_start(run.loop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -144,6 +145,16 @@ def test_every_name_is_one_that_mlflow_takes() -> None:
         _validate_param(mlflow_name(name), "value")
     for kept in ("train/loss", "optimizer.lr", "data.select.keep", "test/ridge/top-1", "a b"):
         assert mlflow_name(kept) == kept
+
+
+def test_no_two_names_become_one() -> None:
+    parts = ["a", "+", "_and_", "_and", "and_", "_", "/", ".", "#", "ü", "x" * 249]
+    names = {"".join(chosen) for length in range(1, 5) for chosen in itertools.product(parts, repeat=length)}
+    names |= {mlflow_name(name) for name in names}  # what another name has become is a name, too
+    taken = {name: mlflow_name(name) for name in names}
+    assert len(set(taken.values())) == len(names)
+    assert taken["a+a"] == "a_and_a"
+    assert taken["a_and_a"].startswith("a_and_a-")
 
 
 NAMES = ("plain", "with space", "a%20b", "what?", "a#b", "100%", "ünï", "a&b=c;d", "%2F", "?#%25")

@@ -19,10 +19,9 @@ from typing import Any
 
 from data_prep.contract.secrets import masked
 from data_prep.contract.terminal import Terminal
-from data_prep.contract.words import short
 from trainer.callbacks.mlflow_describe import describe, source_tags
 from trainer.callbacks.mlflow_points import Points
-from trainer.callbacks.mlflow_store import experiment_id, open_store
+from trainer.callbacks.mlflow_store import DeletedExperimentError, experiment_id, living_run, open_store, said_of
 from trainer.training.callback import Callback, LoopView
 from trainer.training.settle import tracked_before, tracking_begun
 from trainer.training.tracking import MlflowConfig
@@ -93,6 +92,7 @@ class _Sender:
         self._named = False
         self._away_since: int | None = None
         self._failures, self._retry_at = 0, 0.0
+        self._refused = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -135,11 +135,11 @@ class _Sender:
         if self._is_deleted():
             self._begin_anew(step)
             return
-        self._failures += 1
+        self._failures, self._refused = self._failures + 1, isinstance(error, DeletedExperimentError)
         self._retry_at = time.monotonic() + min(self._config.timeout_seconds, 0.25 * 2**self._failures)
         if self._away_since is None:
             self._away_since = step
-            message = short(f"{type(error).__name__}: {error}", 300)
+            message = said_of(error)
             said = f"warning: tracking is off from step {step}: {message}; its points are sent again when it is back"
             Terminal(stderr=True, soft_wrap=True).print(said, style="yellow")
             self._event("fault", part="mlflow", step=step, message=message)
@@ -149,7 +149,7 @@ class _Sender:
         if not self._run_id or self._client is None:
             return False
         try:
-            return _run(self._client, self._run_id) is None
+            return living_run(self._client, self._run_id) is None
         except Exception:  # away
             return False
 
@@ -167,8 +167,9 @@ class _Sender:
         until = time.monotonic() + ending.patience_seconds
         while not (self._send(self._loop.state.step) and self._ended(ending)):
             left = until - time.monotonic()
-            if left <= 0:
-                said = f"warning: tracking does not know how {self._loop.folder.path} ended: it was away"
+            if left <= 0 or self._refused:
+                why = "its experiment is deleted" if self._refused else "it was away"
+                said = f"warning: tracking does not know how {self._loop.folder.path} ended: {why}"
                 Terminal(stderr=True, soft_wrap=True).print(said, style="yellow")
                 return
             time.sleep(min(left, max(0.1, self._retry_at - time.monotonic())))
@@ -191,10 +192,10 @@ class _Sender:
     def _open(self) -> None:
         uri = self._config.uri(self._loop.folder.path)
         client = open_store(uri, self._config.timeout_seconds)
-        found = _run(client, self._run_id or self._loop.state.tracking_run_id)
+        found = living_run(client, self._run_id or self._loop.state.tracking_run_id)
         if found is None:
             found = self._new_run(client, experiment_id(client, self._config.experiment, uri))
-            if before := _run(client, tracked_before(self._loop.folder)):
+            if before := living_run(client, tracked_before(self._loop.folder)):
                 _supersede(client, before, found.info.run_id)
         else:
             client.update_run(found.info.run_id, status="RUNNING")
@@ -228,18 +229,3 @@ def _supersede(client: Any, before: Any, run_id: str) -> None:
     client.set_tag(before.info.run_id, "superseded_by", run_id)
     if before.info.status == "RUNNING":  # killed: nobody else will say so
         client.set_terminated(before.info.run_id, "KILLED")
-
-
-def _run(client: Any, run_id: str) -> Any:
-    """The run of that id; None: there is none any more."""
-    from mlflow.exceptions import MlflowException
-
-    if not run_id:
-        return None
-    try:
-        found = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return found if found.info.lifecycle_stage == "active" else None

@@ -11,9 +11,9 @@ from typing import Any
 
 from data_prep.contract.cli import from_plain
 from data_prep.contract.config_file import read_fields
-from data_prep.contract.words import short
+from data_prep.contract.secrets import masked
 from trainer.callbacks.mlflow_points import Points, mlflow_name
-from trainer.callbacks.mlflow_store import open_store
+from trainer.callbacks.mlflow_store import living_run, open_store, said_of
 from trainer.training.completed import read_completed
 from trainer.training.tracking import MlflowConfig, sqlite_file
 
@@ -69,10 +69,13 @@ def log_evaluation(exported: str | Path | None, evaluation: Evaluation, *, track
         if (database := sqlite_file(uri)) is not None and not database.is_file():
             return f"Not logged to MLflow: {uri} is not there."
         client = open_store(uri, config.timeout_seconds)
+        if living_run(client, run_id) is None:
+            back = f"`mlflow runs restore --run-id {run_id}` brings back a deleted one"
+            return f"Not logged to MLflow: the run {run_id} of the training is deleted in {masked(uri)}, or was never there: {back}."
         catch_up(client, run_id, folder)
         _log(client, run_id, evaluation)
     except Exception as error:  # a report that is written must not be lost to a server, a database or a network
-        return f"Not logged to MLflow: {short(f'{type(error).__name__}: {error}', 300)}"
+        return f"Not logged to MLflow: {said_of(error)}"
     return ""
 
 

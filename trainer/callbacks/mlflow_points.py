@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import posixpath
@@ -17,6 +18,8 @@ from data_prep.contract.json_text import parse_line
 _METRICS_A_CALL = 1000
 _NO_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)
 _MAX_NAME_CHARACTERS = 250
+_HASH_CHARACTERS = 12
+_HASHED = re.compile(rf"-[0-9a-f]{{{_HASH_CHARACTERS}}}\Z")
 _VALIDATION = "validation_"
 
 Point = tuple[str, int]
@@ -73,10 +76,19 @@ class Points:
 
 
 def mlflow_name(name: str) -> str:
-    """A name that MLflow takes for a metric or a parameter, which refuses all that come with one that it does not."""
-    taken = _NO_NAME.sub("_", name.replace("+", "_and_"))[:_MAX_NAME_CHARACTERS] or "_"
-    unlike_a_path = posixpath.normpath(taken) != taken or taken.startswith(("/", "..")) or taken == "."
-    return re.sub(r"^\.|/|\.\.", "_", taken) if unlike_a_path else taken
+    """A name that MLflow takes for a metric or a parameter, which refuses all that come with one that it does not.
+
+    ``+`` becomes ``_and_``. A name of which more must change, or that reads as if it had been changed, ends with a hash of what it was: no
+    two names become one.
+    """
+    words = name.replace("+", "_and_")
+    taken = _NO_NAME.sub("_", words)[:_MAX_NAME_CHARACTERS] or "_"
+    if posixpath.normpath(taken) != taken or taken.startswith(("/", "..")) or taken == ".":
+        taken = re.sub(r"^\.|/|\.\.", "_", taken)
+    if taken == words and words.replace("_and_", "+") == name and not _HASHED.search(name):
+        return taken
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_CHARACTERS]
+    return f"{taken[: _MAX_NAME_CHARACTERS - _HASH_CHARACTERS - 1]}-{digest}"
 
 
 def points_of(lines: Iterable[str]) -> dict[Point, float]:

@@ -21,8 +21,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from data_prep.contract.errors import CommandError
+from data_prep.contract.errors import CommandError, UserError
 from data_prep.contract.lock import first_come
+from data_prep.contract.secrets import masked
+from data_prep.contract.words import short
 from trainer.training.tracking import ARTIFACTS, quiet_mlflow, sqlite_file, sqlite_uri
 
 BESIDE = "eegvision.artifacts"
@@ -38,6 +40,10 @@ _PLACES = (
 )
 """Columns of MLflow's tables that say where artifacts lie."""
 _OWN = re.compile(rf"(?P<root>file:///.*/{ARTIFACTS})(/\d+)?")
+
+
+class DeletedExperimentError(CommandError):
+    """Somebody has deleted the experiment; waiting does not help."""
 
 
 def open_store(uri: str, timeout_seconds: int) -> Any:
@@ -82,7 +88,13 @@ def settle(uri: str) -> None:
 
 
 def experiment_id(client: Any, name: str, uri: str) -> str:
-    """The experiment of that name, made if missing, by whichever process comes first."""
+    """The experiment of that name, made if missing, by whichever process comes first.
+
+    Raises
+    ------
+    DeletedExperimentError
+        Its name stays taken.
+    """
     from mlflow.exceptions import MlflowException
 
     database = sqlite_file(uri)
@@ -96,7 +108,32 @@ def experiment_id(client: Any, name: str, uri: str) -> str:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage != "active":
+        raise DeletedExperimentError(
+            f"mlflow.experiment: {name!r} is deleted in {masked(uri)}, expected one that is not: give another name, or bring it "
+            f"back by `mlflow experiments restore --experiment-id {found.experiment_id}` with MLFLOW_TRACKING_URI set"
+        )
     return str(found.experiment_id)
+
+
+def living_run(client: Any, run_id: str) -> Any:
+    """The run of that id; None: there is none any more, or it is deleted."""
+    from mlflow.exceptions import MlflowException
+
+    if not run_id:
+        return None
+    try:
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return found if found.info.lifecycle_stage == "active" else None
+
+
+def said_of(error: Exception) -> str:
+    """A fault of tracking for a line: of ours the sentence, of MLflow's and others' the kind as well."""
+    return short(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", 400)
 
 
 def artifacts_of(database: Path) -> Path:

@@ -45,7 +45,9 @@ def track(results: Scored, name: str, export: str | None, output: Path, *, track
             return ()
     except UserError as error:
         return (f"Not logged to MLflow: {error}",)
-    prefix = results.part if name == "retrieval" else f"{results.part}/{name}"
+    # `validation/...` and `train/...` are the training's own points.
+    part = results.part if results.part == "test" else f"evaluation/{results.part}"
+    prefix = part if name == "retrieval" else f"{part}/{name}"
     with tempfile.TemporaryDirectory() as folder:
         evaluation = Evaluation(
             folder=prefix,

@@ -21,7 +21,7 @@ from data_prep.contract.files import refuse_links_out
 from data_prep.contract.version import code_version, commit_of
 from data_prep.contract.words import short
 from trainer.callbacks.mlflow_evaluation import catch_up
-from trainer.callbacks.mlflow_store import experiment_id
+from trainer.callbacks.mlflow_store import experiment_id, living_run
 from trainer.data.loader import Loader
 from trainer.serve.config import RegisterConfig
 from trainer.serve.registered import Registered
@@ -185,15 +185,9 @@ def _without_chatter() -> Iterator[None]:
 
 def _run_id(client: Any, tracking: MlflowConfig, folder: RunFolder, training_run_id: str) -> tuple[str, bool]:
     """The training's run where this store has it, else a new one; and whether it is new."""
-    from mlflow.exceptions import MlflowException
-
-    if training_run_id:
-        try:
-            catch_up(client, training_run_id, folder.path)
-            return training_run_id, False
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+    if living_run(client, training_run_id) is not None:
+        catch_up(client, training_run_id, folder.path)
+        return training_run_id, False
     experiment = experiment_id(client, tracking.experiment, tracking.uri(folder.path))
     run = client.create_run(experiment, run_name=tracking.run_name or folder.path.absolute().name)
     client.set_tag(run.info.run_id, "run_folder", str(folder.path))

@@ -91,6 +91,10 @@ def named_version(model_uri: str, tracking_uri: str) -> Version:
         name, version = meant
         found = client.get_model_version(name, str(version))
     except (MlflowException, OSError) as error:
+        if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            raise CommandError(
+                f"model_uri: {model_uri} is not in the registry, or is deleted: expected a model, version or alias in it"
+            ) from error
         raise CommandError(f"model_uri: {model_uri} cannot be read: {short(error, 300)}") from error
     return Version(model_uri=f"models:/{name}/{version}", files_sha256=found.tags.get(TAG))
 
