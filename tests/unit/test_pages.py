@@ -82,6 +82,13 @@ def test_the_table_of_readers_has_every_reader_its_configs_and_a_page() -> None:
             assert f"class_path: {reader}" in text, config
 
 
+@pytest.mark.parametrize("room", ["data_prep", "trainer", "launch"])
+def test_a_room_names_all_its_commands(room: str) -> None:
+    page = (ROOT / room / "README.md").read_text()
+    named = {words.split()[0] for words in re.findall(r"`([a-z][^`]*)`", page)}
+    assert set(importlib.import_module(f"{room}.__main__").COMMANDS) <= named
+
+
 def test_configs_that_are_shown_are_those_that_there_are() -> None:
     shown = {name: text for name, text in files(*PAGES).items() if name.startswith("configs/")}
     assert shown
