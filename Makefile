@@ -3,6 +3,7 @@
 # make test         checks and tests                make checks   formatting, lint, types, import layers
 # make test-long    the tests marked long, which make test leaves out: more variants, whole quickstarts, kills, servers
 # make test-hosts   training on several hosts, which this machine plays, by launch run and by DeepSpeed's own launcher
+# make chaos        runs on three such hosts to which things happen at random, for 20 minutes (CHAOS_SEED); each must end as if nothing had
 # make bench-text   EEG to text on a simulated study: what the captions say right, by arm (25 minutes) -> bench.json
 # make bench        benchmarks beside their peers -> bench.json; BENCH_GB=0.5 shards half a gigabyte instead of ten (30 GB of disk)
 # make bench-gpu    on a CUDA device: the same results as the CPU, then throughput of an 8B-shaped model -> bench_gpu.json
@@ -20,7 +21,7 @@ export HF_HUB_OFFLINE ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: quickstart quickstart-text bench-text fuzz test checks unit launched test-long test-hosts bench bench-gpu clean
+.PHONY: quickstart quickstart-text bench-text fuzz test checks unit launched test-long test-hosts chaos bench bench-gpu clean
 
 $(VENV)/installed: requirements.txt requirements.lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor} found, 3.11 or newer expected")'
@@ -63,6 +64,9 @@ test-long: $(VENV)/installed-dev
 
 test-hosts: $(VENV)/installed-dev   # several hosts, made of namespaces: root, iproute2, openssh-server, pdsh; elsewhere they say why not
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hosts --durations=5 -rs
+
+chaos: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.hosts.chaos --seed $(or $(CHAOS_SEED),0)
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks

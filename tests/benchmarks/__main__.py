@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.benchmarks.report import print_table, write_json
 
-BENCHMARKS = ("retrieval", "loader", "preprocess", "shard", "exactness", "resume", "kills", "simulated", "n170", "readme")
+BENCHMARKS = ("retrieval", "loader", "preprocess", "shard", "exactness", "resume", "kills", "ranks", "simulated", "n170", "readme")
 BY_NAME_ONLY = ("text",)
 """Too long for ``make bench``: they run when named (``make bench-text``)."""
 OUTPUT = Path("bench.json")

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.training import by_step, events, last_step, make_study, saved_step
+from tests.distributed.training import events, saved_step
 from tests.hosts.cluster import Cluster, why_not
-from tests.hosts.launch_runs import ask, by_one_process, launched
+from tests.hosts.launch_runs import (
+    SLOW,
+    ask,
+    by_one_process,
+    is_what_one_process_trains,
+    launched,
+    nothing_is_left,
+    rank_on,
+    same_on_any_hosts,
+    trains_anew,
+    wait_until,
+    worlds,
+)
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = 300
-SLOW = ("--callbacks", "[{class_path: tests.hosts.slow.Slow}]")
 RESTARTED = ("--max_restarts", "3", "--backoff_seconds", "1", "--grace_seconds", "60")
 
 
@@ -32,64 +41,13 @@ def cluster(home: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def config(home: Path) -> Path:
-    make_study(home)
-    file = home / "config.yaml"
-    same_on_any_topology = {"global_batch_size: 8": "global_batch_size: 12", "dropout: 0.2": "dropout: 0.0", "steps: 60": f"steps: {STEPS}"}
-    text = file.read_text().replace("validate_every_steps: 20", "validate_every_steps: 150")
-    for before, after in same_on_any_topology.items():
-        text = text.replace(before, after)
-    file.write_text(text)
-    return file
+    return same_on_any_hosts(home, STEPS)
 
 
 @pytest.fixture(scope="module")
 def alone(config: Path, home: Path) -> Path:
     """The same run by one process."""
     return by_one_process(config, home / "alone")
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None, run: Path, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        said = f"{events(run, 'restart')} {worlds(run)} {run.with_suffix('.log').read_text()[-2000:]}"
-        assert process is None or process.poll() is None, f"it ended with {process.returncode if process else ''}: {said}"
-        assert time.monotonic() < end, f"waited too long: {said}"
-        time.sleep(0.1)
-
-
-def worlds(run: Path) -> list[int]:
-    """World sizes of the attempts so far."""
-    return [event["world_size"] for kind in ("start", "resume") for event in events(run, kind)]
-
-
-def trains_anew(run: Path, attempts: int, world: int) -> Callable[[], bool]:
-    """Whether that many attempts have begun, and the last, of so many ranks, has made a step."""
-
-    def look() -> bool:
-        last = events(run, "resume")[-1:]
-        return len(worlds(run)) == attempts and worlds(run)[-1] == world and last_step(run) > last[0]["resumed_at"]
-
-    return look
-
-
-def is_what_one_process_trains(run: Path, alone: Path, steps: int) -> None:
-    """Every step once, of the same items, with the same loss."""
-    items, losses = by_step(run, "items.jsonl", "items"), by_step(run, "metrics.jsonl", "loss")
-    assert list(items) == list(range(1, steps + 1))
-    expected = by_step(alone, "items.jsonl", "items")
-    assert all(items[step] == expected[step] for step in items)
-    reference = by_step(alone, "metrics.jsonl", "loss")
-    assert all(abs(losses[step] - reference[step]) < 1e-3 for step in range(1, steps + 1))
-
-
-def nothing_is_left(cluster: Cluster) -> bool:
-    return not any(cluster.processes(host) for host in cluster.names)
-
-
-def rank_on(cluster: Cluster, host: str) -> str:
-    """Process number, on a host, of the one rank there."""
-    (line,) = [line for line in cluster.processes(host) if " -m trainer " in line]
-    return line.split()[0]
 
 
 def test_undisturbed(cluster: Cluster, config: Path, alone: Path, home: Path) -> None:
