@@ -16,7 +16,7 @@ from trainer.artifacts.text_export import find_text_export, read_text_export
 from trainer.data.index import StudyIndex
 from trainer.distributed.world import World, check_world_size
 from trainer.generate.config import GenerateConfig
-from trainer.training.config import RunConfig
+from trainer.training.config import FolderConfig, RunConfig
 from trainer.training.owner import refuse_if_alive
 from trainer.training.resume import find
 from trainer.training.run_folder import RunFolder
@@ -48,10 +48,11 @@ def check(command: Any, *, ranks: int, restarted: bool = False) -> None:
         asked = read_text_export(export).data_config(**changes)
         StudyIndex.open(asked.study).split(asked.split)
         return
-    if not isinstance(command, RunConfig):
+    if not isinstance(command, FolderConfig):
         return
-    check_world_size(World(size=ranks, local_size=ranks), command.train.world_size)
-    command.train.rank_batch_size(ranks)
+    check_world_size(World(size=ranks, local_size=ranks), _expected_ranks(command))
+    if isinstance(command, RunConfig):
+        command.train.rank_batch_size(ranks)
     folder = RunFolder(command.run)
     if not restarted:
         refuse_if_alive(Path(command.run))
@@ -65,16 +66,17 @@ def facts(command: Any, *, ranks: int) -> dict[str, Any]:
     """What whoever starts the ranks must know: the run folder (none: it is no training), the file that success writes last, the world sizes
     up to ``ranks`` that the config allows, whether the folder is that of rank 0's host alone."""
     success = last_file(command)
-    if not isinstance(command, RunConfig):
+    if not isinstance(command, FolderConfig):
         return {"run": None, "success": str(success), "worlds": list(range(1, ranks + 1)), "local": False}
-    fixed = command.train.world_size
+    fixed = _expected_ranks(command)
     worlds = [size for size in range(1, ranks + 1) if fixed in (None, size) and _fits(command, size)]
-    return {"run": command.run, "success": str(success), "worlds": worlds, "local": command.run_folder == "local"}
+    local = isinstance(command, RunConfig) and command.run_folder == "local"
+    return {"run": command.run, "success": str(success), "worlds": worlds, "local": local}
 
 
 def last_file(command: Any) -> Path:
     """The file that success alone writes, last."""
-    return RunFolder(command.run).completed if isinstance(command, RunConfig) else Path(command.output) / FACTS
+    return RunFolder(command.run).completed if isinstance(command, FolderConfig) else Path(command.output) / FACTS
 
 
 def num_ranks(config: LaunchConfig) -> int:
@@ -84,9 +86,16 @@ def num_ranks(config: LaunchConfig) -> int:
     return config.num_processes * (config.nodes if config.chosen == "torchrun" else 1)
 
 
+def _expected_ranks(command: Any) -> int | None:
+    """``train.world_size`` of any command that fills a run folder."""
+    expected: int | None = command.train.world_size
+    return expected
+
+
 def _fits(command: Any, size: int) -> bool:
     try:
-        command.train.rank_batch_size(size)
+        if isinstance(command, RunConfig):
+            command.train.rank_batch_size(size)
     except UserError:
         return False
     return True

@@ -9,7 +9,7 @@ from typing import Literal
 from launch.clusters.kubernetes import KubernetesConfig
 from launch.clusters.slurm import SlurmConfig
 
-TRAINER_COMMANDS = ("contrastive", "text", "generate")
+TRAINER_COMMANDS = ("contrastive", "encoding", "text", "generate")
 """Trainer commands that run on several ranks."""
 Target = Literal["local", "hosts", "deepspeed", "torchrun", "slurm", "kubernetes"]
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -8,6 +8,11 @@ COMMANDS = {
         run="trainer.run:contrastive",
         help="align EEG with image embeddings",
     ),
+    "encoding": Command(
+        config="trainer.tasks.encoding.config:EncodingConfig",
+        run="trainer.run:encoding",
+        help="fit EEG from image embeddings in closed form",
+    ),
     "text": Command(
         config="trainer.tasks.text.config:TextConfig",
         run="trainer.run:text",
@@ -62,4 +67,4 @@ COMMANDS = {
 
 if __name__ == "__main__":
     begin_process()
-    leave(main("python -m trainer", "Shards to models: see configs/contrastive/ and configs/evaluate/.", COMMANDS))
+    leave(main("python -m trainer", "Shards to models: see configs/contrastive/, configs/encoding/ and configs/evaluate/.", COMMANDS))

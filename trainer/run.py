@@ -1,7 +1,8 @@
 """How a run is set up: world, task, engine, callbacks, loop. The only place that knows all of them.
 
-``deepspeed --module trainer contrastive|text`` call :func:`contrastive` and :func:`text` on every rank. Whatever ends a run before its
-first step, on whichever rank, leaves its folder as it was (:mod:`trainer.training.start`): it can be mended and started again there.
+``deepspeed --module trainer contrastive|text|encoding`` call :func:`contrastive`, :func:`text` and :func:`encoding` on every rank. Whatever
+ends a run before its first step, on whichever rank, leaves its folder as it was (:mod:`trainer.training.start`): it can be mended and
+started again there.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ from trainer.distributed.precision import check_precision
 from trainer.distributed.world import World
 from trainer.distributed.zero_init import partitioned
 from trainer.tasks.contrastive.config import ContrastiveConfig
+from trainer.tasks.encoding.config import EncodingConfig
 from trainer.tasks.text.config import TextConfig
 from trainer.training import checkpoint, identity, settle
 from trainer.training.apart import Apart, ranks_apart
 from trainer.training.callback import Callback
 from trainer.training.completed import Completed, write_completed
-from trainer.training.config import RunConfig, TrainConfig
+from trainer.training.config import FolderConfig, RunConfig, TrainConfig
+from trainer.training.data_pass import DataPass, Summing
 from trainer.training.joined import Comparing
 from trainer.training.loop import Loop
 from trainer.training.owner import SHARED_SECONDS, Claim, Owner, owned
@@ -55,6 +58,7 @@ from trainer.training.task import Task, say
 _UNREAD_SECONDS = 30.0
 """A rank waits no longer for somebody to read its output: the others wait for it."""
 TaskBuilder = Callable[[World, torch.device], Task]
+SetUp = Callable[[RunFolder, Start], Loop | DataPass]
 
 
 def contrastive(config: ContrastiveConfig) -> int:
@@ -79,34 +83,70 @@ def text(config: TextConfig) -> int:
     return run(config, build)
 
 
+def encoding(config: EncodingConfig) -> int:
+    """``trainer encoding``: exit status 0, or 75 when a signal stopped it."""
+    world = _read_world(config.train.world_size)
+
+    def set_up(folder: RunFolder, start: Start) -> DataPass:
+        from trainer.tasks.encoding.task import EncodingTask
+
+        _check_shared(folder, world)
+        checkpoint.on_rank_0(world, lambda: str(find(folder, config.resume)))  # refused here, before the study is opened
+        task = EncodingTask(config, world)
+        facts = facts_of_the_data(identity.make_identity(config, task.study), task.num_items)
+        agree(world, "data", facts, timeout_seconds=config.train.timeout_seconds)
+        say(world, f"study opened: {task.num_items} training samples")
+        found = checkpoint.on_rank_0(world, lambda: _choose_whole(config, task, folder, world))
+        data_pass = DataPass(config, config.train, task, world, folder, make_callbacks(config))
+        if found is not None:
+            data_pass.resume(checkpoint.read_checkpoint(Path(found)))
+        checkpoint.on_rank_0(world, lambda: _claim(data_pass, config, task, found, start))
+        return data_pass
+
+    return _on_all_ranks(config, world, torch.device("cpu"), set_up, config.train.timeout_seconds)
+
+
 def run(config: RunConfig, build_task: TaskBuilder) -> int:
     """Train the task that ``build_task`` makes on each rank; exit status 0, or 75 when a signal stopped it."""
-    set_traceback_folder(None)
-    world = worlds.read_world()
-    if world.is_main:
-        code_version()  # now, not when it is first written down: a commit made meanwhile is not what runs
-    worlds.check_world_size(world, config.train.world_size)
+    world = _read_world(config.train.world_size)
     config.train.rank_batch_size(world.size)
     device = worlds.choose_device(config.train.device, world)
     check_precision(config.train.precision, device)
     _settle(config.train)
+
+    def set_up(folder: RunFolder, start: Start) -> Loop:
+        return _set_up(config, build_task, world, device, folder, start)
+
+    return _on_all_ranks(config, world, device, set_up, config.train.timeout_seconds)
+
+
+def _read_world(expected: int | None) -> World:
+    set_traceback_folder(None)
+    world = worlds.read_world()
+    if world.is_main:
+        code_version()  # now, not when it is first written down: a commit made meanwhile is not what runs
+    worlds.check_world_size(world, expected)
+    return world
+
+
+def _on_all_ranks(config: FolderConfig, world: World, device: torch.device, set_up: SetUp, timeout_seconds: float) -> int:
+    """A run from the meeting of the ranks to its end."""
     say(world, f"starting {config.run} on {world.size} rank{'s' if world.size > 1 else ''} ({device.type})")
     with collected() as said:
-        worlds.start_distributed(world, device, config.train.timeout_seconds)
+        worlds.start_distributed(world, device, timeout_seconds)
         try:
-            return _run(config, build_task, world, device, said)
+            return _run(config, set_up, world, device, said, timeout_seconds)
         finally:
             worlds.stop_distributed()
 
 
-def _run(config: RunConfig, build_task: TaskBuilder, world: World, device: torch.device, said: LibraryLog) -> int:
+def _run(config: FolderConfig, set_up: SetUp, world: World, device: torch.device, said: LibraryLog, timeout_seconds: float) -> int:
     folder = RunFolder(config.run, rank=world.rank)
     if world.size > 1:
-        with worlds.all_or_none(world, config.train.timeout_seconds, "agreement"):
-            agree(world, "start", facts_of_the_start(config, device.type), timeout_seconds=config.train.timeout_seconds)
+        with worlds.all_or_none(world, timeout_seconds, "agreement"):
+            agree(world, "start", facts_of_the_start(config, device.type), timeout_seconds=timeout_seconds)
     with _owned(folder, world):
-        loop = _start(config, build_task, world, device, folder, said)
-        return _train(loop)
+        return _train(_start(set_up, world, folder, said, timeout_seconds))
 
 
 @contextlib.contextmanager
@@ -125,20 +165,13 @@ def _owned(folder: RunFolder, world: World) -> Iterator[None]:
         yield
 
 
-def _start(
-    config: RunConfig,
-    build_task: TaskBuilder,
-    world: World,
-    device: torch.device,
-    folder: RunFolder,
-    said: LibraryLog,
-) -> Loop:
-    loop: Loop | None = None
+def _start(set_up: SetUp, world: World, folder: RunFolder, said: LibraryLog, timeout_seconds: float) -> Loop | DataPass:
+    loop: Loop | DataPass | None = None
     with starting(folder.path) as start:
         start.owner = folder.owner
         try:
-            with worlds.all_or_none(world, config.train.timeout_seconds):
-                loop = _set_up(config, build_task, world, device, folder, start)
+            with worlds.all_or_none(world, timeout_seconds):
+                loop = set_up(folder, start)
                 loop.start()
             said.open(folder.logs / f"rank-{world.rank}.log")
         except BaseException as error:
@@ -217,7 +250,7 @@ def _set_up(
             task.notes.append(("note", {"message": f"the weights of the best step so far ({loop.state.best_step}) are gone"}))
             settle.forget_best(loop.state)
     loop.state.started_from = task.started_from
-    checkpoint.on_rank_0(world, lambda: _claim(loop, found, start))
+    checkpoint.on_rank_0(world, lambda: _claim(loop, config, task, found, start))
     return loop
 
 
@@ -240,9 +273,9 @@ def _check_shared(folder: RunFolder, world: World) -> None:
         )
 
 
-def _train(loop: Loop) -> int:
+def _train(loop: Loop | DataPass) -> int:
     folder = loop.folder
-    with loop.stop_signal, waiting_at_most(min(_UNREAD_SECONDS, loop.config.train.timeout_seconds / 4)):
+    with loop.stop_signal, waiting_at_most(min(_UNREAD_SECONDS, loop.timeout_seconds / 4)):
         try:
             checkpoint.on_rank_0(loop.world, lambda: _begin(folder, loop.state))
             reason = loop.train()
@@ -278,12 +311,12 @@ def _begin(folder: RunFolder, state: TrainState) -> None:
     settle.settle(folder, state)
 
 
-def make_callbacks(config: RunConfig) -> list[Callback]:
+def make_callbacks(config: FolderConfig) -> list[Callback]:
     """Callbacks of a run, in the order in which they are called: the run's own, then those that its config names."""
     callbacks: list[Callback] = [ProgressLine()]
     if config.mlflow.enabled:
         callbacks.append(MlflowTracking(config.mlflow))
-    if config.train.early_stopping_validations:
+    if isinstance(config, RunConfig) and config.train.early_stopping_validations:
         callbacks.append(EarlyStopping(config.train.early_stopping_validations))
     return [Checkpoints(config.checkpoint.every_steps), *callbacks, *(named.build() for named in config.callbacks)]
 
@@ -291,18 +324,11 @@ def make_callbacks(config: RunConfig) -> list[Callback]:
 def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World, start: Start) -> tuple[str | None, str | None]:
     """On rank 0: the checkpoint that is continued, if any, and its universal form where the world has another size. Refuses what the
     run cannot start from; writes nothing of the run."""
-    found = find(folder, config.resume)
-    if found is None:
+    chosen = _choose_whole(config, task, folder, world)
+    if chosen is None:
         task.check_start()
         return None, None
-    if config.resume == "auto":
-        found, damaged = newest_whole(folder, found)
-        for fault in damaged:
-            say(world, f"passed over, as it is not what was saved: {fault}")
-            task.notes.append(("note", {"message": f"resumed from {found.name}: {fault}"}))
-    source = found.parents[1]
-    identity.check_identity(source / "identity.json", identity.make_identity(config, task.study))
-    saved = checkpoint.read_checkpoint(found)
+    found, saved = Path(chosen), checkpoint.read_checkpoint(Path(chosen))
     num_steps = config.train.num_steps(task.num_items)
     if saved.state.step > num_steps:
         field = "steps" if config.train.steps is not None else "data_passes"
@@ -310,12 +336,7 @@ def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World, star
             f"train.{field}: a run of {num_steps} steps, but {found} was saved after step {saved.state.step}: ask for at least as many, "
             "or resume an earlier checkpoint by its path"
         )
-    if config.resume == "auto":  # its files were looked at when it was chosen
-        checkpoint.check_stage(saved, zero_stage=config.zero.stage)
-    else:
-        checkpoint.check_checkpoint(saved, zero_stage=config.zero.stage)
-    if source.resolve() != folder.path.resolve() and folder.holds_a_run():
-        raise CommandError(f"run: {folder.path} already holds a run; to continue {found} elsewhere choose another folder")
+    checkpoint.check_stage(saved, zero_stage=config.zero.stage)
     universal = None
     if saved.zero_stage and saved.world_size != world.size:
         start.before_writing()
@@ -323,9 +344,28 @@ def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World, star
     return str(found), universal
 
 
-def _claim(loop: Loop, found: str | None, start: Start) -> None:
+def _choose_whole(config: FolderConfig, task: Task | Summing, folder: RunFolder, world: World) -> str | None:
+    """On rank 0: the checkpoint that is continued, which is whole and of this experiment; None: a new run."""
+    found = find(folder, config.resume)
+    if found is None:
+        return None
+    if config.resume == "auto":
+        found, damaged = newest_whole(folder, found)
+        for fault in damaged:
+            say(world, f"passed over, as it is not what was saved: {fault}")
+            task.notes.append(("note", {"message": f"resumed from {found.name}: {fault}"}))
+    source = found.parents[1]
+    identity.check_identity(source / "identity.json", identity.make_identity(config, task.study))
+    if config.resume != "auto":  # else its files were looked at when it was chosen
+        checkpoint.check_files(checkpoint.read_checkpoint(found))
+    if source.resolve() != folder.path.resolve() and folder.holds_a_run():
+        raise CommandError(f"run: {folder.path} already holds a run; to continue {found} elsewhere choose another folder")
+    return str(found)
+
+
+def _claim(loop: Loop | DataPass, config: FolderConfig, task: Task | Summing, found: str | None, start: Start) -> None:
     """On rank 0: write the run's first files, each of which leaves a run that goes on from one checkpoint, should it be the last."""
-    folder, config, task, state = loop.folder, loop.config, loop.task, loop.state
+    folder, state = loop.folder, loop.state
     start.before_writing()
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     source = None if found is None else RunFolder(Path(found).parents[1])

@@ -19,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,26 +78,32 @@ class Host:
     def config_facts(self) -> Asked:
         """The command as this host reads it: its files, its defaults."""
         from launch.check import parse_trainers
-        from trainer.training.config import RunConfig
+        from trainer.training.config import FolderConfig, RunConfig
         from trainer.training.provenance import facts_of_the_code, facts_of_the_start
 
         self.command = command = parse_trainers(self.config)
         code = facts_of_the_code()
         every = facts_of_the_start(command, self.config.accelerator)
         own = {name: value for name, value in every.items() if name not in code}
-        if not isinstance(command, RunConfig):
+        if not isinstance(command, FolderConfig):
             return Asked(facts=own, run="")
-        zero, folder = command.zero, nearest_folder(command.run)
-        return Asked(
+        folder = nearest_folder(command.run)
+        asked = Asked(
             facts=own,
             run=command.run,
             folder=str(folder),
             free_bytes=shutil.disk_usage(folder).free,
+            kept_checkpoints=command.checkpoint.keep_last + 2,  # the best, and the one that is being written
+        )
+        if not isinstance(command, RunConfig):
+            return asked
+        zero = command.zero
+        return replace(
+            asked,
             stage=zero.stage,
             bucket_elements=zero.bucket_elements,
             offload_optimizer=zero.offload_optimizer,
             offload_parameters=zero.offload_parameters,
-            kept_checkpoints=command.checkpoint.keep_last + 2,  # the best, and the one that is being written
         )
 
     def run(self) -> Facts | None:
@@ -156,9 +163,9 @@ class Host:
 
     def tracking(self) -> Tracking | None:
         """Whether a server answers, or a file can be written."""
-        from trainer.training.config import RunConfig
+        from trainer.training.config import FolderConfig
 
-        if not isinstance(self.command, RunConfig):
+        if not isinstance(self.command, FolderConfig):
             return None
         tracked = self.command.mlflow
         if not tracked.enabled:

@@ -53,9 +53,9 @@ def write_split(root: Path, name: str, **clauses: dict[str, list[int]]) -> None:
 
 
 @contextlib.contextmanager
-def training(run: Path, *arguments: str, ranks: int, config: Path, runner: bool = False) -> Iterator[Started]:
+def training(run: Path, *arguments: str, ranks: int, config: Path, runner: bool = False, task: str = "contrastive") -> Iterator[Started]:
     """Start a training command (under the launcher if ``ranks`` > 1) in a process group that is gone afterwards; output in RUN.log."""
-    command = ["contrastive", "--config", str(config), "--run", str(run), *arguments]
+    command = [task, "--config", str(config), "--run", str(run), *arguments]
     alone = [sys.executable, "-m", "trainer", *command]
     argv = started_by_deepspeed("trainer", command, ranks=ranks, runner=runner) if ranks > 1 else alone
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
@@ -70,9 +70,9 @@ def training(run: Path, *arguments: str, ranks: int, config: Path, runner: bool 
         process.wait()
 
 
-def train(run: Path, *arguments: str, ranks: int, config: Path, runner: bool = False) -> str:
+def train(run: Path, *arguments: str, ranks: int, config: Path, runner: bool = False, task: str = "contrastive") -> str:
     """Train to the end; returns the output."""
-    with training(run, *arguments, ranks=ranks, config=config, runner=runner) as process:
+    with training(run, *arguments, ranks=ranks, config=config, runner=runner, task=task) as process:
         process.wait(150)
     return run.with_suffix(".log").read_text()
 

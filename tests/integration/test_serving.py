@@ -204,7 +204,7 @@ def test_a_real_trial_over_http_gives_the_ranking_computed_here(tmp_path: Path, 
     gallery = make_gallery(encoder, loader)
     host = next(loader.sequential(5, single_trials=True))
     trials_BCT = host.repetitions_RCT.numpy().astype(np.float32)
-    scores_BG = encoder.embed(trials_BCT, "01") @ gallery.embedding_GP.T
+    scores_BG = encoder.embed(trials_BCT, "01") @ gallery.embedding_GK.T
     best_BK = np.argsort(-scores_BG, axis=1, kind="stable")[:, :TOP_K]
 
     alter_registered_code(registered)

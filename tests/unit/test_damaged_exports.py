@@ -133,9 +133,9 @@ def test_damaged_weights_of_a_text_model_are_a_sentence(text_export: Path, tmp_p
 
 def test_a_damaged_gallery_is_a_sentence(tmp_path: Path) -> None:
     names, z_GP = np.array(["a", "b", "c"]), np.eye(3, 5, dtype=np.float32)
-    Gallery(embedding_GP=z_GP, stimuli=names.tolist(), concepts=names.tolist()).write(tmp_path, {"top_k": 2})
+    Gallery(embedding_GK=z_GP, stimuli=names.tolist(), concepts=names.tolist()).write(tmp_path, {"top_k": 2})
     path = tmp_path / ARRAYS
-    assert np.array_equal(Gallery.read(tmp_path, 5).embedding_GP, z_GP)
+    assert np.array_equal(Gallery.read(tmp_path, 5).embedding_GK, z_GP)
     assert read_top_k(tmp_path) == 2
 
     whole, arrays = path.read_bytes(), {"embedding": z_GP, "stimulus": names, "concept": names}

@@ -12,14 +12,14 @@ import torch
 
 from data_prep.contract.errors import CommandError
 from data_prep.contract.ranking import cosine_similarity
-from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.encoder import NetworkEncoder
 from trainer.artifacts.guards import part_of
 from trainer.artifacts.part import embed
 from trainer.data.batch import Batch
 from trainer.data.loader import Loader
 
 
-def trained_concepts(encoder: Encoder, train: Loader) -> np.ndarray:
+def trained_concepts(encoder: NetworkEncoder, train: Loader) -> np.ndarray:
     """Ids in ``train``'s study, ascending, of the concepts that the encoder was trained on."""
     tables = train.index.manifest.tables.concepts
     known = set(encoder.export.trained_concepts or (tables[c] for c in train.concepts.tolist()))
@@ -27,7 +27,7 @@ def trained_concepts(encoder: Encoder, train: Loader) -> np.ndarray:
 
 
 def score_concepts(
-    encoder: Encoder, loader: Loader, concepts_K: np.ndarray, train: Loader, *, single_trials: bool = False
+    encoder: NetworkEncoder, loader: Loader, concepts_K: np.ndarray, train: Loader, *, single_trials: bool = False
 ) -> tuple[np.ndarray, str]:
     """Scores of every item of a part for the given concepts, higher is better.
 
@@ -73,7 +73,7 @@ def score_concepts(
     return cosine_similarity(z_NP - mean_P, means_KP - mean_P).astype(np.float32), "nearest concept"
 
 
-def _columns(encoder: Encoder, loader: Loader, concepts_K: np.ndarray) -> list[int]:
+def _columns(encoder: NetworkEncoder, loader: Loader, concepts_K: np.ndarray) -> list[int]:
     column = {name: number for number, name in enumerate(encoder.export.concepts)}
     names = loader.index.manifest.tables.concepts
     return [column[names[concept]] for concept in concepts_K.tolist()]

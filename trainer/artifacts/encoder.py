@@ -13,6 +13,7 @@ B: trials or averages, R: repetitions, C: channels, T: time points, E: image emb
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,14 @@ from trainer.artifacts.level import check_trials
 from trainer.artifacts.weights import check_shapes, load_weights
 from trainer.data.batch import Batch, normalise_trials
 from trainer.models.contrastive import ContrastiveModel
+from trainer.models.encoding.likelihood import LikelihoodModel
 
 WEIGHTS, TRANSFORM = "model.safetensors", "transform.npz"
 
 
-class Encoder:
-    """A trained encoder in eval mode; make it with :func:`load_encoder`.
+class Encoder(ABC):
+    """A trained encoder in eval mode; make it with :func:`load_encoder`. Trials are compared with images by ``export.metric``: a cosine
+    (:class:`NetworkEncoder`) or a likelihood (:class:`LikelihoodEncoder`).
 
     Attributes
     ----------
@@ -48,12 +51,11 @@ class Encoder:
         What :meth:`embed` expects: ``unit``, ``sfreq`` (Hz), ``tmin`` (seconds), ``n_times``, ``ch_names``, ``positions``.
     embedding_dim : int
         P.
-    model : ContrastiveModel
     device : torch.device
     """
 
-    def __init__(self, export: Export, model: ContrastiveModel, transform: FittedTransform | None, device: torch.device) -> None:
-        self.export, self.model, self.transform, self.device = export, model.to(device).eval(), transform, device
+    def __init__(self, export: Export, transform: FittedTransform | None, device: torch.device) -> None:
+        self.export, self.transform, self.device = export, transform, device
         self.signal = export.signal
         self.embedding_dim = export.embedding_dim
         # A subject that training has not seen has no weights of its own, even where the study's table has a row for it.
@@ -66,6 +68,7 @@ class Encoder:
         subject: str | Sequence[str | None] | None = None,
         session: str | Sequence[str | None] | None = None,
         *,
+        n_reps: int = 1,
         batch_size: int = 256,
     ) -> np.ndarray:
         """Embed trials in the common space.
@@ -79,13 +82,15 @@ class Encoder:
             Labels as in the study, one for all or one for each B. None is a person whom the study does not know: for them, and for
             subjects of the study that were not trained on, the encoder uses what it knows of subjects on average. Needed where
             :attr:`transform` is fitted by subject and session.
+        n_reps
+            Of how many repetitions each trial (or repetition) that is given is the average already: a likelihood depends on it.
         batch_size
             Rows a forward.
 
         Returns
         -------
         np.ndarray
-            float32 (B, P), unit norm.
+            float32 (B, P), to be compared with :meth:`embed_image`: for a cosine of unit norm, for a likelihood by squared distance.
 
         Raises
         ------
@@ -94,11 +99,84 @@ class Encoder:
             lies orders from that of training (``export.level``), as volts for microvolts do.
         """
         found = [np.empty((0, self.embedding_dim), np.float32)]
-        for first, eeg_BCT, ids_B in self.prepared(eeg, subject, session, batch_size=batch_size):
+        for z_BP, ids_B, averaged in self._embedded(eeg, subject, session, n_reps, batch_size):
+            found.append(self.to_compare(z_BP, ids_B, averaged).cpu().numpy())
+        return np.concatenate(found)
+
+    def scores(
+        self,
+        eeg: np.ndarray | Sequence[Any],
+        gallery_GK: np.ndarray,
+        subject: str | Sequence[str | None] | None = None,
+        session: str | Sequence[str | None] | None = None,
+        *,
+        n_reps: int = 1,
+        batch_size: int = 256,
+    ) -> np.ndarray:
+        """Score every image of a gallery for every trial, higher is better: cosine, or log-likelihood up to a constant of the trial.
+
+        Parameters
+        ----------
+        eeg, subject, session, n_reps, batch_size
+            As :meth:`embed` has them.
+        gallery_GK
+            As :meth:`gallery_rows` gives them.
+
+        Returns
+        -------
+        np.ndarray
+            (B, G).
+        """
+        found = [np.empty((0, len(gallery_GK)))]
+        for z_BP, ids_B, averaged in self._embedded(eeg, subject, session, n_reps, batch_size):
+            found.append(self._scores(z_BP, ids_B, averaged, gallery_GK))
+        return np.concatenate(found)
+
+    def _embedded(
+        self,
+        eeg: np.ndarray | Sequence[Any],
+        subject: str | Sequence[str | None] | None,
+        session: str | Sequence[str | None] | None,
+        n_reps: int,
+        batch_size: int,
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Embeddings as :meth:`embed_prepared` gives them, subject rows, and how many repetitions are averaged in each."""
+        if type(n_reps) is not int or n_reps < 1:
+            raise UserError(f"n_reps is {short(n_reps)}, expected at least 1")
+        for first, eeg_BCT, ids_B, repetitions in self._prepared(eeg, subject, session, batch_size=batch_size):
             z_BP = self.embed_prepared(eeg_BCT, ids_B)
             check_finite(z_BP, first)
-            found.append(z_BP.cpu().numpy())
-        return np.concatenate(found)
+            yield z_BP, ids_B, n_reps * repetitions
+
+    @abstractmethod
+    def embed_prepared(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
+        """Embed EEG that is prepared already (:meth:`Loader.prepare`), on :attr:`device`: float32 (B, P), for a cosine of unit norm, for a
+        likelihood where the noise of one repetition is white.
+
+        ``subject_B`` are rows of the study's table; subjects not seen in training are treated as unknown.
+        """
+
+    @abstractmethod
+    def embed_image(self, embedding_BE: np.ndarray, subject: str | None = None, n_reps: int = 1) -> np.ndarray:
+        """Image embeddings of the model named in ``export.embedding`` in the common space, as :meth:`embed` gives trials of ``subject``
+        that average ``n_reps`` repetitions, of which a cosine does not depend: float32 (B, P)."""
+
+    @abstractmethod
+    def gallery_rows(self, embedding_GE: np.ndarray) -> np.ndarray:
+        """What a gallery keeps of images, whoever will be compared with them: float32 (G, :attr:`gallery_width`)."""
+
+    @property
+    @abstractmethod
+    def gallery_width(self) -> int:
+        """Columns of :meth:`gallery_rows`."""
+
+    @abstractmethod
+    def to_compare(self, z_BP: Tensor, subject_B: Tensor, n_reps: int) -> Tensor:
+        """Embeddings of :meth:`embed_prepared` as :meth:`embed` gives them."""
+
+    @abstractmethod
+    def _scores(self, z_BP: Tensor, subject_B: Tensor, n_reps: int, gallery_GK: np.ndarray) -> np.ndarray:
+        """Of embeddings of :meth:`embed_prepared`."""
 
     def check_embeds(self, where: Path, eeg: np.ndarray | None = None, subject: str = "", session: str = "") -> None:
         """Refuse an encoder that makes no numbers of a trial: of ``eeg`` (1, C, T) with its labels, or of noise of a usual level.
@@ -124,7 +202,6 @@ class Encoder:
                     f"{where}: not to be used, its embedding of a plain {what} is zero or not finite: the training had failed"
                 )
 
-    @torch.no_grad()
     def prepared(
         self,
         given: np.ndarray | Sequence[Any],
@@ -134,6 +211,19 @@ class Encoder:
         batch_size: int,
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Trials as :meth:`embed` takes them, as the model wants them: (first row, float32 (B, C, T), subject rows), in batches."""
+        for first, eeg_BCT, ids_B, _ in self._prepared(given, subject, session, batch_size=batch_size):
+            yield first, eeg_BCT, ids_B
+
+    @torch.no_grad()
+    def _prepared(
+        self,
+        given: np.ndarray | Sequence[Any],
+        subject: str | Sequence[str | None] | None,
+        session: str | Sequence[str | None] | None,
+        *,
+        batch_size: int,
+    ) -> Iterator[tuple[int, Tensor, Tensor, int]]:
+        """As :meth:`prepared`, and how many repetitions each trial had."""
         if type(batch_size) is not int or batch_size < 1:
             raise UserError(f"batch_size is {short(batch_size)!r}, expected at least 1")
         eeg = read_eeg(given, (len(self.signal.ch_names), self.signal.n_times), self.expects)
@@ -148,23 +238,41 @@ class Encoder:
             if self.transform is not None:
                 eeg_BRCT = self.transform(eeg_BRCT, subjects[rows], sessions[rows])
             eeg_BCT = normalise_trials(eeg_BRCT.mean(dim=1), self.export.normalise)
-            yield first, eeg_BCT, torch.tensor([-1 if label is None else numbers[label] for label in subjects[rows]], device=self.device)
+            ids_B = torch.tensor([-1 if label is None else numbers[label] for label in subjects[rows]], device=self.device)
+            yield first, eeg_BCT, ids_B, repeated.shape[1]
 
     def known(self, subject_B: Tensor) -> Tensor:
         """Rows of the table of subjects with -1 for those that training has not seen."""
         return known_subjects(subject_B, self._trained_S)
 
-    @torch.no_grad()
-    def embed_prepared(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
-        """Embed EEG that is prepared already (:meth:`Loader.prepare`), on :attr:`device`: float32 (B, P), unit norm.
-
-        ``subject_B`` are rows of the study's table; subjects not seen in training are treated as unknown.
-        """
-        return self.model.embed_eeg(eeg_BCT, self.known(subject_B))
-
     def embed_batch(self, batch: Batch) -> Tensor:
         """:meth:`embed_prepared` of a loader's batch."""
         return self.embed_prepared(batch.eeg_BCT, batch.subject_B)
+
+    def check_images(self, embedding_BE: np.ndarray) -> np.ndarray:
+        """Image embeddings, float32, of the size that was trained on; others are refused."""
+        expected = self.export.build.embedding_dim
+        if embedding_BE.ndim != 2 or embedding_BE.shape[1] != expected:
+            raise UserError(f"image embeddings have shape {embedding_BE.shape}, expected (images, {expected})")
+        return np.ascontiguousarray(embedding_BE, np.float32)
+
+    @property
+    def expects(self) -> str:
+        """What :meth:`embed` takes, for sentences: shape, channels, rate, begin and unit."""
+        sizes = f"{len(self.signal.ch_names)}, {self.signal.n_times}"
+        return f"(trials, {sizes}) or (trials, repetitions, {sizes}): {self.signal}"
+
+
+class NetworkEncoder(Encoder):
+    """An encoder that a contrastive training has left: unit vectors, compared by cosine."""
+
+    def __init__(self, export: Export, model: ContrastiveModel, transform: FittedTransform | None, device: torch.device) -> None:
+        super().__init__(export, transform, device)
+        self.model = model.to(device).eval()
+
+    @torch.no_grad()
+    def embed_prepared(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
+        return self.model.embed_eeg(eeg_BCT, self.known(subject_B))
 
     @property
     def has_concept_head(self) -> bool:
@@ -174,21 +282,71 @@ class Encoder:
     @torch.no_grad()
     def concept_logits(self, batch: Batch) -> Tensor:
         """Scores of the concept head for a loader's batch: float32 (B, K), columns as ``export.concepts``."""
-        return self.model.name_concepts(batch.eeg_BCT, known_subjects(batch.subject_B, self._trained_S))
+        return self.model.name_concepts(batch.eeg_BCT, self.known(batch.subject_B))
 
     @torch.no_grad()
-    def embed_image(self, embedding_BE: np.ndarray) -> np.ndarray:
-        """Image embeddings of the model named in ``export.embedding`` in the common space: float32 (B, P), unit norm."""
-        expected = self.export.build.embedding_dim
-        if embedding_BE.ndim != 2 or embedding_BE.shape[1] != expected:
-            raise UserError(f"image embeddings have shape {embedding_BE.shape}, expected (images, {expected})")
-        return self.model.embed_image(torch.from_numpy(np.ascontiguousarray(embedding_BE, np.float32)).to(self.device)).cpu().numpy()
+    def embed_image(self, embedding_BE: np.ndarray, subject: str | None = None, n_reps: int = 1) -> np.ndarray:
+        images_BE = torch.from_numpy(self.check_images(embedding_BE)).to(self.device)
+        return self.model.embed_image(images_BE).cpu().numpy()
+
+    def gallery_rows(self, embedding_GE: np.ndarray) -> np.ndarray:
+        return self.embed_image(embedding_GE)
 
     @property
-    def expects(self) -> str:
-        """What :meth:`embed` takes, for sentences: shape, channels, rate, begin and unit."""
-        sizes = f"{len(self.signal.ch_names)}, {self.signal.n_times}"
-        return f"(trials, {sizes}) or (trials, repetitions, {sizes}): {self.signal}"
+    def gallery_width(self) -> int:
+        return self.embedding_dim
+
+    def to_compare(self, z_BP: Tensor, subject_B: Tensor, n_reps: int) -> Tensor:
+        return z_BP
+
+    def _scores(self, z_BP: Tensor, subject_B: Tensor, n_reps: int, gallery_GK: np.ndarray) -> np.ndarray:
+        cosine_BG: np.ndarray = z_BP.cpu().numpy() @ gallery_GK.T
+        return cosine_BG
+
+
+class LikelihoodEncoder(Encoder):
+    """Encoding models: a trial is compared with the EEG that an image leads one to expect, by squared distance, which is a likelihood."""
+
+    def __init__(self, export: Export, model: LikelihoodModel, transform: FittedTransform | None, device: torch.device) -> None:
+        super().__init__(export, transform, device)
+        self.model = model.to(device).eval()
+
+    @torch.no_grad()
+    def embed_prepared(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
+        return self.model.embed_eeg(eeg_BCT, self.known(subject_B))
+
+    def rows(self, subject_B: Tensor) -> np.ndarray:
+        """Of which model each subject is; rows of the study's table, -1 unknown."""
+        found: np.ndarray = self.model.rows(self.known(subject_B)).cpu().numpy()
+        return found
+
+    def embed_image(self, embedding_BE: np.ndarray, subject: str | None = None, n_reps: int = 1) -> np.ndarray:
+        number = -1 if subject is None else self.export.subjects.index(subject) if subject in self.export.subjects else None
+        if number is None:
+            check_known([subject], self.export.subjects)
+        row = int(self.rows(torch.tensor([number], device=self.device))[0])
+        found_BP: np.ndarray = self.model.predictions(row, self.check_images(embedding_BE)) * self.model.scale(row, n_reps)
+        return found_BP.astype(np.float32)
+
+    def gallery_rows(self, embedding_GE: np.ndarray) -> np.ndarray:
+        return self.check_images(embedding_GE)
+
+    @property
+    def gallery_width(self) -> int:
+        return self.export.build.embedding_dim
+
+    def to_compare(self, z_BP: Tensor, subject_B: Tensor, n_reps: int) -> Tensor:
+        scale_BP = np.stack([self.model.scale(int(row), n_reps) for row in self.rows(subject_B)])
+        return z_BP * torch.from_numpy(scale_BP.astype(np.float32)).to(z_BP.device)
+
+    def _scores(self, z_BP: Tensor, subject_B: Tensor, n_reps: int, gallery_GK: np.ndarray) -> np.ndarray:
+        row_B, z = self.rows(subject_B), z_BP.cpu().numpy().astype(np.float64)
+        scores_BG = np.empty((len(z), len(gallery_GK)))
+        for row in np.unique(row_B).tolist():
+            own, scale_P = row_B == row, self.model.scale(row, n_reps)
+            left, right = z[own] * scale_P, self.model.predictions(row, gallery_GK) * scale_P
+            scores_BG[own] = left @ right.T - 0.5 * np.square(right).sum(axis=1) - 0.5 * np.square(left).sum(axis=1)[:, None]
+        return scores_BG
 
 
 def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust: Sequence[str] = ()) -> Encoder:
@@ -220,10 +378,29 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu", *, trust:
     if export.level is None:
         note = f"{folder} does not say the level of the EEG it was trained on (an earlier version wrote it): units are not checked"
         Terminal(stderr=True, soft_wrap=True).print(f"note: {note}")
-    return Encoder(export, model, FittedTransform.read(folder / TRANSFORM, device) if export.transform else None, device)
+    transform = FittedTransform.read(folder / TRANSFORM, device) if export.transform else None
+    if isinstance(model, LikelihoodModel):
+        return LikelihoodEncoder(export, model, transform, device)
+    return NetworkEncoder(export, model, transform, device)
 
 
-def _built(export: Export, folder: Path) -> ContrastiveModel:
+def load_network(path: str | Path, device: str | torch.device = "cpu", *, trust: Sequence[str] = ()) -> NetworkEncoder:
+    """:func:`load_encoder`, where layers of a network are needed.
+
+    Raises
+    ------
+    CommandError
+        The export is of an encoding model.
+    """
+    encoder = load_encoder(path, device, trust=trust)
+    if not isinstance(encoder, NetworkEncoder):
+        raise CommandError(
+            f"{Path(path) / CONFIG}: metric is {encoder.export.metric}, expected cosine: an encoder of a contrastive training"
+        )
+    return encoder
+
+
+def _built(export: Export, folder: Path) -> ContrastiveModel | LikelihoodModel:
     try:
         return export.build_model()
     except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,7 +18,11 @@ from trainer.artifacts.level import measure_level
 from trainer.data.loader import Loader
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModelConfig
+from trainer.models.encoding.likelihood import joined_models
 from trainer.training.lineage import Lineage
+
+if TYPE_CHECKING:
+    from data_prep.contract.closed_form import EncodingModel
 
 
 def write_export(
@@ -46,7 +50,38 @@ def write_export(
     facts
         What else is to be kept of it, such as hashes of what it read.
     """
-    export = _described(model, loss, loader, lineage, facts or {})
+    export = _described(
+        loader,
+        lineage,
+        facts or {},
+        metric="cosine",
+        model=to_plain(model),
+        loss=to_plain(loss),
+        embedding_dim=model.proj_dim or loader.embedding_dim,
+    )
+    _write(output, weights, loader, export)
+
+
+def write_likelihood_export(
+    output: Path, *, fitted: Mapping[int, EncodingModel], loader: Loader, lineage: Lineage, facts: Mapping[str, Any]
+) -> None:
+    """Write encoding models, by subject and for all others (:func:`joined_models`), into the new folder ``output``; the rest as
+    :func:`write_export`."""
+    joined = joined_models(fitted, range(len(loader.index.manifest.tables.subjects)))
+    export = _described(
+        loader,
+        lineage,
+        facts,
+        metric="likelihood",
+        model={},
+        loss={},
+        encoding=joined.sizes,
+        embedding_dim=joined.sizes.num_directions,
+    )
+    _write(output, joined.state_dict(), loader, export)
+
+
+def _write(output: Path, weights: Mapping[str, Tensor], loader: Loader, export: Export) -> None:
     output.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in weights.items()}, output / WEIGHTS)
     if loader.transform is not None:
@@ -55,14 +90,14 @@ def write_export(
     seal_all(output)
 
 
-def _described(model: ContrastiveModelConfig, loss: LossConfig, loader: Loader, lineage: Lineage, facts: Mapping[str, Any]) -> Export:
+def _described(loader: Loader, lineage: Lineage, facts: Mapping[str, Any], **model: Any) -> Export:
+    """``model``: the fields that say what it is."""
     manifest, tables = loader.index.manifest, loader.index.manifest.tables
     signal, transformed = loader.index.signal, loader.transform is not None
     embedding = manifest.embedding(loader.config.embedding)
     return Export(
         **vars(lineage.completed_by(loader)),
-        model=to_plain(model),
-        loss=to_plain(loss),
+        **model,
         build=ModelSizes(
             n_chans=loader.n_chans,
             n_times=loader.n_times,
@@ -85,7 +120,6 @@ def _described(model: ContrastiveModelConfig, loss: LossConfig, loader: Loader, 
         transform=TRANSFORM if transformed else None,
         normalise=loader.config.normalise,
         embedding=ExportEmbedding(name=loader.config.embedding, **vars(embedding)),
-        embedding_dim=model.proj_dim or loader.embedding_dim,
         stimulus_level=manifest.stimulus_level,
         concepts=tuple(tables.concepts),
         subjects=tuple(tables.subjects),

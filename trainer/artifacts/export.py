@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_prep.contract.cli import from_plain
 from data_prep.contract.errors import CommandError
@@ -18,11 +18,13 @@ from trainer.data.batch import Normalise
 from trainer.data.config import DataConfig
 from trainer.losses import LossConfig
 from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
+from trainer.models.encoding.likelihood import EncodingSizes, LikelihoodModel
 from trainer.training.lineage import Lineage
 from trainer.training.run_folder import RunFolder
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"
+Metric = Literal["cosine", "likelihood"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +95,15 @@ class Export(WithData):
     """
 
     format_version: int = FORMAT_VERSION
+    metric: Metric = "cosine"
+    """How a trial is compared with an image: ``cosine`` of their embeddings (what says nothing, as earlier versions, means that), or
+    ``likelihood``, by their squared distance in the coordinates of an encoding model (:mod:`trainer.models.encoding.likelihood`)."""
     model: Mapping[str, Any]
-    """:class:`ContrastiveModelConfig`."""
+    """:class:`ContrastiveModelConfig`; nothing where the metric is likelihood."""
     loss: Mapping[str, Any]
-    """:class:`LossConfig`."""
+    """:class:`LossConfig`; nothing where the metric is likelihood."""
+    encoding: EncodingSizes | None = None
+    """The models where the metric is likelihood."""
     build: ModelSizes
     signal: ExportSignal
     preprocessing: Mapping[str, Any]
@@ -125,8 +132,11 @@ class Export(WithData):
         found: ContrastiveModelConfig = from_plain(ContrastiveModelConfig, self.model)
         return found
 
-    def build_model(self) -> ContrastiveModel:
-        """The model, with random weights."""
+    def build_model(self) -> ContrastiveModel | LikelihoodModel:
+        """The model, with random weights or none."""
+        if self.encoding is not None:
+            features = self.build.n_chans * self.build.n_times
+            return LikelihoodModel(self.encoding, num_features=features, embedding_dim=self.build.embedding_dim)
         return self.model_config().build(**vars(self.build), loss=_built_with(self.loss))
 
 
@@ -153,7 +163,7 @@ def read_export(folder: Path) -> Export:
         raise CommandError(f"{folder}: a run folder, expected the export in it: {folder / 'export'}")
     found = read_json(path)
     check_format(found, FORMAT_VERSION, str(path))
-    export = from_json(Export, found, str(path), written_by="a contrastive training")
+    export = from_json(Export, found, str(path), written_by="a training")
     if (wrong := _contradiction(export)) is not None:
         raise CommandError(f"{path}: {wrong}")
     return export
@@ -165,7 +175,13 @@ def _contradiction(export: Export) -> str | None:
     for name, least in (("n_chans", 1), ("n_times", 1), ("num_subjects", 0), ("embedding_dim", 1), ("num_concepts", 0)):
         if not least <= getattr(build, name) < 2**31:
             return f"build.{name}: {getattr(build, name)}, expected {least} or more, in 31 bits"
+    if (export.metric == "likelihood") != (export.encoding is not None):
+        has = "no encoding" if export.encoding is None else "an encoding"
+        return f"metric: {export.metric}, expected {'cosine' if export.encoding is None else 'likelihood'} of what has {has}"
+    if export.encoding is not None and (fault := export.encoding.fault) is not None:
+        return fault
     channels = len(signal.ch_names)
+    width = export.model.get("proj_dim") or build.embedding_dim if export.encoding is None else export.encoding.num_directions
     expected: dict[str, tuple[Any, Sequence[Any]]] = {
         "signal.unit": (signal.unit, ("microvolts", "zscore")),
         "signal.n_times": (signal.n_times, (build.n_times,)),
@@ -173,8 +189,10 @@ def _contradiction(export: Export) -> str | None:
         "stimulus_level": (export.stimulus_level, ("image", "class")),
         "number of signal.ch_names": (len(set(signal.ch_names)), (build.n_chans if export.transform is None else channels,)),
         "number of subjects": (len(set(export.subjects)), (build.num_subjects,)),
-        "embedding_dim": (export.embedding_dim, (export.model.get("proj_dim") or build.embedding_dim,)),
+        "embedding_dim": (export.embedding_dim, (width,)),
     }
+    if export.encoding is not None:
+        expected["number of encoding.model_of_subject"] = (len(export.encoding.model_of_subject), (build.num_subjects,))
     if not build.sfreq > 0:
         return f"build.sfreq: {build.sfreq}, expected a positive number"
     if level is not None:

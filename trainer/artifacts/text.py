@@ -30,7 +30,7 @@ from data_prep.contract.files import refuse_links_out, sha256_file, write_atomic
 from data_prep.contract.records import to_json
 from data_prep.contract.seal import say_edited, seal_all
 from data_prep.contract.words import short
-from trainer.artifacts.encoder import WEIGHTS, Encoder, check_finite, load_encoder
+from trainer.artifacts.encoder import WEIGHTS, NetworkEncoder, check_finite, load_network
 from trainer.artifacts.export import CONFIG, read_export, write_config
 from trainer.artifacts.text_export import ExportEncoder, TextExport, TextTraining, find_text_export, read_text_export, write_text_config
 from trainer.artifacts.weights import read_weights
@@ -162,7 +162,7 @@ class TextDecoder:
     ----------
     export : TextExport
         ``config.json``.
-    encoder : Encoder
+    encoder : NetworkEncoder
         What reads EEG; its model is also that of :attr:`model`.
     model : EEGLanguageModel
     prompter : Prompter
@@ -176,7 +176,7 @@ class TextDecoder:
     def __init__(
         self,
         export: TextExport,
-        encoder: Encoder,
+        encoder: NetworkEncoder,
         model: EEGLanguageModel,
         prompter: Prompter,
         concepts: ConceptTable | None,
@@ -286,7 +286,7 @@ def load_text(
     llm = load_base(base_config, device, training=False)
     if export.read_adapter().kind != "none":
         llm = _with_adapter(llm, folder / ADAPTER)
-    encoder = load_encoder(folder / ENCODER, device, trust=trust)
+    encoder = load_network(folder / ENCODER, device, trust=trust)
     prefix = export.read_prefix()
     model = EEGLanguageModel(
         encoder=encoder.model if export.num_prefix else None,
@@ -331,7 +331,7 @@ def _with_adapter(llm: Any, folder: Path) -> Any:
     return model
 
 
-def _projector(prefix: PrefixConfig, encoder: Encoder, llm: Any, embedding_rms: float) -> Any:
+def _projector(prefix: PrefixConfig, encoder: NetworkEncoder, llm: Any, embedding_rms: float) -> Any:
     width = encoder.model.proj_dim if prefix.features == "embedding" else encoder.model.encoder.token_dim
     return prefix.build(width, hidden_size(llm), embedding_rms)
 

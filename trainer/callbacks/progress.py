@@ -82,9 +82,9 @@ class ProgressLine(Callback):
 
 
 def progress_text(metrics: dict[str, float]) -> str:
-    """``loss 3.21  1234 samples/s  data wait 2 %  0.61 GiB  lr 3.0e-04``."""
-    loss = metrics.get("loss", float("nan"))  # of a skipped step there may be none
-    return (
-        f"loss {loss:.4f}  {metrics['samples_per_second']:.0f} samples/s  data wait {100 * metrics['data_wait_share']:.0f} %  "
-        f"{metrics['memory_gib']:.2f} GiB  lr {metrics['lr']:.1e}"
-    )
+    """``loss 3.21  1234 samples/s  data wait 2 %  0.61 GiB  lr 3.0e-04``; what has no optimizer has neither loss nor learning rate."""
+    told = [f"{metrics['samples_per_second']:.0f} samples/s", f"{metrics['memory_gib']:.2f} GiB"]
+    if "lr" in metrics:
+        loss = metrics.get("loss", float("nan"))  # of a skipped step there may be none
+        told = [f"loss {loss:.4f}", told[0], f"data wait {100 * metrics['data_wait_share']:.0f} %", told[1], f"lr {metrics['lr']:.1e}"]
+    return "  ".join(told)

@@ -104,6 +104,17 @@ class Loader:
         return concepts
 
     @property
+    def item_subjects(self) -> np.ndarray:
+        """Subject of every item: (num_items,)."""
+        subjects: np.ndarray = self._subject[self._items.sample_N]
+        return subjects
+
+    @property
+    def sample_counts(self) -> np.ndarray:
+        """Repetitions of every sample of the part: (num_samples,)."""
+        return self._samples.count_N
+
+    @property
     def most_repetitions(self) -> int:
         """Repetitions of the sample that has most of them in the part."""
         return int(self._samples.count_N.max())
@@ -219,10 +230,18 @@ class Loader:
 
     def prepare(self, host: HostBatch, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """Move a batch of this loader to ``device`` and apply its transform, averaging and normalisation there."""
-        transform = None
-        if self.transform is not None:
-            transform = self._transforms.get(str(device)) or self._transforms.setdefault(str(device), self.transform.to(device))
-        return prepare(host, device, transform=transform, normalise=self.config.normalise, non_blocking=non_blocking)
+        return prepare(host, device, transform=self._transform_on(device), normalise=self.config.normalise, non_blocking=non_blocking)
+
+    def repetitions(self, host: HostBatch) -> torch.Tensor:
+        """The repetitions of a batch, transformed, neither averaged nor normalised: float32 (R, C, T) on the CPU."""
+        eeg_RCT = host.repetitions_RCT.to(torch.float32)
+        transform = self._transform_on("cpu")
+        return eeg_RCT if transform is None else transform(eeg_RCT, host.group_R)
+
+    def _transform_on(self, device: torch.device | str) -> Transform | None:
+        if self.transform is None:
+            return None
+        return self._transforms.get(str(device)) or self._transforms.setdefault(str(device), self.transform.to(device))
 
     def fault_of(self, batch: Batch) -> str:
         """What of a prepared batch is not finite, in a sentence that names the sample; empty: nothing. Waits for the device."""

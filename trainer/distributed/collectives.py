@@ -8,8 +8,10 @@ B: rows of this rank, G: rows of all ranks, D: any width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -41,6 +43,17 @@ def gather_ids(ids_B: Tensor) -> Tensor:
 def sum_across(x: Tensor) -> Tensor:
     """Sum over ranks, with gradient (whose backward is a sum over ranks as well)."""
     return _SumAcross.apply(x) if num_ranks() > 1 else x
+
+
+def sum_on_rank_0(arrays: Mapping[str, np.ndarray]) -> None:
+    """Integers of all ranks added up in place on rank 0, and zero on the others; a collective where there are several ranks."""
+    if num_ranks() == 1:
+        return
+    for name in sorted(arrays):
+        total = torch.from_numpy(arrays[name])
+        dist.reduce(total, dst=0)
+        if this_rank():
+            arrays[name][...] = 0
 
 
 def check_equal_rows(rows: int, device: torch.device) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from data_prep.contract.arrays import read_archive
 from data_prep.contract.errors import CommandError, StudyError
 from data_prep.contract.json_text import parse_json
 from data_prep.contract.records import from_json, to_json
+from data_prep.contract.words import short
+from trainer.artifacts.export import Metric
 from trainer.evaluate.same_rows import same_rows
 from trainer.evaluate.study_facts import StudyFacts
 
-_ROWS = ("eeg", "image", "ids", "subjects", "concepts")
+_ROWS = ("eeg", "image", "ids", "subjects", "concepts", "metric")
 _OF = "arrays_sha256"
 """Beside the facts: of the arrays that they are of. Files are merged, cut and filled anew, and the facts come along."""
 
@@ -33,6 +35,8 @@ class Pairs:
     """Stimulus of each query; any dtype that compares."""
     subjects_Q: np.ndarray
     concepts_Q: np.ndarray
+    metric: Metric = "cosine"
+    """By which ``eeg_QP`` and ``image_QP`` are compared; under likelihood (squared distance) an image has other rows for each subject."""
     facts: StudyFacts | None = None
     """Where they come from, with the config of the command that wrote them; None: the file does not tell."""
     rounded: int = 0
@@ -61,9 +65,18 @@ def read_embeddings(path: Path) -> Pairs:
         raise CommandError(f"{path}: has both image and img: expected one of the two")
     if eeg.ndim != 2 or image.shape != eeg.shape or not eeg.size:
         raise CommandError(f"{path}: eeg has shape {eeg.shape} and image {image.shape}, expected the same (rows, dimensions), none 0")
+    metric = str(arrays.get("metric", "cosine"))
+    if metric not in get_args(Metric):
+        raise CommandError(f"{path}: metric is {short(metric)!r}, expected {' or '.join(get_args(Metric))}")
+    if metric == "likelihood" and not {"ids", "subjects"} <= arrays.keys():
+        raise CommandError(
+            f"{path}: metric is likelihood, by which an image has other rows for each subject: expected ids and subjects, too"
+        )
     for name, array in (("eeg", eeg), ("image", image)):
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise CommandError(f"{path}: {name} holds values that are not finite numbers")
+        if metric == "likelihood":
+            continue
         with np.errstate(over="ignore"):
             norm_Q = np.linalg.norm(array.astype(np.float64), axis=1)
         # Below the normal numbers of float32 what an encoder wrote has lost its digits.
@@ -86,7 +99,13 @@ def read_embeddings(path: Path) -> Pairs:
     rest = {"ids_Q": found["ids"], "subjects_Q": found["subjects"], "concepts_Q": found["concepts"]}
     facts, of = _facts(arrays.get("facts"), f"{path}: facts")
     return Pairs(
-        eeg_QP=eeg, image_QP=image, **rest, rounded=rounded, facts=facts, changed=facts is not None and of != _content_hash(arrays)
+        eeg_QP=eeg,
+        image_QP=image,
+        **rest,
+        metric=cast(Metric, metric),
+        rounded=rounded,
+        facts=facts,
+        changed=facts is not None and of != _content_hash(arrays),
     )
 
 

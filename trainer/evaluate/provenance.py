@@ -93,4 +93,5 @@ def _validation(encoder: Encoder, loader: Loader, export: Path) -> Validation | 
         step=completed.best_step,
         num_queries=part.num_samples,
         num_stimuli=len(part.stimuli),
+        chose=encoder.export.metric != "likelihood",
     )

@@ -20,6 +20,8 @@ class Validation:
     num_queries: int
     num_stimuli: int
     """Distinct stimuli of the validation part, among which its trials were ranked."""
+    chose: bool = True
+    """Whether it chose the step; a closed form has none to choose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def context_notes(facts: StudyFacts, *, trained_elsewhere: str) -> list[str]:
         found.append(
             "These are training trials: the scores say how well they were learnt by heart, the baselines were fitted on them, too."
         )
-    elif facts.part == "validation" and not elsewhere:
+    elif facts.part == "validation" and not elsewhere and (facts.validation is None or facts.validation.chose):
         found.append("These are validation trials: the encoder's best step was chosen by them.")
     if facts.validation is not None:
         found.append(validation_note(facts.validation, facts.part))
@@ -109,11 +111,12 @@ def validation_note(validation: Validation, part: str) -> str:
     """What the score that training printed is, beside the one of this report."""
     asked = f"{validation.num_queries} validation trials of {validation.num_stimuli} stimuli"
     score = f"{validation.name.replace('_', ' ')} was {validation.score:.3f} at step {validation.step}"
-    said = f"In training, {score}, on {asked}: it chose the step"
+    said = f"In training, {score}, on {asked}: " + ("it chose the step" if validation.chose else "nothing was chosen by it")
     if part == "validation":
         return f"{said}."
+    flatters = ", and so flatters a little" if validation.chose else ""
     return (
-        f"{said}, and so flatters a little. It is no estimate of the {part} scores here: other trials, another number of candidates and "
+        f"{said}{flatters}. It is no estimate of the {part} scores here: other trials, another number of candidates and "
         "so another chance level."
     )
 

@@ -1,6 +1,6 @@
 """What a served encoder compares a trial with: ``gallery.npz`` (``embedding``, ``stimulus``, ``concept``) and ``gallery.json``.
 
-G: entries, P: dimension of the common space.
+G: entries, K: values of each.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ ARRAYS, FACTS = "gallery.npz", "gallery.json"
 class Gallery:
     """Stimuli, or classes, in the common space."""
 
-    embedding_GP: np.ndarray
-    """float32, unit norm."""
+    embedding_GK: np.ndarray
+    """float32, what :meth:`trainer.artifacts.encoder.Encoder.gallery_rows` gives: for a cosine the images in the common space, unit norm;
+    for a likelihood, whose image side depends on the trial, the image embeddings as they are."""
     stimuli: list[str]
     """Stimulus ids; class names in a class-level study."""
     concepts: list[str]
@@ -35,14 +36,14 @@ class Gallery:
     def write(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Write both files into ``folder``; ``facts`` says where the gallery comes from, and ``top_k``."""
         buffer = io.BytesIO()
-        np.savez(buffer, embedding=self.embedding_GP, stimulus=np.array(self.stimuli), concept=np.array(self.concepts))
+        np.savez(buffer, embedding=self.embedding_GK, stimulus=np.array(self.stimuli), concept=np.array(self.concepts))
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / ARRAYS, buffer.getvalue())
         write_json(folder / FACTS, facts)
 
     @classmethod
     def read(cls, folder: Path, width: int) -> Gallery:
-        """The gallery of an encoder whose embeddings have ``width`` dimensions.
+        """The gallery of an encoder whose gallery has rows of ``width`` values.
 
         Raises
         ------
@@ -62,7 +63,7 @@ class Gallery:
                 found = f"{array.dtype} of shape {array.shape}"
                 raise CommandError(f"{path}: {name} is {found}, expected a name for each of {len(embedding)} embeddings")
         stimuli, concepts = (array.tolist() for array in names)
-        return cls(embedding_GP=embedding.astype(np.float32), stimuli=stimuli, concepts=concepts)
+        return cls(embedding_GK=embedding.astype(np.float32), stimuli=stimuli, concepts=concepts)
 
 
 def read_top_k(folder: Path) -> int:

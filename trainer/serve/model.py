@@ -3,7 +3,7 @@
 Beside it, MLflow keeps the packages ``trainer`` and ``data_prep`` as they were at registration, and two artifacts: ``export``
 (see :mod:`trainer.artifacts.encoder`) and ``gallery`` (see :mod:`trainer.serve.gallery`).
 
-B: trials, C: channels, T: time points, G: gallery entries, P: dimension of the common space.
+B: trials, C: channels, T: time points, G: gallery entries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data_prep.contract.errors import UserError
 from trainer.artifacts.encoder import Encoder, load_encoder
 from trainer.serve.gallery import Gallery, read_top_k
 from trainer.serve.loading import check_registered
-from trainer.serve.params import LABELS, read_params
+from trainer.serve.params import RETRIEVAL, read_params
 
 
 class RetrievalModel(PythonModel):
@@ -33,7 +33,7 @@ class RetrievalModel(PythonModel):
         try:
             check_registered(context.artifacts)
             self.encoder: Encoder = load_encoder(context.artifacts["export"])
-            self.gallery, self.top_k = Gallery.read(folder, self.encoder.embedding_dim), read_top_k(folder)
+            self.gallery, self.top_k = Gallery.read(folder, self.encoder.gallery_width), read_top_k(folder)
         except UserError as error:
             raise MlflowException(str(error)) from error
         self.expects: str = self.encoder.expects
@@ -47,19 +47,22 @@ class RetrievalModel(PythonModel):
             (B, C, T) trials or (B, R, C, T) repeated trials, which are averaged: any type of numbers, or nested lists of them, in unit,
             rate, window and channel order of the export's ``signal``.
         params
-            ``subject`` and ``session``: labels as in the study, one for all trials; empty: unknown.
+            ``subject`` and ``session``: labels as in the study, one for all trials; empty: unknown. ``n_reps``: of how many repetitions
+            each trial is the average already.
 
         Returns
         -------
         list of dict
-            A trial each: ``stimuli`` (ids, best first), their ``concepts``, and ``scores`` (cosine).
+            A trial each: ``stimuli`` (ids, best first), their ``concepts``, and ``scores``: cosine, or log-likelihood up to a
+            constant of the trial, as the export's ``metric`` says.
         """
         try:
-            given = read_params(params, LABELS, self.encoder.export.subjects)
-            z_BP = self.encoder.embed(model_input, given["subject"] or None, given["session"] or None)
+            given = read_params(params, RETRIEVAL, self.encoder.export.subjects)
+            labels = given["subject"] or None, given["session"] or None
+            scores_BG = self.encoder.scores(model_input, self.gallery.embedding_GK, *labels, n_reps=int(given["n_reps"]))
         except ValueError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
-        gallery, scores_BG = self.gallery, z_BP @ self.gallery.embedding_GP.T
+        gallery = self.gallery
         # Stable: candidates that tie stay in the gallery's order, here and wherever it is recomputed.
         best_BK = np.argsort(-scores_BG, axis=1, kind="stable")[:, : self.top_k]
         return [

@@ -12,6 +12,8 @@ from data_prep.contract.words import short
 
 LABELS: Mapping[str, str | int] = {"subject": "", "session": ""}
 """Labels as in the study, one for all trials of a request; empty: unknown."""
+RETRIEVAL: Mapping[str, str | int] = {**LABELS, "n_reps": 1}
+"""Of a retrieval model: also of how many repetitions each trial that is sent is the average already, of which a likelihood depends."""
 TEXT: Mapping[str, str | int] = {**LABELS, "seed": 0, "max_new_tokens": 48}
 """Of a text model: also the seed of sampling, and the longest caption in tokens."""
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {str: ((str,), "text"), int: ((int, np.integer), "a whole number")}

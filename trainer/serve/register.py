@@ -31,7 +31,7 @@ from trainer.serve.about import about, say_not_known
 from trainer.serve.config import RegisterConfig
 from trainer.serve.gallery import Gallery
 from trainer.serve.package import ALIAS, Package, example, register_package, requirements
-from trainer.serve.params import LABELS
+from trainer.serve.params import RETRIEVAL
 from trainer.serve.register_text import register_text
 from trainer.serve.registered import write_registered
 from trainer.training.completed import read_completed
@@ -65,16 +65,16 @@ def run(config: RegisterConfig) -> None:
         seen = check_unseen(trained, loader)
         facts |= about(trained, loader, seen)
         gallery.write(Path(temporary) / "gallery", facts | {"embedding": to_json(trained.embedding), "top_k": config.top_k})
-        Gallery.read(Path(temporary) / "gallery", encoder.embedding_dim)  # a damaged encoder is refused here, not by its first client
+        Gallery.read(Path(temporary) / "gallery", encoder.gallery_width)  # a damaged encoder is refused here, not by its first client
         advance()
         package = Package(
             python_model="model.py",
             artifacts={"export": export, "gallery": Path(temporary) / "gallery"},
-            params=LABELS,
+            params=RETRIEVAL,
             outputs=_outputs,
             input_example=(trial, labels),
             requirements=requirements(),
-            tags=facts | {"signal": str(encoder.signal)},
+            tags=facts | {"signal": str(encoder.signal), "metric": trained.metric},
         )
         registered = register_package(config, folder, tracking, training_run_id, package)
         advance()
@@ -112,11 +112,11 @@ def check_study(encoder: Encoder, loader: Loader, export: Path) -> None:
 
 
 def make_gallery(encoder: Encoder, loader: Loader) -> Gallery:
-    """The unique stimuli of the loader's part, in the study's order, through the image head."""
+    """The unique stimuli of the loader's part, in the study's order, as the encoder compares trials with them."""
     tables = loader.index.manifest.tables
     stimuli = [tables.stimuli[s] for s in loader.stimuli.tolist()]
     return Gallery(
-        embedding_GP=encoder.embed_image(loader.gallery[loader.stimuli]),
+        embedding_GK=encoder.gallery_rows(loader.gallery[loader.stimuli]),
         stimuli=[s.id for s in stimuli],
         concepts=[tables.concepts[s.concept] for s in stimuli],
     )

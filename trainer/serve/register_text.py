@@ -10,7 +10,7 @@ from typing import Any
 from data_prep.contract.errors import CommandError
 from data_prep.contract.progress import progress
 from data_prep.contract.terminal import Terminal
-from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder import load_network
 from trainer.artifacts.guards import check_unseen
 from trainer.artifacts.part import open_part
 from trainer.artifacts.text import ENCODER, load_text
@@ -39,7 +39,7 @@ def register_text(config: RegisterConfig, folder: RunFolder, tracking: MlflowCon
     config = config.named("eeg-text", config.study or str(facts.data_config().study))
     with progress(f"steps of registering {config.name}", 2) as advance, tempfile.TemporaryDirectory() as temporary:
         decoder = load_text(export, precision="bf16")  # says in a sentence what does not fit, before anything is registered
-        encoder = load_encoder(export / ENCODER)
+        encoder = load_network(export / ENCODER)
         loader = open_part(encoder, config.study or facts.data_config().study, config.split or facts.split, config.part)
         seen = check_unseen(facts, loader, "the text model")
         trial, labels = example(loader)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from trainer.artifacts.concept_scores import score_concepts, trained_concepts
-from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder import load_network
 from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_held_out, check_signal
 from trainer.data.config import DataConfig
@@ -45,7 +45,7 @@ def training_loader(
     if config.select.keep == "all":
         return Loader(index, config, "train", seed), None
     path = find_export(config.select.keep_encoder)
-    encoder = load_encoder(path, device)
+    encoder = load_network(path, device)
     own = encoder.export.data_config(study=str(index.root), split=config.split)
     signal = {name: getattr(own.select, name) for name in ("channels", "tmin", "tmax")}
     select = replace(config.unfiltered().select, **signal)

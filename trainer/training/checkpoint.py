@@ -19,7 +19,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,7 +105,7 @@ def save(
     """
     folder.guard()
     path = folder.checkpoint(state.step)
-    work = path if sealed else _of_this_process(path, folder.owner)
+    work = path if sealed else of_this_process(path, folder.owner)
     parts: dict[str, SealedFile] = {}
     if not sealed:
         with _only(_kept_names(engine.module), engine.module) if without_frozen else contextlib.nullcontext(), room_for(work):
@@ -114,53 +115,101 @@ def save(
             parts = written_parts(work, world, engine.zero_optimization_stage())
     weights = full_weights(engine, trainable_only=without_frozen) if export is not None else None
     if world.rank == 0:
-        before = read_checkpoint(path) if sealed else None
-        if before is None or (export is not None and not before.exported):
-            with room_for(work, keep=sealed):
-                if before is None:
-                    buffers = {name: buffer.detach().cpu().contiguous() for name, buffer in persistent_buffers(engine.module)}
-                    save_file(buffers, work / "buffers.safetensors")
-                if export is not None and weights is not None:
-                    shutil.rmtree(work / EXPORT, ignore_errors=True)
-                    export(weights, work / EXPORT)
-                # Before the seal: should it be the last that is durable, its step's lines are, and later ones are cut.
-                folder.event("checkpoint", step=state.step, best=export is not None)
-                folder.sync_lines()
-                _seal(work, engine, state, world, before, parts)
-            if work != path:
-                folder.guard()
-                if path.exists():
-                    discard(path)  # of an earlier version, which was killed while saving
-                os.rename(work, path)
-            fsync(folder.checkpoints)
-        folder.point("latest", path)
-        if export is not None:
-            folder.point("best", path)
-            publish(folder, path)
-        prune(folder, keep_last)
+
+        def rest() -> None:
+            buffers = {name: buffer.detach().cpu().contiguous() for name, buffer in persistent_buffers(engine.module)}
+            save_file(buffers, work / "buffers.safetensors")
+
+        commit(
+            folder,
+            work,
+            state,
+            Written(
+                zero_stage=engine.zero_optimization_stage(), world_size=world.size, trainable=tuple(_trainable(engine.module)), parts=parts
+            ),
+            rest=None if sealed else rest,
+            export=None if export is None or weights is None else lambda output: export(weights, output),
+            keep_last=keep_last,
+        )
     dist.barrier()
     if folder.apart is not None and folder.apart.first_here and not sealed:
         shutil.rmtree(work, ignore_errors=True)  # rank 0 has it
     return path
 
 
-def _of_this_process(path: Path, owner: Owner | None) -> Path:
+def of_this_process(path: Path, owner: Owner | None) -> Path:
     """Where a checkpoint is written until it is whole: no two processes ever share it."""
     return path.with_name(f".{path.name}.{owner.claim.token[:16] if owner else 'own'}.partial")
 
 
-def _seal(path: Path, engine: Any, state: TrainState, world: World, before: Seal | None, parts: dict[str, SealedFile]) -> None:
-    files = dict(parts)
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a seal says of who wrote a checkpoint."""
+
+    zero_stage: int = 0
+    world_size: int
+    trainable: tuple[str, ...] = ()
+    parts: Mapping[str, SealedFile] = field(default_factory=dict)
+    """Files that ranks have written and hashed already, by name."""
+
+
+def commit(
+    folder: RunFolder,
+    work: Path,
+    state: TrainState,
+    written: Written,
+    *,
+    rest: Callable[[], None] | None,
+    export: Callable[[Path], None] | None,
+    keep_last: int,
+) -> None:
+    """On rank 0: make the folder ``work`` a checkpoint and move ``latest``; with an export ``best`` and ``export/`` follow it.
+
+    Parameters
+    ----------
+    rest
+        Writes what of ``work`` is not there yet; None: it is the step's sealed checkpoint, to which only an export may come.
+    export
+        Writes an export into a new folder; None: the step is not the best so far.
+    """
+    path = folder.checkpoint(state.step)
+    before = read_checkpoint(path) if rest is None else None
+    if before is None or (export is not None and not before.exported):
+        with room_for(work, keep=rest is None):
+            if rest is not None:
+                rest()
+            if export is not None:
+                shutil.rmtree(work / EXPORT, ignore_errors=True)
+                export(work / EXPORT)
+            # Before the seal: should it be the last that is durable, its step's lines are, and later ones are cut.
+            folder.event("checkpoint", step=state.step, best=export is not None)
+            folder.sync_lines()
+            _seal(work, state, written, before)
+        if work != path:
+            folder.guard()
+            if path.exists():
+                discard(path)  # of an earlier version, which was killed while saving
+            os.rename(work, path)
+        fsync(folder.checkpoints)
+    folder.point("latest", path)
+    if export is not None:
+        folder.point("best", path)
+        publish(folder, path)
+    prune(folder, keep_last)
+
+
+def _seal(path: Path, state: TrainState, written: Written, before: Seal | None) -> None:
+    files = dict(written.parts)
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
-        if file.is_file() and file != path / MANIFEST and name not in parts:
+        if file.is_file() and file != path / MANIFEST and name not in written.parts:
             fsync(file)
             files[name] = SealedFile(bytes=file.stat().st_size, sha256=sha256_file(file))
     seal = Seal(
-        zero_stage=engine.zero_optimization_stage(),
-        world_size=before.world_size if before else world.size,
+        zero_stage=written.zero_stage,
+        world_size=before.world_size if before else written.world_size,
         state=state,
-        trainable=tuple(_trainable(engine.module)),
+        trainable=written.trainable,
         files=files,
     )
     write_seal(path, seal)

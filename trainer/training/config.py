@@ -141,6 +141,29 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassConfig:
+    """How one pass over the training samples is cut into steps, and who waits how long. None of it changes what comes out."""
+
+    global_batch_size: int = 2048
+    """Samples a step, over all ranks, at most: after each the run may stop or save."""
+    world_size: int | None = None
+    """Number of ranks the run is meant for; started on another number, it ends with an error. null: any."""
+    log_every_steps: int = 1
+    """Steps between lines of ``metrics.jsonl`` and of the tracker."""
+    timeout_seconds: float = 600.0
+    """Longest wait for another rank before a collective operation fails."""
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch_size", "log_every_steps", "timeout_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"train.{name}: {getattr(self, name)}, expected a positive number")
+        if self.world_size is not None and self.world_size < 1:
+            raise ValueError(f"train.world_size: {self.world_size}, expected a positive number or null")
+        if self.timeout_seconds > _LONGEST_SECONDS:
+            raise ValueError(f"train.timeout_seconds: {short(self.timeout_seconds)}, expected at most {_LONGEST_SECONDS:,}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When to save and what to keep."""
 
@@ -161,16 +184,37 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Base of the configs of all tasks: what a run needs, whatever it trains."""
+class FolderConfig:
+    """Base of the configs of all commands that fill a run folder, whether they train by steps or sum in one pass."""
 
     run: str
     """Run folder, made if missing; one that holds a run needs ``resume``."""
+    data: DataConfig
+    """Study, split, embedding and selection."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When to save, what to keep."""
+    resume: str = ""
+    """Empty: a new run; ``latest``: continue the run folder's last checkpoint; ``best``: that of the best validation, where what came after
+    is wound back; ``auto``: the newest checkpoint that is whole, or a new run where there is none; otherwise the path of a checkpoint or of
+    another run folder."""
+    callbacks: list[CallbackConfig] = field(default_factory=list)
+    """What else watches the run: ``[{class_path: TensorBoard}]``, or the import path of a class of yours with its ``init_args``."""
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
+    """Tracking."""
+
+    identity_fields: ClassVar[tuple[str, ...]] = ("data",)
+    """Fields that belong whole to what makes two runs the same experiment; see :mod:`trainer.training.identity`."""
+    train_identity_fields: ClassVar[tuple[str, ...]] = ("global_batch_size", "seed")
+    """Of ``train``, those that do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(FolderConfig):
+    """Base of the configs of tasks that are trained by steps."""
+
     run_folder: Literal["shared", "local"] = "shared"
     """``shared``: all hosts see the run folder. ``local``: rank 0's host alone has it, and other hosts send it their parts of checkpoints:
     for hosts without a file system in common. With that host the run is lost, with any other host nothing."""
-    data: DataConfig
-    """Study, split, embedding and selection."""
     train: TrainConfig
     """Length, batch, device, validation, reproducibility."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -179,19 +223,8 @@ class RunConfig:
     """DeepSpeed ZeRO."""
     deepspeed_overrides: dict[str, Any] = field(default_factory=dict)
     """Further keys of DeepSpeed's own config, for experts; keys that fields above decide are refused."""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When to save, what to keep."""
-    resume: str = ""
-    """Empty: a new run; ``latest``: continue the run folder's last checkpoint; ``best``: that of the best validation, where what came after
-    is wound back; ``auto``: the newest checkpoint that is whole, or a new run where there is none; otherwise the path of a checkpoint or of
-    another run folder."""
     init_from: str = ""
     """An earlier run or export whose weights a new run begins with; a resumed run has its checkpoint's and does not look here. Empty:
     none."""
-    callbacks: list[CallbackConfig] = field(default_factory=list)
-    """What else watches the run: ``[{class_path: TensorBoard}]``, or the import path of a class of yours with its ``init_args``."""
-    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
-    """Tracking."""
 
     identity_fields: ClassVar[tuple[str, ...]] = ("data", "optimizer")
-    """Fields that belong whole to what makes two runs the same experiment; see :mod:`trainer.training.identity`."""

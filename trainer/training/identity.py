@@ -42,7 +42,7 @@ def make_identity(config: Any, study: Mapping[str, Any]) -> dict[str, Any]:
     if select := plain["data"].get("select"):
         unnamed = {"keep", "keep_encoder"} if select["keep"] == "all" else {"keep_encoder"}
         identity["data"]["select"] = {k: v for k, v in select.items() if k not in unnamed}
-    identity["train"] = {name: plain["train"][name] for name in TRAIN_FIELDS}
+    identity["train"] = {name: plain["train"][name] for name in getattr(config, "train_identity_fields", TRAIN_FIELDS)}
     return identity
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,13 @@ from trainer.training.joined import Comparing, JoinedStep
 from trainer.training.optimizer import learning_rate
 from trainer.training.own_draws import SENTENCE, generators, have_moved
 from trainer.training.run_folder import RunFolder
-from trainer.training.state import TrainState
-from trainer.training.stop import StopSignal
 from trainer.training.task import Task, say
+from trainer.training.watched import Watched
 
 _ADVICE = "lower optimizer.lr, or check the data"
 
 
-class Loop:
+class Loop(Watched):
     """One run. Public attributes are for callbacks to read; ``stop_reason`` and ``state`` for them to set."""
 
     def __init__(
@@ -53,18 +52,14 @@ class Loop:
         folder: RunFolder,
         callbacks: Sequence[Callback],
     ) -> None:
-        self.config, self.task, self.world, self.device = config, task, world, device
-        self.engine, self.folder, self.callbacks = engine, folder, callbacks
-        self.train_config = config.train
-        self.state = TrainState()
+        super().__init__(task, world, device, folder, callbacks)
+        self.config, self.task, self.engine = config, task, engine
+        self.train_config, self.timeout_seconds = config.train, config.train.timeout_seconds
         self.num_steps = self.train_config.num_steps(task.num_items)
         self.loss_scale = LossScale(engine, self.train_config.precision)
         accumulates = self.train_config.forwards(world.size) > 1
         self.joined = JoinedStep(engine, task, self.loss_scale, device) if isinstance(task, Comparing) and accumulates else None
         """How a step is computed whose batches are compared with each other; None: each batch is a loss by itself."""
-        self.stop_reason = ""
-        self.stop_signal = StopSignal(device)
-        self.saved_step = -1
         self.last_losses: list[Tensor] = []
         """Of the latest step, by micro-batch, on this rank."""
         self.buffers = Buffers(engine.module)
@@ -74,23 +69,7 @@ class Loop:
         """What was wrong with this rank's inputs, in a sentence; empty: nothing was seen."""
         self.checked_step = -1
         self.save_owed = False
-        self.saved_at = time.monotonic()
-        """When a checkpoint was written last, or training began, by this rank's clock."""
         self.draws_known = False
-
-    @property
-    def study(self) -> dict[str, str]:
-        """Identity of the data."""
-        return self.task.study
-
-    @property
-    def score_name(self) -> str | None:
-        """The validation score that picks the best weights; None: nothing is validated."""
-        return self.task.score_name
-
-    def start(self) -> None:
-        """Let the callbacks begin: the last that can refuse a run before its first step."""
-        self._each("on_start")
 
     def train(self) -> str:
         """Train to the end, after :meth:`start`; returns why it ended: ``finished``, ``early stopping`` or ``signal``."""
@@ -120,7 +99,7 @@ class Loop:
                 if self.save_owed and not self.skipped:
                     self.save()
                 self.folder.heartbeat(self.state.step)
-                agreed = self.stop_signal.agreed(save_due=self._minutes_are_over())
+                agreed = self.stop_signal.agreed(save_due=self._minutes_are_over(self.config.checkpoint.every_minutes))
                 if agreed.stop:
                     self.stop_reason = "signal"
                 elif agreed.save and self.state.step - self.saved_step > 1:  # ranks may have asked once more before they saved
@@ -133,11 +112,6 @@ class Loop:
         """Whether the step just done is followed by a validation."""
         every, step = self.train_config.validate_every_steps, self.state.step
         return self.task.score_name is not None and (step == self.num_steps or (every > 0 and step % every == 0))
-
-    def _minutes_are_over(self) -> bool:
-        """Whether this rank's clock asks for a checkpoint."""
-        minutes = self.config.checkpoint.every_minutes
-        return minutes > 0 and time.monotonic() - self.saved_at >= 60 * minutes
 
     def save(self, *, best: bool = False) -> None:
         """Checkpoint the present step with all ranks (once); with ``best`` it holds an export, too, and ``best`` and ``export/`` follow it.
@@ -198,20 +172,6 @@ class Loop:
                 raise CommandError(f"{whose}: {name} is not finite: resume from an earlier checkpoint")
             raise CommandError(f"the weights after step {self.state.step} are not finite (first {name}): {_ADVICE}")
         self.checked_step = self.state.step
-
-    def _settle(self) -> None:
-        """Nothing is kept or told of what was computed from a shard that is not what was written, whichever rank read it."""
-        fault: UserError | None = None
-        try:
-            self.task.settle()
-        except UserError as error:
-            fault = error
-        faults = torch.tensor(float(fault is not None), device=self.device)
-        dist.all_reduce(faults)
-        if fault is not None:
-            raise fault
-        if faults:
-            raise CommandError(f"{int(faults)} other ranks read a shard that is not what was written: see their errors")
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -349,30 +309,3 @@ class Loop:
             self.state.validations_since_best += 1
         self.folder.metrics(self.state.step, {f"validation_{name}": value for name, value in scores.items()})
         self._each("on_validation", scores, improved)
-
-    def fault(self, error: BaseException, *, started: bool = True) -> None:
-        """Tell the callbacks, and of a run that has ``started`` its folder, too, what ended it. What goes wrong in that (a full disk may be
-        what ended the run) is a note on ``error``, never in its place."""
-        try:
-            self.folder.guard()
-        except UserError:  # the run is another process's, and goes on there
-            return
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        with _noted(error):
-            if started:
-                self.folder.event("fault", part="training", step=self.state.step, message=message)
-        for callback in self.callbacks:
-            with _noted(error):
-                callback.on_fault(self, message)
-
-    def _each(self, hook: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
-            getattr(callback, hook)(self, *arguments)
-
-
-@contextlib.contextmanager
-def _noted(error: BaseException) -> Iterator[None]:
-    try:
-        yield
-    except Exception as second:
-        error.add_note(f"and while that was recorded: {type(second).__name__}: {second}")

@@ -16,6 +16,8 @@ from trainer.evaluate.baselines.base import Baseline, BaselineScores, Trials
 from trainer.evaluate.baselines.encoding_model import likelihoods
 from trainer.models.encoding.by_direction import fit_by_direction
 from trainer.models.encoding.moments import NUM_FOLDS, GroupedMoments, folds_of
+from trainer.models.encoding.rows import fold_of_samples, units_of
+from trainer.models.encoding.sums import RowSums, keys_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +29,29 @@ class EncodingByDirection(Baseline):
 
     def score(self, trials: Trials) -> BaselineScores:
         """A model a subject; noise within stimulus is estimated from single repetitions."""
+        loader = trials.train_loader
+        if loader.n_chans * loader.n_times > MAX_FEATURES:
+            return likelihoods("encoding by direction", trials, fit_reduced)
+        units, fold_N = units_of(loader), fold_of_samples(loader)
+
+        def fit(part: PartArrays, _: Iterator[np.ndarray]) -> EncodingModel:
+            samples = np.flatnonzero(np.isin(loader.item_subjects, part.subject_N))
+            sums = RowSums(units, keys_of(loader, samples, fold_N))
+            sums.add_samples(loader, samples, fold_N)
+            return sums.fit()
+
         return likelihoods("encoding by direction", trials, fit)
 
 
-def fit(part: PartArrays, repetitions: Iterator[np.ndarray]) -> EncodingModel:
-    """The model of a subject's training rows, or of all subjects'."""
+def fit_reduced(part: PartArrays, repetitions: Iterator[np.ndarray]) -> EncodingModel:
+    """The model of training rows in the leading directions of their EEG, for more features than sums of products have room for."""
     eeg_ND = part.eeg_NCT.reshape(len(part), -1)
     mean_D = eeg_ND.mean(0, dtype=np.float64).astype(np.float32)
-    basis = leading_directions(eeg_ND - mean_D) if eeg_ND.shape[1] > MAX_FEATURES else None
-    eeg_ND = eeg_ND if basis is None else eeg_ND @ basis
+    basis = leading_directions(eeg_ND - mean_D)
+    eeg_ND = eeg_ND @ basis
     covariance, freedom = within_covariance(repetitions, eeg_ND.shape[1], basis)
     # Where test concepts are new, lack of fit is that of new concepts; few concepts cannot be left out.
     several = len(np.unique(part.concept_N)) >= 2 * NUM_FOLDS
     fold_N = folds_of(part.concept_N if several else part.stimulus_N)
     moments = GroupedMoments.of(part.target_NE, eeg_ND, fold_N, part.n_reps_N)
-    found = fit_by_direction(moments, covariance, freedom)
-    return found if basis is None else found.in_features(basis)
+    return fit_by_direction(moments, covariance, freedom).in_features(basis)

@@ -10,9 +10,9 @@ import numpy as np
 
 from data_prep.contract.closed_form import EncodingModel as FittedModel
 from data_prep.contract.closed_form import fit_encoding_model
-from data_prep.contract.row_products import CutRows
 from trainer.artifacts.part import PartArrays
 from trainer.evaluate.baselines.base import Baseline, BaselineScores, Trials
+from trainer.evaluate.model_scores import candidate_rows
 from trainer.evaluate.scores import Products, ProductScores
 
 
@@ -41,8 +41,3 @@ def likelihoods(arm: str, trials: Trials, fit: Callable[[PartArrays, Iterator[np
             own = n_reps_q == n
             parts.append(Products(query_q=rows[own], left=queries[own], right=candidate_rows(fitted, n, trials.gallery_GE)))
     return BaselineScores(arms={arm: ProductScores(parts, len(trials.gallery_GE))})
-
-
-def candidate_rows(fitted: FittedModel, n_reps: int, gallery_GE: np.ndarray) -> Callable[[slice], tuple[CutRows, np.ndarray]]:
-    """Rows and terms of some candidates for EEG averaged over ``n_reps`` repetitions."""
-    return lambda rows: fitted.cut_candidates(gallery_GE[rows], n_reps)

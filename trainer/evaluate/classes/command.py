@@ -22,7 +22,7 @@ from data_prep.contract.progress import tracked
 from data_prep.contract.ranking import retrieval_ranks
 from trainer import metrics
 from trainer.artifacts.concept_scores import score_concepts, trained_concepts
-from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder import load_network
 from trainer.artifacts.guards import check_candidates
 from trainer.artifacts.part import PartArrays, collect, open_part
 from trainer.data.loader import Loader
@@ -60,7 +60,7 @@ def evaluate(config: EvaluateClassesConfig) -> ClassesResults:
     CommandError, StudyError
         The study does not fit the encoder, or shows no concept that it was trained on.
     """
-    encoder = load_encoder(config.export, config.device)
+    encoder = load_network(config.export, config.device)
     loader = open_part(encoder, config.study, config.split, config.part)
     train = Loader(loader.index, loader.config, "train", seed=0)
     tables, class_level = loader.index.manifest.tables, loader.index.manifest.class_level

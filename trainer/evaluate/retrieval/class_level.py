@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from data_prep.contract.progress import tracked
-from data_prep.contract.ranking import cosine_similarity
 from trainer import metrics
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.guards import check_candidates, part_of
@@ -21,6 +20,7 @@ from trainer.artifacts.part import collect, embed
 from trainer.data.loader import Loader
 from trainer.evaluate.baselines.base import Trials, score_baselines
 from trainer.evaluate.intervals import bootstrap_statistic, permutation_p_value
+from trainer.evaluate.model_scores import model_scores
 from trainer.evaluate.results import Score
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
 from trainer.evaluate.retrieval.results import ClassArm, ClassLevelResults
@@ -40,9 +40,8 @@ def evaluate_class_level(config: EvaluateRetrievalConfig, encoder: Encoder, load
     part, tables = collect(loader), loader.index.manifest.tables
     classes_K = np.arange(len(tables.concepts))
     first_K = [int(np.flatnonzero(tables.concept_of_stimulus() == k)[0]) for k in classes_K]
-    images_KP = encoder.embed_image(loader.gallery[first_K])
     z_QP = embed(loader, encoder.embed_batch, torch.device(config.device))
-    scores = {"model": cosine_similarity(z_QP, images_KP)}
+    scores = {"model": model_scores(encoder, z_QP, part.subject_N, part.n_reps_N, loader.gallery[first_K]).whole()}
     chosen = [baseline for baseline in config.baselines if baseline.candidates == "concepts"]
     notes: list[str] = []
     if chosen:

@@ -14,17 +14,19 @@ import numpy as np
 import torch
 
 from data_prep.contract.errors import CommandError
+from data_prep.contract.row_products import cut_rows
 from trainer.artifacts.encoder import Encoder
 from trainer.artifacts.guards import check_candidates, part_of
 from trainer.artifacts.part import PartArrays, collect, embed
 from trainer.data.loader import Loader
 from trainer.evaluate.baselines.base import Trials, score_baselines
 from trainer.evaluate.embeddings import Pairs
+from trainer.evaluate.model_scores import model_scores
 from trainer.evaluate.retrieval.arms import Queries, ScoredArms, score_arms
 from trainer.evaluate.retrieval.config import EvaluateRetrievalConfig
 from trainer.evaluate.retrieval.results import RetrievalResults
 from trainer.evaluate.same_rows import ROUNDING
-from trainer.evaluate.scores import Scores, cosine_scores
+from trainer.evaluate.scores import Products, ProductScores, Scores, cosines
 from trainer.evaluate.study_facts import StudyFacts
 
 METHOD = (
@@ -53,8 +55,10 @@ def evaluate_image_level(
     )
     gallery_GE = loader.gallery[stimulus_G]
     z_QP = embed(loader, encoder.embed_batch, torch.device(config.device), single_trials=config.average == "embedding")
-    scores = {"model": cosine_scores(z_QP, encoder.embed_image(gallery_GE))}
+    scores = {"model": model_scores(encoder, z_QP, part.subject_N, part.n_reps_N, gallery_GE)}
     others, within_trial, notes = _baselines(config, loader, part, gallery_GE)
+    if encoder.export.metric == "likelihood":  # of a trial; what is left out of it differs between trials
+        within_trial = {"model", *within_trial}
     scored = score_arms(config, queries, scores | others, one_way=within_trial)
     n_reps = sorted(set(part.n_reps_N.tolist()))
     ceiling = known_ceiling(loader, part.subject_N, n_reps, len(stimulus_G))
@@ -87,11 +91,12 @@ def evaluate_embeddings(
         A single image, or rows of one id with different images or concepts.
     """
     stimulus_G, first_G, stimulus_Q = np.unique(pairs.ids_Q, return_index=True, return_inverse=True)
-    image_GP = pairs.image_QP[first_G]
     stimulus_Q = stimulus_Q.reshape(-1)
-    if (row := _first_difference(pairs.image_QP, image_GP, stimulus_Q)) is not None:
-        raise CommandError(f"{path}: {_rows_of_one_id(pairs, first_G, stimulus_Q, row)} but other image embeddings")
+    subject_Q = np.unique(pairs.subjects_Q, return_inverse=True)[1].reshape(-1)
     check_candidates(str(path), len(stimulus_G), "stimuli")
+    likelihood = pairs.metric == "likelihood"
+    groups = [np.flatnonzero(subject_Q == subject) for subject in np.unique(subject_Q)] if likelihood else [np.arange(len(stimulus_Q))]
+    parts = [_products_of(pairs, path, stimulus_Q, rows, len(stimulus_G)) for rows in groups]
     concept_Q = np.unique(pairs.concepts_Q, return_inverse=True)[1].reshape(-1)
     if (other_Q := concept_Q != concept_Q[first_G][stimulus_Q]).any():
         one = _rows_of_one_id(pairs, first_G, stimulus_Q, int(other_Q.argmax()))
@@ -99,13 +104,31 @@ def evaluate_embeddings(
     queries = Queries(
         stimulus_Q=stimulus_Q,
         concept_Q=concept_Q,
-        subject_Q=np.unique(pairs.subjects_Q, return_inverse=True)[1].reshape(-1),
+        subject_Q=subject_Q,
         stimulus_G=np.arange(len(stimulus_G)),
         concept_G=concept_Q[first_G],
     )
-    scored = score_arms(config, queries, {"model": cosine_scores(pairs.eeg_QP, image_GP)}, one_way=())
+    scores = ProductScores(parts, len(stimulus_G))
+    scored = score_arms(config, queries, {"model": scores}, one_way={"model"} if likelihood else ())
     rounded = f"{pairs.rounded} image rows differ from others by rounding alone and count as the same image: the file says no ids."
     return _results(queries, scored, facts, notes=[rounded] if pairs.rounded else []), scored.model_Q["rank"]
+
+
+def _products_of(pairs: Pairs, path: Path, stimulus_Q: np.ndarray, rows: np.ndarray, num_stimuli: int) -> Products:
+    """Scores of some queries among the images as these queries' rows have them."""
+    shown_G, first_G = np.unique(stimulus_Q[rows], return_index=True)
+    if len(shown_G) < num_stimuli:
+        raise CommandError(
+            f"{path}: {len(shown_G)} of {num_stimuli} images among the rows of subject {pairs.subjects_Q[rows[0]].item()!r}, expected all: "
+            "by likelihood a subject's trials are compared with images in its own coordinates"
+        )
+    image_GP = pairs.image_QP[rows[first_G]]
+    if (row := _first_difference(pairs.image_QP[rows], image_GP, stimulus_Q[rows])) is not None:
+        raise CommandError(f"{path}: {_rows_of_one_id(pairs, rows[first_G], stimulus_Q, int(rows[row]))} but other image embeddings")
+    if pairs.metric == "cosine":
+        return cosines(rows, pairs.eeg_QP[rows], image_GP)
+    term_G = -0.5 * np.square(image_GP.astype(np.float64)).sum(axis=1)
+    return Products(query_q=rows, left=cut_rows(pairs.eeg_QP[rows]), right=lambda some: (cut_rows(image_GP[some]), term_G[some]))
 
 
 def _rows_of_one_id(pairs: Pairs, first_G: np.ndarray, stimulus_Q: np.ndarray, row: int) -> str:

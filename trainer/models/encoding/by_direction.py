@@ -90,9 +90,9 @@ def fit_by_direction(
     width, shrinkage = _choose(folds, mean_noise, most_directions, shrinkages)
     lack_W, axes_WW = linalg.eigh(_shrunk(_clipped(folds.lack(mean_noise))[:width, :width], shrinkage), check_finite=False)
     return EncodingModel(
-        mean_D=means[1].astype(np.float32),
-        to_white_DW=(basis_DR[:, :width] @ axes_WW).astype(np.float32),
-        embedding_mean_E=means[0].astype(np.float32),
+        mean_D=means[1],
+        to_white_DW=basis_DR[:, :width] @ axes_WW,
+        embedding_mean_E=means[0],
         components_EK=folds.all_ER[:, :width] @ axes_WW,
         weights_KW=np.eye(width),
         lack_W=np.maximum(lack_W, 0.0),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from data_prep.contract.cli import to_plain
 from data_prep.contract.errors import CommandError
 from data_prep.contract.words import short
-from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder import load_network
 from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_held_out
 from trainer.artifacts.level import check_part
@@ -53,7 +53,7 @@ class InitialWeights:
     def __init__(self, path: str, loader: Loader, config: ContrastiveModelConfig) -> None:
         self.path = find_export(path)
         self.loader, self.model_config = loader, config
-        self.encoder = load_encoder(self.path)
+        self.encoder = load_network(self.path)
         self.weights = self.encoder.model.state_dict()
         self._check_signal()
         self._check_architecture()

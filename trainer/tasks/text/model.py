@@ -9,7 +9,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from data_prep.contract.terminal import Terminal
-from trainer.artifacts.encoder import load_encoder
+from trainer.artifacts.encoder import load_network
 from trainer.artifacts.text import TextParts
 from trainer.models.language.adapter import attach_adapter, check_trainable, trainable_table
 from trainer.models.language.base import load_base
@@ -38,7 +38,7 @@ def build_parts(config: TextConfig, encoder_path: Path, source: Source | None, s
     encoder = projector = None
     if source is not None:
         # A copy of its own: ZeRO 3 cuts it up, while the task's goes on predicting words.
-        encoder = load_encoder(encoder_path, device).model
+        encoder = load_network(encoder_path, device).model
         width = encoder.proj_dim if config.prefix.features == "embedding" else encoder.encoder.token_dim
         projector = config.prefix.build(width, hidden_size(base), rms)
     model = EEGLanguageModel(

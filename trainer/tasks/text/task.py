@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data_prep.contract.cli import to_plain
 from data_prep.contract.files import sha256_file
-from trainer.artifacts.encoder import load_encoder, subject_table
+from trainer.artifacts.encoder import load_network, subject_table
 from trainer.artifacts.export import find_export
 from trainer.artifacts.guards import check_encoder
 from trainer.artifacts.initial_text import InitialText
@@ -96,7 +96,7 @@ class TextTask(BaseTask):
         config = self.config
         loader, kept = training_loader(self.index, config.data, config.train.seed, self.device)
         self.encoder_path = find_export(config.encoder)
-        self.encoder = load_encoder(self.encoder_path, self.device)
+        self.encoder = load_network(self.encoder_path, self.device)
         self.warn(check_encoder(self.encoder, self.encoder_path, loader))
         self.captions = StudyCaptions.open(self.index)
         self.loader = self._captioned(loader)

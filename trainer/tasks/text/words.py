@@ -14,7 +14,7 @@ from torch import Tensor
 from data_prep.contract import schema
 from data_prep.contract.errors import CommandError
 from trainer.artifacts.concepts import build_concept_table
-from trainer.artifacts.encoder import Encoder
+from trainer.artifacts.encoder import NetworkEncoder
 from trainer.data.batch import Batch
 from trainer.data.index import StudyIndex
 from trainer.data.loader import Loader
@@ -43,7 +43,7 @@ class PromptWords:
         More words are asked for than there are candidates.
     """
 
-    def __init__(self, config: TextConfig, loader: Loader, encoder: Encoder, subject_S: Tensor) -> None:
+    def __init__(self, config: TextConfig, loader: Loader, encoder: NetworkEncoder, subject_S: Tensor) -> None:
         self.num_words, self.encoder, self.subject_S = config.prompt.concepts, encoder, subject_S
         self.study_concepts = loader.index.manifest.tables.concepts
         self.concepts: ConceptTable | None = None
