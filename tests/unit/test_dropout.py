@@ -17,7 +17,7 @@ from trainer.models.contrastive import ContrastiveModel, ContrastiveModelConfig
 from trainer.models.dropout import Dropout, DropoutKeys, attend, kept_by_hash
 from trainer.models.encoders import ChannelNet, CnnTransformer, EEGProject, EncoderConfig, FlatLinear, TSConv
 from trainer.models.language.prefix import PrefixConfig
-from trainer.training.own_draws import generators, have_moved
+from trainer.training.own_draws import generators, have_moved, seed_generators
 
 CPU = torch.device("cpu")
 ROWS = 12
@@ -217,3 +217,10 @@ def test_attention_with_dropout_is_attention_whose_weights_are_dropped() -> None
     weights = (query @ key.transpose(-2, -1) / 2).softmax(-1)
     torch.testing.assert_close(attend(query, key, value, dropout), (weights * dropout.mask(weights) / 0.6) @ value)
     torch.testing.assert_close(attend(query, key, value, dropout.eval()), F.scaled_dot_product_attention(query, key, value))
+
+
+def test_what_draws_from_torchs_own_stream_draws_by_the_seed() -> None:
+    torch.manual_seed(2**40 + 7)
+    expected = torch.rand(5)
+    seed_generators(2**40 + 7, CPU)
+    assert torch.equal(torch.rand(5), expected)

@@ -31,7 +31,7 @@ from trainer.training.config import RunConfig
 from trainer.training.finite import Buffers, all_ranks_finite, first_said, not_finite
 from trainer.training.joined import Comparing, JoinedStep
 from trainer.training.optimizer import learning_rate
-from trainer.training.own_draws import SENTENCE, generators, have_moved
+from trainer.training.own_draws import SENTENCE, generators, have_moved, seed_generators
 from trainer.training.run_folder import RunFolder
 from trainer.training.task import Task, say
 from trainer.training.watched import Watched
@@ -238,7 +238,8 @@ class Loop(Watched):
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_factor", 1.0)
         # For what draws from torch's own stream (ours draws by item): by seed, step and rank, so that a resumed run draws the same.
-        torch.manual_seed(((self.train_config.seed * 1_000_003 + self.state.step) * 4099 + self.world.rank) % SEED_LIMIT)
+        seed = ((self.train_config.seed * 1_000_003 + self.state.step) * 4099 + self.world.rank) % SEED_LIMIT
+        seed_generators(seed, self.device)
         before = None if self.draws_known else generators(self.device)
         # Other ranks learn of inputs that are not finite by gradients that are not: nobody has to be asked at every step.
         spoil = math.nan if self.fault_seen else 1.0

@@ -29,6 +29,14 @@ def set_generators(states: list[Tensor], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(states[1])
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """``torch.manual_seed`` of host and device alone: that function also remembers, with a stack of its caller, what devices that are not
+    there would be seeded with, which takes milliseconds."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 def have_moved(before: list[Tensor], after: list[Tensor]) -> bool:
     """Whether there was a draw between two calls of :func:`generators`."""
     return any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
