@@ -15,6 +15,7 @@ import pytest
 from data_prep.contract.errors import CommandError
 from trainer.callbacks.mlflow_points import Points, mlflow_name, points_of
 from trainer.callbacks.mlflow_store import settle
+from trainer.evaluate.tracking import metrics_of, prefix_of
 from trainer.training.tracking import MlflowConfig, found_again, sqlite_file, sqlite_uri
 
 
@@ -145,6 +146,14 @@ def test_every_name_is_one_that_mlflow_takes() -> None:
         _validate_param(mlflow_name(name), "value")
     for kept in ("train/loss", "optimizer.lr", "data.select.keep", "test/ridge/top-1", "a b"):
         assert mlflow_name(kept) == kept
+
+
+@pytest.mark.parametrize("name", ["retrieval", "classes"])
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_scores_of_an_evaluation_are_apart_from_the_points_of_the_training(part: str, name: str) -> None:
+    points = points_of([json.dumps({"step": 3, "loss": 0.5, "top1": 0.1, "validation_top1": 0.2, "validation_classes/top1": 0.3})])
+    scores = metrics_of({"model": {"top1": 0.4, "loss": 0.4}}, prefix_of(part, name))
+    assert {mlflow_name(metric) for metric in scores}.isdisjoint({metric for metric, _ in points})
 
 
 def test_no_two_names_become_one() -> None:

@@ -45,9 +45,7 @@ def track(results: Scored, name: str, export: str | None, output: Path, *, track
             return ()
     except UserError as error:
         return (f"Not logged to MLflow: {error}",)
-    # `validation/...` and `train/...` are the training's own points.
-    part = results.part if results.part == "test" else f"evaluation/{results.part}"
-    prefix = part if name == "retrieval" else f"{part}/{name}"
+    prefix = prefix_of(results.part, name)
     with tempfile.TemporaryDirectory() as folder:
         evaluation = Evaluation(
             folder=prefix,
@@ -58,6 +56,12 @@ def track(results: Scored, name: str, export: str | None, output: Path, *, track
         )
         said = log_evaluation(export, evaluation, tracking_uri=tracking_uri)
     return (said,) if said else ()
+
+
+def prefix_of(part: str, name: str) -> str:
+    """What stands before the names of scores: ``validation/...`` and ``train/...`` are the training's own points."""
+    own = part if part == "test" else f"evaluation/{part}"
+    return own if name == "retrieval" else f"{own}/{name}"
 
 
 def plots(page: Path, folder: Path) -> list[Path]:
