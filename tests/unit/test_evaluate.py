@@ -356,7 +356,8 @@ def test_exported_embeddings_give_the_same_scores_as_the_export(images: Path, sc
     assert main("python -m trainer", "", COMMANDS, argv) == 0
     with np.load(tmp_path / "test.npz", allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
-    assert sorted(arrays) == ["concepts", "eeg", "facts", "ids", "image", "split", "subjects"]
+    assert sorted(arrays) == ["concepts", "eeg", "facts", "ids", "image", "metric", "split", "subjects"]
+    assert str(arrays["metric"]) == "cosine"
     assert str(arrays["split"]) == "test"
     assert set(arrays["subjects"]) == {"01", "02"}
     np.testing.assert_allclose(np.linalg.norm(arrays["eeg"], axis=1), 1, rtol=1e-5)

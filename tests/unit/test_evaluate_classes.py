@@ -25,7 +25,7 @@ from data_prep.splits.split import write_split
 from tests.helpers.intervals import bootstrap_class_mean, bootstrap_mean
 from tests.helpers.tiny_study import write_tiny_study
 from trainer.__main__ import COMMANDS, main
-from trainer.artifacts.encoder import Encoder, load_encoder
+from trainer.artifacts.encoder import NetworkEncoder, load_encoder
 from trainer.artifacts.encoder_export import write_export
 from trainer.artifacts.export import find_export
 from trainer.artifacts.part import collect
@@ -143,14 +143,14 @@ def test_the_report_counts_what_the_encoder_named(home: Path, tmp_path: Path, ca
 def test_scores_that_are_no_numbers_name_no_concept(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: float
 ) -> None:
-    scored = Encoder.concept_logits
+    scored = NetworkEncoder.concept_logits
 
-    def one_is_none(self: Encoder, batch: Batch) -> torch.Tensor:
+    def one_is_none(self: NetworkEncoder, batch: Batch) -> torch.Tensor:
         logits_BK = scored(self, batch).clone()
         logits_BK[1, int(batch.concept_B[1])] = value
         return logits_BK
 
-    monkeypatch.setattr(Encoder, "concept_logits", one_is_none)
+    monkeypatch.setattr(NetworkEncoder, "concept_logits", one_is_none)
     assert evaluate("--export", home / "export", "--output", tmp_path / "out") == 1
     assert "item 1: its concept scores are not finite" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

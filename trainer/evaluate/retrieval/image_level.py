@@ -93,10 +93,10 @@ def evaluate_embeddings(
     stimulus_G, first_G, stimulus_Q = np.unique(pairs.ids_Q, return_index=True, return_inverse=True)
     stimulus_Q = stimulus_Q.reshape(-1)
     subject_Q = np.unique(pairs.subjects_Q, return_inverse=True)[1].reshape(-1)
-    check_candidates(str(path), len(stimulus_G), "stimuli")
     likelihood = pairs.metric == "likelihood"
     groups = [np.flatnonzero(subject_Q == subject) for subject in np.unique(subject_Q)] if likelihood else [np.arange(len(stimulus_Q))]
     parts = [_products_of(pairs, path, stimulus_Q, rows, len(stimulus_G)) for rows in groups]
+    check_candidates(str(path), len(stimulus_G), "stimuli")
     concept_Q = np.unique(pairs.concepts_Q, return_inverse=True)[1].reshape(-1)
     if (other_Q := concept_Q != concept_Q[first_G][stimulus_Q]).any():
         one = _rows_of_one_id(pairs, first_G, stimulus_Q, int(other_Q.argmax()))
