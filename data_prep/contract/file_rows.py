@@ -7,8 +7,11 @@ are copied in blocks, and the pages behind them are given back.
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import numpy as np
+
+from data_prep.contract.raw_file import MappedFile
 
 BLOCK_BYTES = 2**25
 """Bytes of a block."""
@@ -28,6 +31,9 @@ class FileRows:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def __reduce__(self) -> tuple[type[FileRows], tuple[np.ndarray]]:
+        return FileRows, (self.array,)
 
     def __getitem__(self, row: int) -> np.ndarray:
         """One row, in memory."""
@@ -85,6 +91,14 @@ def offset_in_file(array: np.ndarray) -> int | None:
     start: int = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
     first: int = array.__array_interface__["data"][0]
     return first - start
+
+
+def by_its_file(array: np.ndarray) -> tuple[Any, ...] | None:
+    """How pickle makes a mapped array from its file again (:class:`data_prep.contract.raw_file.MappedFile`); None: it is in memory."""
+    mapping, offset = _mapping_of(array), offset_in_file(array)
+    if not isinstance(mapping, MappedFile):
+        return None
+    return np.ndarray, (array.shape, array.dtype, mapping, offset, array.strides)
 
 
 def _give_back(mapping: mmap.mmap | None) -> None:

@@ -9,13 +9,16 @@ import math
 import mmap
 import os
 import re
+import socket
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from data_prep.contract.errors import StudyError
 
 MAPPED_BYTES = 2**24
 """Arrays from here on stay in the file (read-only); smaller ones are copied."""
@@ -56,6 +59,41 @@ def check_shape(shape: object) -> tuple[int, ...]:
     return tuple(shape)
 
 
+class MappedFile(mmap.mmap):
+    """A whole file, mapped to be read. Another process, on this host or one that sees the file, maps it anew when it is sent there."""
+
+    path: str
+    state: tuple[int, int]
+    """Bytes, and nanoseconds of the last change."""
+
+    @classmethod
+    def of(cls, path: Path, handle: int) -> MappedFile:
+        """Map the file that ``handle`` has open."""
+        found = os.fstat(handle)
+        mapped = cls(handle, found.st_size, access=mmap.ACCESS_READ)
+        mapped.path, mapped.state = os.path.abspath(path), (found.st_size, found.st_mtime_ns)
+        return mapped
+
+    def __reduce__(self) -> tuple[Callable[..., MappedFile], tuple[str, tuple[int, int]]]:
+        return _mapped_again, (self.path, self.state)
+
+
+def _mapped_again(path: str, state: tuple[int, int]) -> MappedFile:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise StudyError(
+            f"{path}: not seen on {socket.gethostname()} ({error.strerror}), expected a file that all workers share"
+        ) from error
+    try:
+        mapped = MappedFile.of(Path(path), handle) if os.fstat(handle).st_size else None
+    finally:
+        os.close(handle)
+    if mapped is None or mapped.state != state:
+        raise StudyError(f"{path}: changed while it was read, expected the file that was opened: shard the study anew")
+    return mapped
+
+
 class RawFile:
     """A file, or bytes that were unpacked from one; its arrays keep it open. Arrays of ``mapped_bytes`` or more stay in it."""
 
@@ -70,7 +108,7 @@ class RawFile:
         self._handle = os.open(path, os.O_RDONLY)
         try:
             size = os.fstat(self._handle).st_size
-            self._buffer = mmap.mmap(self._handle, size, access=mmap.ACCESS_READ) if size else b""
+            self._buffer = MappedFile.of(path, self._handle) if size else b""
         except BaseException:
             os.close(self._handle)
             self._handle = None

@@ -185,8 +185,7 @@ class MuseSource:
         self._codes = config.markers or MARKERS[config.experiment]
         self._concepts = list(dict.fromkeys(self._codes.values()))
         self._sfreq = config.expect_sfreq
-        # Samples come in the recordings' order, so one decoded recording at a time is enough.
-        self._trials = functools.lru_cache(maxsize=2)(self._read)
+        self._keep_decoded()
         self._where: list[tuple[int, int]] = []
 
         counts: list[dict[str, Any]] = []
@@ -295,6 +294,18 @@ class MuseSource:
         recording, trial = self._where[i]
         eeg_1CT: np.ndarray = self._trials(recording).eeg_BCT[trial][None]
         return eeg_1CT
+
+    def _keep_decoded(self) -> None:
+        # Samples come in the recordings' order, so one decoded recording at a time is enough.
+        self._trials = functools.lru_cache(maxsize=2)(self._read)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker, which decodes what it needs."""
+        return {name: value for name, value in vars(self).items() if name != "_trials"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._keep_decoded()
 
     def _read(self, number: int) -> Trials:
         recording, config = self._recordings[number], self.config

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.contract.errors import StudyError
 from data_prep.contract.words import short
-from data_prep.workers.piece import AHEAD, Call, Piece, Result, Shared, compute, died, not_sent
+from data_prep.workers.piece import AHEAD, Call, Piece, Result, Shared, compute, died, opened, sent
 
 SLURM = "slurm"
 _CONNECT_SECONDS = 60
@@ -54,8 +54,8 @@ class Dask:
         self._client = client
 
     def map(self, function: Callable[[Shared, Piece], Result], shared: Shared, pieces: Sequence[Piece]) -> Iterator[Result]:
-        call = Call.here(function, shared)
-        sent = self._send(call)
+        call = sent(Call.here(function, shared))
+        held = self._send(call)
         again = 0
         waiting: deque[tuple[Piece, Any]] = deque()
         rest = iter(pieces)
@@ -63,7 +63,7 @@ class Dask:
             while True:
                 ahead = self.ahead()
                 while len(waiting) < ahead and (piece := next(rest, _END)) is not _END:
-                    waiting.append((piece, self._submit(sent, piece)))
+                    waiting.append((piece, self._submit(held, piece)))
                 if not waiting:
                     return
                 piece, future = waiting[0]
@@ -74,8 +74,8 @@ class Dask:
                     again += 1
                     if again > _SHARED_AGAIN:
                         raise died(piece) from error
-                    sent = self._send(call)
-                    waiting = deque((each, self._submit(sent, each)) for each, _ in waiting)
+                    held = self._send(call)
+                    waiting = deque((each, self._submit(held, each)) for each, _ in waiting)
                     continue
                 except _killed() as error:
                     raise died(piece) from error
@@ -90,19 +90,18 @@ class Dask:
         """Pieces that are asked for before the first is taken."""
         return AHEAD * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
 
-    def _send(self, call: Call[Any, Any, Any]) -> Any:
-        try:
-            return self._client.scatter(call, broadcast=True, hash=False)
-        except Exception as error:
-            if isinstance(error, OSError):
-                raise
-            raise not_sent(call.shared, error) from error
+    def _send(self, call: bytes) -> Any:
+        return self._client.scatter(call, broadcast=True, hash=False)
 
-    def _submit(self, sent: Any, piece: Piece) -> Any:
-        return self._client.submit(compute, sent, piece, pure=False)
+    def _submit(self, held: Any, piece: Piece) -> Any:
+        return self._client.submit(_computed, held, piece, pure=False)
 
 
 _END: Any = object()
+
+
+def _computed(call: bytes, piece: Any) -> Any:
+    return compute(opened(call), piece)
 
 
 def _lost() -> tuple[type[BaseException], ...]:

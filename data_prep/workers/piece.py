@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
+import pickle
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from data_prep.contract.errors import StudyError
+from data_prep.contract.file_rows import by_its_file
 from data_prep.contract.limits import Limits, limits, use_limits
 from data_prep.contract.words import short
 
@@ -49,9 +55,36 @@ def compute(call: Call[Shared, Piece, Result], piece: Piece) -> Result:
     return call.function(call.shared, piece)
 
 
-def not_sent(shared: object, error: Exception) -> StudyError:
-    """What all pieces share cannot leave this process."""
-    return StudyError(f"{type(shared).__name__} cannot be sent to other processes ({short(error, 200)}): compute in this one (workers: 1)")
+def sent(call: Call[Any, Any, Any]) -> bytes:
+    """A call as workers get it. An array that is mapped from a file is sent as that: its content would fill the memory of each.
+
+    Raises
+    ------
+    StudyError
+        Something that all pieces share cannot leave this process.
+    """
+    message = io.BytesIO()
+    try:
+        _Pickler(message, pickle.HIGHEST_PROTOCOL).dump(call)
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        what = type(call.shared).__name__
+        raise StudyError(f"{what} cannot be sent to other processes ({short(error, 200)}): compute in this one (workers: 1)") from error
+    return message.getvalue()
+
+
+@functools.lru_cache(maxsize=1)
+def opened(message: bytes) -> Call[Any, Any, Any]:
+    """On a worker: what :func:`sent` gave, once for all pieces."""
+    call: Call[Any, Any, Any] = pickle.loads(message)  # noqa: S301  of this program's own memory, and sent by itself
+    return call
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        found = by_its_file(value) if type(value) is np.ndarray else None
+        return NotImplemented if found is None else found
 
 
 def died(piece: object) -> StudyError:

@@ -7,10 +7,8 @@ pickled all the same, as for a cluster: an open file that several processes have
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import os
-import pickle
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from data_prep.contract.child import die_with
-from data_prep.workers.piece import AHEAD, Call, Piece, Result, Shared, compute, died, not_sent
+from data_prep.workers.piece import AHEAD, Call, Piece, Result, Shared, compute, died, opened, sent
 
 _MOST_DEATHS = 3
 """Workers that may die of a piece while nothing else is computed."""
@@ -53,12 +51,7 @@ class Pool:
         StudyError
             What cannot be sent; a piece of which several workers died.
         """
-        try:
-            call = pickle.dumps(Call.here(function, shared))
-        except Exception as error:
-            if isinstance(error, OSError):
-                raise
-            raise not_sent(shared, error) from error
+        call = sent(Call.here(function, shared))
         rest, waiting, deaths = iter(pieces), deque[_Asked](), 0
         with contextlib.ExitStack() as stack:
             workers = stack.enter_context(self._workers(call))
@@ -108,14 +101,7 @@ _call: list[bytes] = []
 def _begin(parent: int, call: bytes) -> None:
     die_with(parent)
     _call[:] = [call]
-    _opened.cache_clear()
 
 
 def _computed(piece: Any) -> Any:
-    return compute(_opened(), piece)
-
-
-@functools.cache
-def _opened() -> Call[Any, Any, Any]:
-    call: Call[Any, Any, Any] = pickle.loads(_call[0])  # noqa: S301  of this program's own memory
-    return call
+    return compute(opened(_call[0]), piece)

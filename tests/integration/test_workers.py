@@ -25,8 +25,10 @@ from data_prep.studies.mne import MneReaderConfig, _FilesByPattern
 from data_prep.studies.recording import Recording
 from data_prep.studies.recordings_study import RecordingsSource
 from data_prep.studies.spool import Spool
+from data_prep.studies.things import ThingsReaderConfig
 from data_prep.workers import mapped, others_work, working
 from tests.helpers import recordings as made
+from tests.helpers.simulation import small_study
 from tests.helpers.tiny_study import TinyEmbedding, TinyReader, TinySource
 from tests.unit.test_preprocess_reader import EVERYTHING
 from tests.unit.test_preprocess_reader import write as write_recording
@@ -179,6 +181,18 @@ def test_a_study_has_the_same_bytes_whoever_writes_it(tmp_path: Path, cluster: s
         assert contents(tmp_path / name) == expected
         written = (tmp_path / name / "config.yaml").read_text().replace(name, "one")
         assert written == (tmp_path / "one" / "config.yaml").read_text()
+
+
+def test_things_arrays_that_stay_in_their_file_are_read_by_workers(tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.contract.safe_load.LARGE_BYTES", 1)  # mapped, as those of a real study are
+    fields = {"one": {}, "pool": {"workers": 2}, "cluster": {"scheduler": cluster}}
+    for name, where in fields.items():
+        write_study(
+            ShardConfig(reader=ThingsReaderConfig(root=str(small_study())), output=str(tmp_path / name), samples_per_shard=8, **where)
+        )
+    expected = contents(tmp_path / "one")
+    assert contents(tmp_path / "pool") == expected
+    assert contents(tmp_path / "cluster") == expected
 
 
 def test_a_worker_that_is_killed_costs_nothing(tmp_path: Path, cluster: str) -> None:

@@ -13,6 +13,7 @@ from data_prep.contract import cli
 from data_prep.contract.errors import StudyError
 from data_prep.studies.base import ReaderConfig
 from data_prep.studies.muse import MuseReaderConfig
+from data_prep.workers.piece import Call, opened, sent
 from tests.helpers.shared_data import shared_data
 
 HEADER = "timestamps,TP9,AF7,AF8,TP10,Right AUX,Marker0"
@@ -114,6 +115,8 @@ def test_reading_twice_gives_the_same_and_any_order(tmp_path: Path) -> None:
     last_first = [one.eeg(i) for i in reversed(range(len(one.samples)))][::-1]
     assert all(np.array_equal(two.eeg(i), eeg) for i, eeg in enumerate(last_first))
     assert one.eeg(0).shape == (1, 4, 256)
+    on_a_worker = opened(sent(Call.here(len, one))).shared
+    assert all(np.array_equal(on_a_worker.eeg(i), eeg) for i, eeg in enumerate(last_first))
 
 
 def test_onsets_and_counts(tmp_path: Path) -> None:
