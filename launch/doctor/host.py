@@ -120,19 +120,20 @@ class Host:
 
     def study(self) -> Facts | None:
         """The identity of data and experiment, from the task that a rank would train."""
-        from trainer.tasks.contrastive.config import ContrastiveConfig
-        from trainer.tasks.text.config import TextConfig
+        from trainer.training.config import FolderConfig
         from trainer.training.identity import make_identity
         from trainer.training.provenance import facts_of_the_data
 
-        if not isinstance(self.command, (ContrastiveConfig, TextConfig)):
+        if not isinstance(self.command, FolderConfig):
             return None
         self.task = _task(self.command, self.ranks)
         return Facts(facts=facts_of_the_data(make_identity(self.command, self.task.study), self.task.num_items))
 
     def model(self) -> Model | None:
-        """Its sizes, without loading a language model's weights."""
-        if self.task is None:
+        """Its sizes, without loading a language model's weights; None: nothing is trained by steps."""
+        from trainer.training.config import RunConfig
+
+        if self.task is None or not isinstance(self.command, RunConfig):
             return None
         from trainer.tasks.text.config import TextConfig
 
@@ -266,12 +267,17 @@ def _task(command: Any, ranks: int) -> Any:
 
     from trainer.distributed.world import World
     from trainer.tasks.contrastive.config import ContrastiveConfig
+    from trainer.tasks.encoding.config import EncodingConfig
 
     world = World(size=ranks, local_size=ranks)  # sizes are held against it; it talks to no other
     if isinstance(command, ContrastiveConfig):
         from trainer.tasks.contrastive.task import ContrastiveTask
 
         return ContrastiveTask(command, world, torch.device("cpu"))
+    if isinstance(command, EncodingConfig):
+        from trainer.tasks.encoding.task import EncodingTask
+
+        return EncodingTask(command, world)
     from trainer.tasks.text.task import TextTask
 
     return TextTask(command, world, torch.device("cpu"))
