@@ -49,7 +49,10 @@ def offenders(prefix: str, allowed: tuple[str, ...]) -> list[str]:
         ("torch.distributed", ("trainer/distributed/", "trainer/run.py", "trainer/training/")),
         (
             "pickle",
-            ("data_prep/simulate/study.py",),  # writes, as the published files are
+            (
+                "data_prep/simulate/study.py",  # writes, as the published files are
+                "data_prep/workers/piece.py",  # a call from this program to its own workers, never what lies in a file
+            ),
         ),
     ],
 )
