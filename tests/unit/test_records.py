@@ -51,12 +51,16 @@ def present(value: Any) -> Any:
     return [present(inner) for inner in value] if isinstance(value, list) else value
 
 
+SAID_SINCE = {"encoder/config.json": {"metric": "cosine"}}
+"""What files of before did not say, as they meant it."""
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_what_was_written_before_is_read_and_written_again(name: str) -> None:
     found = WRITTEN_BEFORE[name]
     record = from_json(KINDS[name], found, name, written_by="a test")
     again = present(json.loads(json.dumps(to_json(record))))
-    assert known(again, found) == present(found)
+    assert known(again, found) == present(found) | SAID_SINCE.get(name, {})
 
 
 def known(again: Any, found: Any) -> Any:
