@@ -134,6 +134,11 @@ def cluster(scheduler: str, slurm: SlurmConfig) -> Iterator[Dask]:
     except ImportError as error:
         raise StudyError("a cluster needs the package distributed: pip install distributed") from error
 
+    class OurClient(Client):
+        def __del__(self) -> None:
+            """It is closed below. One that could not connect would close itself when it is collected, by whichever thread: that which is
+            just beginning for the next client would wait for itself."""
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         # Dask's own pages tell whoever asks what is computed.
@@ -141,7 +146,7 @@ def cluster(scheduler: str, slurm: SlurmConfig) -> Iterator[Dask]:
         try:
             where = stack.enter_context(_slurm(slurm)) if scheduler == SLURM else scheduler
             file = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": where}
-            client = stack.enter_context(Client(**file, timeout=_CONNECT_SECONDS, set_as_default=False))
+            client = stack.enter_context(OurClient(**file, timeout=_CONNECT_SECONDS, set_as_default=False))
             client.wait_for_workers(1, timeout=None if scheduler == SLURM else _CONNECT_SECONDS)
         except (OSError, ValueError, TypeError, TimeoutError) as error:
             said = short(error, 200) or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -156,6 +157,19 @@ def test_a_cluster_that_is_not_there_is_named(address: str, monkeypatch: pytest.
     monkeypatch.setattr("data_prep.workers.dask_cluster._CONNECT_SECONDS", 1)
     with pytest.raises(StudyError, match=f"no workers at {address}"), working(scheduler=address):
         pass
+
+
+def test_one_that_could_not_connect_does_not_hold_up_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is collected in the thread that the next one begins, whose start it would wait for."""
+    monkeypatch.setattr("data_prep.workers.dask_cluster._CONNECT_SECONDS", 1)
+    before = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        for address in ("no scheduler", "tls://127.0.0.1:9") * 3:
+            with pytest.raises(StudyError, match=f"no workers at {address}"), working(scheduler=address):
+                pass
+    finally:
+        gc.set_threshold(*before)
 
 
 def config(output: Path, **fields: Any) -> ShardConfig:
