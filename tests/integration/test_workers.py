@@ -165,7 +165,7 @@ def test_one_that_could_not_connect_does_not_hold_up_the_next(monkeypatch: pytes
     before = gc.get_threshold()
     gc.set_threshold(50)
     try:
-        for address in ("no scheduler", "tls://127.0.0.1:9") * 3:
+        for address in ("tcp://127.0.0.1:9", "no scheduler", "tls://127.0.0.1:9") * 2:
             with pytest.raises(StudyError, match=f"no workers at {address}"), working(scheduler=address):
                 pass
     finally:
