@@ -50,7 +50,7 @@ def check(command: Any, *, ranks: int, restarted: bool = False) -> None:
         return
     if not isinstance(command, FolderConfig):
         return
-    check_world_size(World(size=ranks, local_size=ranks), _expected_ranks(command))
+    check_world_size(World(size=ranks, local_size=ranks), command.train.world_size)
     if isinstance(command, RunConfig):
         command.train.rank_batch_size(ranks)
     folder = RunFolder(command.run)
@@ -68,7 +68,7 @@ def facts(command: Any, *, ranks: int) -> dict[str, Any]:
     success = last_file(command)
     if not isinstance(command, FolderConfig):
         return {"run": None, "success": str(success), "worlds": list(range(1, ranks + 1)), "local": False}
-    fixed = _expected_ranks(command)
+    fixed = command.train.world_size
     worlds = [size for size in range(1, ranks + 1) if fixed in (None, size) and _fits(command, size)]
     local = isinstance(command, RunConfig) and command.run_folder == "local"
     return {"run": command.run, "success": str(success), "worlds": worlds, "local": local}
@@ -86,13 +86,7 @@ def num_ranks(config: LaunchConfig) -> int:
     return config.num_processes * (config.nodes if config.chosen == "torchrun" else 1)
 
 
-def _expected_ranks(command: Any) -> int | None:
-    """``train.world_size`` of any command that fills a run folder."""
-    expected: int | None = command.train.world_size
-    return expected
-
-
-def _fits(command: Any, size: int) -> bool:
+def _fits(command: FolderConfig, size: int) -> bool:
     try:
         if isinstance(command, RunConfig):
             command.train.rank_batch_size(size)

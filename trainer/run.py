@@ -13,7 +13,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -51,6 +51,7 @@ from trainer.training.owner import SHARED_SECONDS, Claim, Owner, owned
 from trainer.training.provenance import facts_of_the_data, facts_of_the_start
 from trainer.training.resume import find, newest_whole
 from trainer.training.run_folder import RunFolder, step_of
+from trainer.training.seal import Checkpoint
 from trainer.training.start import STOPPED_STATUS, Start, starting
 from trainer.training.state import TrainState
 from trainer.training.task import Task, say
@@ -59,6 +60,7 @@ _UNREAD_SECONDS = 30.0
 """A rank waits no longer for somebody to read its output: the others wait for it."""
 TaskBuilder = Callable[[World, torch.device], Task]
 SetUp = Callable[[RunFolder, Start], Loop | DataPass]
+Opened = TypeVar("Opened", Task, Summing)
 
 
 def contrastive(config: ContrastiveConfig) -> int:
@@ -85,30 +87,26 @@ def text(config: TextConfig) -> int:
 
 def encoding(config: EncodingConfig) -> int:
     """``trainer encoding``: exit status 0, or 75 when a signal stopped it."""
-    world = _read_world(config.train.world_size)
+    world = _read_world(config)
 
     def set_up(folder: RunFolder, start: Start) -> DataPass:
         from trainer.tasks.encoding.task import EncodingTask
 
         _check_shared(folder, world)
-        checkpoint.on_rank_0(world, lambda: str(find(folder, config.resume)))  # refused here, before the study is opened
-        task = EncodingTask(config, world)
-        facts = facts_of_the_data(identity.make_identity(config, task.study), task.num_items)
-        agree(world, "data", facts, timeout_seconds=config.train.timeout_seconds)
-        say(world, f"study opened: {task.num_items} training samples")
-        found = checkpoint.on_rank_0(world, lambda: _choose_whole(config, task, folder, world))
+        task = _opened(config, folder, world, lambda: EncodingTask(config, world), "training samples")
+        found = checkpoint.on_rank_0(world, lambda: _choose_pass(config, task, folder, world))
         data_pass = DataPass(config, config.train, task, world, folder, make_callbacks(config))
         if found is not None:
             data_pass.resume(checkpoint.read_checkpoint(Path(found)))
         checkpoint.on_rank_0(world, lambda: _claim(data_pass, config, task, found, start))
         return data_pass
 
-    return _on_all_ranks(config, world, torch.device("cpu"), set_up, config.train.timeout_seconds)
+    return _on_all_ranks(config, world, torch.device("cpu"), set_up)
 
 
 def run(config: RunConfig, build_task: TaskBuilder) -> int:
     """Train the task that ``build_task`` makes on each rank; exit status 0, or 75 when a signal stopped it."""
-    world = _read_world(config.train.world_size)
+    world = _read_world(config)
     config.train.rank_batch_size(world.size)
     device = worlds.choose_device(config.train.device, world)
     check_precision(config.train.precision, device)
@@ -117,36 +115,36 @@ def run(config: RunConfig, build_task: TaskBuilder) -> int:
     def set_up(folder: RunFolder, start: Start) -> Loop:
         return _set_up(config, build_task, world, device, folder, start)
 
-    return _on_all_ranks(config, world, device, set_up, config.train.timeout_seconds)
+    return _on_all_ranks(config, world, device, set_up)
 
 
-def _read_world(expected: int | None) -> World:
+def _read_world(config: FolderConfig) -> World:
     set_traceback_folder(None)
     world = worlds.read_world()
     if world.is_main:
         code_version()  # now, not when it is first written down: a commit made meanwhile is not what runs
-    worlds.check_world_size(world, expected)
+    worlds.check_world_size(world, config.train.world_size)
     return world
 
 
-def _on_all_ranks(config: FolderConfig, world: World, device: torch.device, set_up: SetUp, timeout_seconds: float) -> int:
+def _on_all_ranks(config: FolderConfig, world: World, device: torch.device, set_up: SetUp) -> int:
     """A run from the meeting of the ranks to its end."""
     say(world, f"starting {config.run} on {world.size} rank{'s' if world.size > 1 else ''} ({device.type})")
     with collected() as said:
-        worlds.start_distributed(world, device, timeout_seconds)
+        worlds.start_distributed(world, device, config.train.timeout_seconds)
         try:
-            return _run(config, set_up, world, device, said, timeout_seconds)
+            return _run(config, set_up, world, device, said)
         finally:
             worlds.stop_distributed()
 
 
-def _run(config: FolderConfig, set_up: SetUp, world: World, device: torch.device, said: LibraryLog, timeout_seconds: float) -> int:
-    folder = RunFolder(config.run, rank=world.rank)
+def _run(config: FolderConfig, set_up: SetUp, world: World, device: torch.device, said: LibraryLog) -> int:
+    folder, seconds = RunFolder(config.run, rank=world.rank), config.train.timeout_seconds
     if world.size > 1:
-        with worlds.all_or_none(world, timeout_seconds, "agreement"):
-            agree(world, "start", facts_of_the_start(config, device.type), timeout_seconds=timeout_seconds)
+        with worlds.all_or_none(world, seconds, "agreement"):
+            agree(world, "start", facts_of_the_start(config, device.type), timeout_seconds=seconds)
     with _owned(folder, world):
-        return _train(_start(set_up, world, folder, said, timeout_seconds))
+        return _train(_start(set_up, world, folder, said, seconds))
 
 
 @contextlib.contextmanager
@@ -197,11 +195,7 @@ def _set_up(
         folder.apart.clean()
     else:
         _check_shared(folder, world)
-    checkpoint.on_rank_0(world, lambda: str(find(folder, config.resume)))  # refused here, before the study is opened
-    task = build_task(world, device)
-    facts = facts_of_the_data(identity.make_identity(config, task.study), task.num_items)
-    agree(world, "data", facts, timeout_seconds=config.train.timeout_seconds)
-    say(world, f"study opened: {task.num_items} training items a data pass")
+    task = _opened(config, folder, world, lambda: build_task(world, device), "training items a data pass")
     lost = config.train.timeout_seconds
     found, universal = checkpoint.on_rank_0(world, lambda: _choose(config, task, folder, world, start), lost_seconds=lost)
     start.scratch = Path(universal).parent if universal else None
@@ -254,6 +248,16 @@ def _set_up(
     return loop
 
 
+def _opened(config: FolderConfig, folder: RunFolder, world: World, build: Callable[[], Opened], what: str) -> Opened:
+    """The task, on all ranks of the same data; ``what``: of which it has how many."""
+    checkpoint.on_rank_0(world, lambda: str(find(folder, config.resume)))  # refused here, before the study is opened
+    task = build()
+    facts = facts_of_the_data(identity.make_identity(config, task.study), task.num_items)
+    agree(world, "data", facts, timeout_seconds=config.train.timeout_seconds)
+    say(world, f"study opened: {task.num_items} {what}")
+    return task
+
+
 def _brought(apart: Apart, found: str, universal: str | None, start: Start) -> tuple[str, str | None]:
     """Where this rank finds the checkpoint that is continued, and its universal form, once other hosts have them."""
     if apart.here:
@@ -275,7 +279,7 @@ def _check_shared(folder: RunFolder, world: World) -> None:
 
 def _train(loop: Loop | DataPass) -> int:
     folder = loop.folder
-    with loop.stop_signal, waiting_at_most(min(_UNREAD_SECONDS, loop.timeout_seconds / 4)):
+    with loop.stop_signal, waiting_at_most(min(_UNREAD_SECONDS, loop.config.train.timeout_seconds / 4)):
         try:
             checkpoint.on_rank_0(loop.world, lambda: _begin(folder, loop.state))
             reason = loop.train()
@@ -324,28 +328,36 @@ def make_callbacks(config: FolderConfig) -> list[Callback]:
 def _choose(config: RunConfig, task: Task, folder: RunFolder, world: World, start: Start) -> tuple[str | None, str | None]:
     """On rank 0: the checkpoint that is continued, if any, and its universal form where the world has another size. Refuses what the
     run cannot start from; writes nothing of the run."""
-    chosen = _choose_whole(config, task, folder, world)
-    if chosen is None:
+    saved = _continued(config, task, folder, world)
+    if saved is None:
         task.check_start()
         return None, None
-    found, saved = Path(chosen), checkpoint.read_checkpoint(Path(chosen))
     num_steps = config.train.num_steps(task.num_items)
     if saved.state.step > num_steps:
         field = "steps" if config.train.steps is not None else "data_passes"
         raise CommandError(
-            f"train.{field}: a run of {num_steps} steps, but {found} was saved after step {saved.state.step}: ask for at least as many, "
-            "or resume an earlier checkpoint by its path"
+            f"train.{field}: a run of {num_steps} steps, but {saved.path} was saved after step {saved.state.step}: ask for "
+            "at least as many, or resume an earlier checkpoint by its path"
         )
-    checkpoint.check_stage(saved, zero_stage=config.zero.stage)
+    _check_whole(saved, config, zero_stage=config.zero.stage)
     universal = None
     if saved.zero_stage and saved.world_size != world.size:
         start.before_writing()
         universal = checkpoint.convert_to_universal(saved, folder, config.train.timeout_seconds)
-    return str(found), universal
+    return str(saved.path), universal
 
 
-def _choose_whole(config: FolderConfig, task: Task | Summing, folder: RunFolder, world: World) -> str | None:
-    """On rank 0: the checkpoint that is continued, which is whole and of this experiment; None: a new run."""
+def _choose_pass(config: FolderConfig, task: Summing, folder: RunFolder, world: World) -> str | None:
+    """On rank 0: the checkpoint of a pass that is continued, if any, of whatever number of ranks."""
+    saved = _continued(config, task, folder, world)
+    if saved is None:
+        return None
+    _check_whole(saved, config, zero_stage=0)
+    return str(saved.path)
+
+
+def _continued(config: FolderConfig, task: Task | Summing, folder: RunFolder, world: World) -> Checkpoint | None:
+    """On rank 0: the checkpoint of this experiment from which the run is to go on; None: a new run."""
     found = find(folder, config.resume)
     if found is None:
         return None
@@ -356,11 +368,16 @@ def _choose_whole(config: FolderConfig, task: Task | Summing, folder: RunFolder,
             task.notes.append(("note", {"message": f"resumed from {found.name}: {fault}"}))
     source = found.parents[1]
     identity.check_identity(source / "identity.json", identity.make_identity(config, task.study))
-    if config.resume != "auto":  # else its files were looked at when it was chosen
-        checkpoint.check_files(checkpoint.read_checkpoint(found))
     if source.resolve() != folder.path.resolve() and folder.holds_a_run():
         raise CommandError(f"run: {folder.path} already holds a run; to continue {found} elsewhere choose another folder")
-    return str(found)
+    return checkpoint.read_checkpoint(found)
+
+
+def _check_whole(saved: Checkpoint, config: FolderConfig, *, zero_stage: int) -> None:
+    if config.resume == "auto":  # its files were looked at when it was chosen
+        checkpoint.check_stage(saved, zero_stage=zero_stage)
+    else:
+        checkpoint.check_checkpoint(saved, zero_stage=zero_stage)
 
 
 def _claim(loop: Loop | DataPass, config: FolderConfig, task: Task | Summing, found: str | None, start: Start) -> None:

@@ -191,6 +191,8 @@ class FolderConfig:
     """Run folder, made if missing; one that holds a run needs ``resume``."""
     data: DataConfig
     """Study, split, embedding and selection."""
+    train: TrainConfig | PassConfig
+    """How long, on how many ranks."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When to save, what to keep."""
     resume: str = ""

@@ -76,7 +76,6 @@ class DataPass(Watched):
     ) -> None:
         super().__init__(task, world, torch.device("cpu"), folder, callbacks)
         self.config, self.pass_config, self.task = config, pass_config, task
-        self.timeout_seconds = pass_config.timeout_seconds
         self.num_steps = task.num_steps(0)
 
     def resume(self, found: Checkpoint) -> None:
@@ -125,7 +124,9 @@ class DataPass(Watched):
         self.folder.guard()
         path = self.folder.checkpoint(self.state.step)
         saved = {} if sealed else self.task.saved()
-        checkpoint.on_rank_0(self.world, lambda: self._commit(saved, sealed=sealed, best=best), lost_seconds=self.timeout_seconds)
+        checkpoint.on_rank_0(
+            self.world, lambda: self._commit(saved, sealed=sealed, best=best), lost_seconds=self.pass_config.timeout_seconds
+        )
         self.saved_step, self.saved_at = self.state.step, time.monotonic()
         if not sealed:
             self._each("on_checkpoint", path)
@@ -151,7 +152,7 @@ class DataPass(Watched):
 
     def _validate(self) -> None:
         self._settle()
-        scores = checkpoint.on_rank_0(self.world, self.task.validate, lost_seconds=self.timeout_seconds)
+        scores = checkpoint.on_rank_0(self.world, self.task.validate, lost_seconds=self.pass_config.timeout_seconds)
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise CommandError(f"validation: {name} is {value}, expected a number: check the data")

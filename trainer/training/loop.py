@@ -54,7 +54,7 @@ class Loop(Watched):
     ) -> None:
         super().__init__(task, world, device, folder, callbacks)
         self.config, self.task, self.engine = config, task, engine
-        self.train_config, self.timeout_seconds = config.train, config.train.timeout_seconds
+        self.train_config = config.train
         self.num_steps = self.train_config.num_steps(task.num_items)
         self.loss_scale = LossScale(engine, self.train_config.precision)
         accumulates = self.train_config.forwards(world.size) > 1

@@ -32,9 +32,6 @@ class Work(Protocol):
 class Watched:
     """A run that callbacks see as :class:`trainer.training.callback.LoopView`."""
 
-    timeout_seconds: float
-    """Longest wait for another rank."""
-
     def __init__(self, work: Work, world: World, device: torch.device, folder: RunFolder, callbacks: Sequence[Callback]) -> None:
         self.world, self.device, self.folder, self.callbacks = world, device, folder, callbacks
         self.state = TrainState()
