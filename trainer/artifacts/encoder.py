@@ -54,8 +54,12 @@ class Encoder(ABC):
     device : torch.device
     """
 
-    def __init__(self, export: Export, transform: FittedTransform | None, device: torch.device) -> None:
-        self.export, self.transform, self.device = export, transform, device
+    model: ContrastiveModel | LikelihoodModel
+
+    def __init__(
+        self, export: Export, model: ContrastiveModel | LikelihoodModel, transform: FittedTransform | None, device: torch.device
+    ) -> None:
+        self.export, self.model, self.transform, self.device = export, model.to(device).eval(), transform, device
         self.signal = export.signal
         self.embedding_dim = export.embedding_dim
         # A subject that training has not seen has no weights of its own, even where the study's table has a row for it.
@@ -143,18 +147,19 @@ class Encoder(ABC):
         """Embeddings as :meth:`embed_prepared` gives them, subject rows, and how many repetitions are averaged in each."""
         if type(n_reps) is not int or n_reps < 1:
             raise UserError(f"n_reps is {short(n_reps)}, expected at least 1")
-        for first, eeg_BCT, ids_B, repetitions in self._prepared(eeg, subject, session, batch_size=batch_size):
+        for first, eeg_BCT, ids_B, repetitions in self.prepared(eeg, subject, session, batch_size=batch_size):
             z_BP = self.embed_prepared(eeg_BCT, ids_B)
             check_finite(z_BP, first)
             yield z_BP, ids_B, n_reps * repetitions
 
-    @abstractmethod
+    @torch.no_grad()
     def embed_prepared(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
         """Embed EEG that is prepared already (:meth:`Loader.prepare`), on :attr:`device`: float32 (B, P), for a cosine of unit norm, for a
         likelihood where the noise of one repetition is white.
 
         ``subject_B`` are rows of the study's table; subjects not seen in training are treated as unknown.
         """
+        return self.model.embed_eeg(eeg_BCT, self.known(subject_B))
 
     @abstractmethod
     def embed_image(self, embedding_BE: np.ndarray, subject: str | None = None, n_reps: int = 1) -> np.ndarray:
@@ -202,6 +207,7 @@ class Encoder(ABC):
                     f"{where}: not to be used, its embedding of a plain {what} is zero or not finite: the training had failed"
                 )
 
+    @torch.no_grad()
     def prepared(
         self,
         given: np.ndarray | Sequence[Any],
@@ -209,21 +215,9 @@ class Encoder(ABC):
         session: str | Sequence[str | None] | None,
         *,
         batch_size: int,
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Trials as :meth:`embed` takes them, as the model wants them: (first row, float32 (B, C, T), subject rows), in batches."""
-        for first, eeg_BCT, ids_B, _ in self._prepared(given, subject, session, batch_size=batch_size):
-            yield first, eeg_BCT, ids_B
-
-    @torch.no_grad()
-    def _prepared(
-        self,
-        given: np.ndarray | Sequence[Any],
-        subject: str | Sequence[str | None] | None,
-        session: str | Sequence[str | None] | None,
-        *,
-        batch_size: int,
     ) -> Iterator[tuple[int, Tensor, Tensor, int]]:
-        """As :meth:`prepared`, and how many repetitions each trial had."""
+        """Trials as :meth:`embed` takes them, as the model wants them: (first row, float32 (B, C, T), subject rows, repetitions that each
+        trial had), in batches."""
         if type(batch_size) is not int or batch_size < 1:
             raise UserError(f"batch_size is {short(batch_size)!r}, expected at least 1")
         eeg = read_eeg(given, (len(self.signal.ch_names), self.signal.n_times), self.expects)
@@ -266,13 +260,7 @@ class Encoder(ABC):
 class NetworkEncoder(Encoder):
     """An encoder that a contrastive training has left: unit vectors, compared by cosine."""
 
-    def __init__(self, export: Export, model: ContrastiveModel, transform: FittedTransform | None, device: torch.device) -> None:
-        super().__init__(export, transform, device)
-        self.model = model.to(device).eval()
-
-    @torch.no_grad()
-    def embed_prepared(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
-        return self.model.embed_eeg(eeg_BCT, self.known(subject_B))
+    model: ContrastiveModel
 
     @property
     def has_concept_head(self) -> bool:
@@ -307,13 +295,7 @@ class NetworkEncoder(Encoder):
 class LikelihoodEncoder(Encoder):
     """Encoding models: a trial is compared with the EEG that an image leads one to expect, by squared distance, which is a likelihood."""
 
-    def __init__(self, export: Export, model: LikelihoodModel, transform: FittedTransform | None, device: torch.device) -> None:
-        super().__init__(export, transform, device)
-        self.model = model.to(device).eval()
-
-    @torch.no_grad()
-    def embed_prepared(self, eeg_BCT: Tensor, subject_B: Tensor) -> Tensor:
-        return self.model.embed_eeg(eeg_BCT, self.known(subject_B))
+    model: LikelihoodModel
 
     def rows(self, subject_B: Tensor) -> np.ndarray:
         """Of which model each subject is; rows of the study's table, -1 unknown."""

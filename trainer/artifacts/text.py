@@ -214,7 +214,7 @@ class TextDecoder:
     ) -> list[str]:
         """Captions of trials, given as :meth:`Encoder.embed` takes them: (B, C, T), or (B, R, C, T) repeated trials to be averaged."""
         said: list[str] = []
-        for first, eeg_BCT, subject_B in self.encoder.prepared(eeg, subject, session, batch_size=batch_size):
+        for first, eeg_BCT, subject_B, _ in self.encoder.prepared(eeg, subject, session, batch_size=batch_size):
             words = self.words(self.encoder.embed_prepared(eeg_BCT, subject_B).cpu().numpy()) if self.num_words else [[]] * len(eeg_BCT)
             features = self.embed(eeg_BCT, subject_B) if self.reads_eeg else None
             if features is not None:
@@ -239,7 +239,7 @@ class TextDecoder:
             Names ``where``, the export.
         """
         self.encoder.check_embeds(where, eeg, subject, session)
-        for _, eeg_BCT, subject_B in self.encoder.prepared(eeg, subject or None, session or None, batch_size=1):
+        for _, eeg_BCT, subject_B, _ in self.encoder.prepared(eeg, subject or None, session or None, batch_size=1):
             if self.model.projector is None:
                 return
             prefix_BKH = self.model.projector(self.embed(eeg_BCT, subject_B))
