@@ -104,6 +104,17 @@ class Loader:
         return concepts
 
     @property
+    def identity(self) -> dict[str, str]:
+        """Hashes by which another run, or another answer, is known to be of the same data."""
+        manifest = self.index.manifest
+        return {
+            "fingerprint": manifest.fingerprint,
+            "trials_hash": manifest.trials_hash,
+            "split_hash": self.split_hash,
+            "embedding_sha256": manifest.embedding(self.config.embedding).sha256,
+        }
+
+    @property
     def item_subjects(self) -> np.ndarray:
         """Subject of every item: (num_items,)."""
         subjects: np.ndarray = self._subject[self._items.sample_N]

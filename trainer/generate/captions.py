@@ -96,10 +96,7 @@ class Generation:
         self.request: dict[str, Any] = {
             **{name: to_plain(getattr(config, name)) for name in ("part", "candidates", "num_words", "style", "decoding", "seed", "limit")},
             **{name: getattr(config, name) for name in ("batch_size", "precision")},
-            "fingerprint": manifest.fingerprint,
-            "trials_hash": manifest.trials_hash,
-            "embedding_sha256": manifest.embedding(self.loader.config.embedding).sha256,
-            "split_hash": self.loader.split_hash,
+            **self.loader.identity,
             "data": {name: data[name] for name in ("split", "embedding", "select", "transform", "normalise")},
             "num_items": len(self.items),
             "export": digest(export),

@@ -97,21 +97,14 @@ class Task(Protocol):
         ...
 
 
-class BaseTask:
-    """A task that reads a loader's stream, without notes, whose runs start from random weights and keep all of them in checkpoints."""
+class DataTask:
+    """What a task has that learns from a training part, by steps or in one pass: whose data they are, what it began with, what is to be
+    told of its set-up."""
 
-    config: RunConfig
-    augmentation: AugmentConfig
-    """Of training batches."""
     loader: Loader
     """The training part."""
-    validation: Loader | None
-    """The part by which the best step is chosen."""
     study: dict[str, str]
     world: World
-    device: torch.device
-    frozen_elsewhere = False
-    partitioned_dtype: torch.dtype | None = None
 
     def __init__(self) -> None:
         self.notes: list[tuple[str, dict[str, Any]]] = []
@@ -119,12 +112,6 @@ class BaseTask:
         self.started_from: tuple[Origin, ...] = ()
         """Trainings whose weights this one began with, oldest first: kept in checkpoints and written into exports, so that no
         evaluation calls trials unseen that an ancestor was trained on."""
-
-    def lineage(self, step: int) -> Lineage:
-        """Where the weights of ``step`` come from, for an export."""
-        chosen_by = None if self.validation is None else trials_of(self.validation)
-        lineage = Lineage(step=step, git_revision=code_version(), started_from=self.started_from, chosen_by=chosen_by)
-        return lineage.completed_by(self.loader)
 
     def facts(self) -> dict[str, str]:
         """What an export says of the data beside :meth:`lineage`."""
@@ -139,6 +126,39 @@ class BaseTask:
         for sentence in sentences:
             self.notes.append(("note", {"message": sentence}))
             say(self.world, sentence)
+
+    def remember_kept(self, kept: dict[str, Any] | None) -> None:
+        """Make what ``data.select.keep`` has left (:func:`trainer.tasks.keep.training_loader`) part of the identity, and tell of it."""
+        if kept is None:
+            return
+        self.study["kept_sha256"], not_known = kept.pop("sha256"), kept.pop("not_known")
+        self.begin_with(kept.pop("origins"))
+        self.notes.append(("kept", kept))
+        say(self.world, f"data.select.keep: {kept['kept']} of {kept['of']} training items, by the {kept['by']} of {kept['encoder']}")
+        self.warn(not_known)
+
+    def settle(self) -> None:
+        """Wait until the hash of every shard that this rank has read is known; see :meth:`StudyIndex.settle`."""
+        self.loader.index.settle()
+
+
+class BaseTask(DataTask):
+    """A task that reads a loader's stream, whose runs start from random weights and keep all of them in checkpoints."""
+
+    config: RunConfig
+    augmentation: AugmentConfig
+    """Of training batches."""
+    validation: Loader | None
+    """The part by which the best step is chosen."""
+    device: torch.device
+    frozen_elsewhere = False
+    partitioned_dtype: torch.dtype | None = None
+
+    def lineage(self, step: int) -> Lineage:
+        """Where the weights of ``step`` come from, for an export."""
+        chosen_by = None if self.validation is None else trials_of(self.validation)
+        lineage = Lineage(step=step, git_revision=code_version(), started_from=self.started_from, chosen_by=chosen_by)
+        return lineage.completed_by(self.loader)
 
     def check_start(self) -> None:
         """On rank 0, before a new run (not a resumed one) writes anything: refuse what it cannot start from."""
@@ -158,10 +178,6 @@ class BaseTask:
             world_size=self.world.size,
             pin=self.device.type == "cuda",
         )
-
-    def settle(self) -> None:
-        """Wait until the hash of every shard that this rank has read is known; see :meth:`StudyIndex.settle`."""
-        self.loader.index.settle()
 
     def prepared(self, host: HostBatch) -> Batch:
         """On the device: transformed, averaged over repetitions, normalised, augmented."""

@@ -63,17 +63,8 @@ class ContrastiveTask(BaseTask):
         self._check_sizes()
         self.trained_S = torch.zeros(self.loader.num_subjects, dtype=torch.bool, device=device)
         self.trained_S[torch.from_numpy(self.loader.subjects.astype(np.int64))] = True
-        self.study = {
-            "fingerprint": self.index.manifest.fingerprint,
-            "trials_hash": self.index.manifest.trials_hash,
-            "split_hash": self.split.hash,
-            "embedding_sha256": self.index.manifest.embedding(config.data.embedding).sha256,
-        }
-        if kept is not None:
-            self.study["kept_sha256"], not_known, self.started_from = (kept.pop(name) for name in ("sha256", "not_known", "origins"))
-            self.notes.append(("kept", kept))
-            say(world, f"data.select.keep: {kept['kept']} of {kept['of']} training items, by the {kept['by']} of {kept['encoder']}")
-            self.warn(not_known)
+        self.study = self.loader.identity
+        self.remember_kept(kept)
 
     def _check_sizes(self) -> None:
         loss, batch_size = self.config.loss, self.config.train.global_batch_size

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,21 +34,20 @@ from trainer.models.encoding.sums import Key, RowSums, keys_of
 from trainer.tasks.encoding.config import EncodingConfig
 from trainer.tasks.keep import training_loader
 from trainer.training import checkpoint
-from trainer.training.lineage import Lineage, Origin
-from trainer.training.task import say
+from trainer.training.lineage import Lineage
+from trainer.training.task import DataTask, say
 
 LEAST_ROWS = 16
 """A subject with fewer training samples has the model of all."""
 _FITTED, _CURRENT, _OF_ALL = "fitted", "current", "all"
 
 
-class EncodingTask:
+class EncodingTask(DataTask):
     """See :class:`trainer.training.data_pass.Summing`."""
 
     def __init__(self, config: EncodingConfig, world: World) -> None:
+        super().__init__()
         self.config, self.world = config, world
-        self.notes: list[tuple[str, dict[str, Any]]] = []
-        self.started_from: tuple[Origin, ...] = ()
         self.index = StudyIndex.open(Path(config.data.study), verify=config.data.verify)
         self.split = self.index.split(config.data.split)
         if self.index.manifest.class_level:
@@ -60,16 +58,8 @@ class EncodingTask:
         self.num_items = self.loader.num_items
         self.score_name = "mrr" if self.split.has("validation") else None
         self.validation = Loader(self.index, config.data.unfiltered(), "validation", seed=0) if self.score_name else None
-        self.study = {
-            "fingerprint": self.index.manifest.fingerprint,
-            "trials_hash": self.index.manifest.trials_hash,
-            "split_hash": self.split.hash,
-            "embedding_sha256": self.index.manifest.embedding(config.data.embedding).sha256,
-        }
-        if kept is not None:
-            self.study["kept_sha256"], not_known, self.started_from = (kept.pop(name) for name in ("sha256", "not_known", "origins"))
-            self.notes += [("kept", kept), *(("note", {"message": sentence}) for sentence in not_known)]
-            say(world, f"data.select.keep: {kept['kept']} of {kept['of']} training items, by the {kept['by']} of {kept['encoder']}")
+        self.study = self.loader.identity
+        self.remember_kept(kept)
         self._check_sizes()
         self.units, self.fold_N = units_of(self.loader), fold_of_samples(self.loader)
         subject_N = self.loader.item_subjects
@@ -93,10 +83,6 @@ class EncodingTask:
             check_candidates(part_of(self.validation), len(self.validation.stimuli), "stimuli")
 
     # ------------------------------------------------------------------------------------------------------- the pass
-
-    def settle(self) -> None:
-        """Wait until the hash of every shard that this rank has read is known; see :meth:`StudyIndex.settle`."""
-        self.index.settle()
 
     def num_steps(self, seen: int) -> int:
         """Steps from so many samples on to the end; none holds samples of two subjects."""
@@ -193,8 +179,7 @@ class EncodingTask:
         """Write the models with all that is needed to apply them to a trial."""
         # Nothing was chosen by validation trials.
         lineage = Lineage(step=step, git_revision=code_version(), started_from=self.started_from)
-        facts = {name: value for name, value in self.study.items() if name not in ("fingerprint", "trials_hash", "split_hash")}
-        write_likelihood_export(output, fitted=self.fitted, loader=self.loader, lineage=lineage, facts=facts)
+        write_likelihood_export(output, fitted=self.fitted, loader=self.loader, lineage=lineage, facts=self.facts())
 
 
 def _below(saved: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:

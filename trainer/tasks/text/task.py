@@ -81,11 +81,7 @@ class TextTask(BaseTask):
             self.partitioned_dtype = DTYPES[config.base.dtype]
         self.encoder_sha256 = sha256_file(self.encoder_path / "model.safetensors")
         self.study = self._identity()
-        if kept is not None:
-            self.study["kept_sha256"] = kept.pop("sha256")
-            self.warn(kept.pop("not_known"))
-            self.begin_with(kept.pop("origins"))
-            self.notes.append(("kept", kept))
+        self.remember_kept(kept)
         self.begin_with(self.encoder.export.origins)
         self.parts: TextParts | None = None
 
@@ -124,16 +120,12 @@ class TextTask(BaseTask):
         return [part for part in (self.loader, self.validation) if part is not None]
 
     def _identity(self) -> dict[str, str]:
-        config, manifest = self.config, self.index.manifest
         return {
-            "fingerprint": manifest.fingerprint,
-            "trials_hash": manifest.trials_hash,
-            "split_hash": self.loader.split_hash,
-            "embedding_sha256": manifest.embedding(config.data.embedding).sha256,
+            **self.loader.identity,
             "encoder_sha256": self.encoder_sha256,
             "base": str(self.base),
             "base_tokenizer": str(self.base.tokenizer),
-            "base_quantisation": config.base.quantisation,
+            "base_quantisation": self.config.base.quantisation,
         }
 
     def check_start(self) -> None:
