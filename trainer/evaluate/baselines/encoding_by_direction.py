@@ -15,7 +15,7 @@ from trainer.artifacts.part import PartArrays
 from trainer.evaluate.baselines.base import Baseline, BaselineScores, Trials
 from trainer.evaluate.baselines.encoding_model import likelihoods
 from trainer.models.encoding.by_direction import fit_by_direction
-from trainer.models.encoding.moments import NUM_FOLDS, GroupedMoments, folds_of
+from trainer.models.encoding.moments import GroupedMoments, folds_of_new
 from trainer.models.encoding.rows import fold_of_samples, units_of
 from trainer.models.encoding.sums import RowSums, keys_of
 
@@ -50,8 +50,5 @@ def fit_reduced(part: PartArrays, repetitions: Iterator[np.ndarray]) -> Encoding
     basis = leading_directions(eeg_ND - mean_D)
     eeg_ND = eeg_ND @ basis
     covariance, freedom = within_covariance(repetitions, eeg_ND.shape[1], basis)
-    # Where test concepts are new, lack of fit is that of new concepts; few concepts cannot be left out.
-    several = len(np.unique(part.concept_N)) >= 2 * NUM_FOLDS
-    fold_N = folds_of(part.concept_N if several else part.stimulus_N)
-    moments = GroupedMoments.of(part.target_NE, eeg_ND, fold_N, part.n_reps_N)
+    moments = GroupedMoments.of(part.target_NE, eeg_ND, folds_of_new(part.concept_N, part.stimulus_N), part.n_reps_N)
     return fit_by_direction(moments, covariance, freedom).in_features(basis)

@@ -134,6 +134,12 @@ class GroupedMoments:
         return found
 
 
+def folds_of_new(concept_N: np.ndarray, stimulus_N: np.ndarray) -> np.ndarray:
+    """Fold of each row, by its concept, since lack of fit is to be that of new concepts; where concepts are few, which cannot be left out,
+    by its stimulus."""
+    return folds_of(concept_N if len(np.unique(concept_N)) >= 2 * NUM_FOLDS else stimulus_N)
+
+
 def folds_of(group_N: np.ndarray, num_folds: int = NUM_FOLDS) -> np.ndarray:
     """Fold of each row, int64: rows of one group (a concept, an image) have one, groups are dealt out by a fixed draw of their numbers.
 

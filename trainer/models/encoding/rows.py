@@ -16,7 +16,7 @@ import torch
 from trainer.data.batch import normalise_trials
 from trainer.data.loader import Loader
 from trainer.models.encoding.exact import Quantum
-from trainer.models.encoding.moments import NUM_FOLDS, folds_of
+from trainer.models.encoding.moments import folds_of_new
 
 _LOOKED_AT = 64
 _VALUES_AT_ONCE = 2**23
@@ -104,7 +104,5 @@ def _largest(values: np.ndarray) -> float:
 
 
 def fold_of_samples(loader: Loader) -> np.ndarray:
-    """Fold of every sample of a part, (num_samples,): by its concept, since lack of fit is to be that of new concepts; where concepts are
-    few, which cannot be left out, by its stimulus."""
-    several = len(loader.concepts) >= 2 * NUM_FOLDS
-    return folds_of(loader.item_concepts if several else loader.item_stimuli)
+    """:func:`folds_of_new` of every sample of a part: (num_samples,)."""
+    return folds_of_new(loader.item_concepts, loader.item_stimuli)
