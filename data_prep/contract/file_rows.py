@@ -95,10 +95,10 @@ def offset_in_file(array: np.ndarray) -> int | None:
 
 def by_its_file(array: np.ndarray) -> tuple[Any, ...] | None:
     """How pickle makes a mapped array from its file again (:class:`data_prep.contract.raw_file.MappedFile`); None: it is in memory."""
-    mapping, offset = _mapping_of(array), offset_in_file(array)
+    mapping = _mapping_of(array)
     if not isinstance(mapping, MappedFile):
         return None
-    return np.ndarray, (array.shape, array.dtype, mapping, offset, array.strides)
+    return np.ndarray, (array.shape, array.dtype, mapping, offset_in_file(array), array.strides)
 
 
 def _give_back(mapping: mmap.mmap | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.contract.errors import StudyError
 from data_prep.contract.words import short
-from data_prep.workers.piece import AHEAD, Call, Piece, Result, Shared, compute, died, opened, sent
+from data_prep.workers.piece import AHEAD, Call, Piece, Result, Shared, compute, died, sent
 
 SLURM = "slurm"
 _CONNECT_SECONDS = 60
@@ -94,14 +94,10 @@ class Dask:
         return self._client.scatter(call, broadcast=True, hash=False)
 
     def _submit(self, held: Any, piece: Piece) -> Any:
-        return self._client.submit(_computed, held, piece, pure=False)
+        return self._client.submit(compute, held, piece, pure=False)
 
 
 _END: Any = object()
-
-
-def _computed(call: bytes, piece: Any) -> Any:
-    return compute(opened(call), piece)
 
 
 def _lost() -> tuple[type[BaseException], ...]:

@@ -43,8 +43,10 @@ class Call(Generic[Shared, Piece, Result]):
         return cls(os.getcwd(), limits(), function, shared)
 
 
-def compute(call: Call[Shared, Piece, Result], piece: Piece) -> Result:
-    """On a worker: in the folder in which the command runs, so that names of files mean the same, and with its limits of files."""
+def compute(message: bytes, piece: Any) -> Any:
+    """On a worker, of a call as it was :func:`sent`: in the folder in which the command runs, so that names of files mean the same, and
+    with its limits of files."""
+    call = opened(message)
     use_limits(call.limits)
     try:
         os.chdir(call.folder)

@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from data_prep.contract.child import die_with
-from data_prep.workers.piece import AHEAD, Call, Piece, Result, Shared, compute, died, opened, sent
+from data_prep.workers.piece import AHEAD, Call, Piece, Result, Shared, compute, died, sent
 
 _MOST_DEATHS = 3
 """Workers that may die of a piece while nothing else is computed."""
@@ -104,4 +104,4 @@ def _begin(parent: int, call: bytes) -> None:
 
 
 def _computed(piece: Any) -> Any:
-    return compute(opened(_call[0]), piece)
+    return compute(_call[0], piece)
