@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch.distributed as dist
 
-from trainer.distributed.store import Unanswered, answered
+from trainer.distributed.store import StoreGone, Unanswered, answered
 from trainer.distributed.world import RankLost, World
 
 BEAT_SECONDS = 1.0
@@ -66,8 +66,10 @@ def _wait(store: dist.Store, key: str, lost_seconds: float) -> None:
             if beat != last:
                 last, heard = beat, time.monotonic()
             time.sleep(0.1)
-    except Unanswered as error:
-        how = "was gone" if str(error) == "gone" else how
+    except StoreGone:
+        how = "was gone"
+    except Unanswered:
+        pass
     raise RankLost(f"rank 0 {how} before the first step, see its error, or its host and link")
 
 

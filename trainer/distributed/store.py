@@ -15,7 +15,11 @@ T = TypeVar("T")
 
 
 class Unanswered(Exception):
-    """The store has not answered in time, or is gone."""
+    """The store has not answered in time."""
+
+
+class StoreGone(Unanswered):
+    """It never will."""
 
 
 def answered(question: Callable[[], T], seconds: float) -> T:
@@ -23,8 +27,7 @@ def answered(question: Callable[[], T], seconds: float) -> T:
 
     Raises
     ------
-    Unanswered
-        ``gone`` or ``silent`` is its text.
+    Unanswered, StoreGone
     """
     answers: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
 
@@ -38,7 +41,7 @@ def answered(question: Callable[[], T], seconds: float) -> T:
     try:
         answer = answers.get(timeout=seconds)
     except queue.Empty:
-        raise Unanswered("silent") from None
+        raise Unanswered from None
     if answer is None:
-        raise Unanswered("gone")
+        raise StoreGone
     return answer[0]

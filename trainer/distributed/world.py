@@ -23,7 +23,7 @@ import torch.distributed
 from data_prep.contract.errors import UserError
 from trainer.distributed.lean_deepspeed import import_deepspeed
 from trainer.distributed.schedulers import launcher_variables
-from trainer.distributed.store import Unanswered, answered
+from trainer.distributed.store import StoreGone, Unanswered, answered
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -228,9 +228,9 @@ def all_or_none(world: World, timeout_seconds: float, name: str = "start") -> It
             if time.monotonic() > end:
                 raise UserError(f"rank {late} of {world.size} was not ready after {timeout_seconds:g} seconds (train.timeout_seconds)")
             time.sleep(0.05)
+    except StoreGone as error:
+        raise UserError("another rank was gone before the first step, see its error") from error
     except Unanswered as error:
-        if str(error) == "gone":
-            raise UserError("another rank was gone before the first step, see its error") from error
         silent = f"rank 0 of {world.size} was not heard of for {timeout_seconds:g} seconds (train.timeout_seconds)"
         raise RankLost(f"{silent} before the first step, see its host and link") from error
 
