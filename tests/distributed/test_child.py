@@ -12,6 +12,7 @@ from pathlib import Path
 
 from launch.plan import HERE, Start
 from launch.supervise import supervise
+from tests.helpers.processes import ended
 from trainer.distributed.child import run_in_group, run_while_it_works
 
 FAMILY = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(p.pid)); p.wait()"
@@ -19,16 +20,7 @@ FAMILY = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); open(sy
 
 def gone(file: Path, seconds: float = 10.0) -> bool:
     """Whether the process whose number is in ``file`` is no more."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{int(file.read_text())}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":  # ended; whoever adopted it has not asked yet
-            return True
-        time.sleep(0.05)
-    return False
+    return ended(int(file.read_text()), seconds)
 
 
 def test_a_child_that_takes_too_long_is_ended_with_its_own_children(tmp_path: Path) -> None:

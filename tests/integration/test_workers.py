@@ -29,6 +29,7 @@ from data_prep.studies.spool import Spool
 from data_prep.studies.things import ThingsReaderConfig
 from data_prep.workers import mapped, others_work, working
 from tests.helpers import recordings as made
+from tests.helpers.processes import ended
 from tests.helpers.simulation import small_study
 from tests.helpers.tiny_study import TinyEmbedding, TinyReader, TinySource
 from tests.unit.test_preprocess_reader import EVERYTHING
@@ -139,17 +140,7 @@ def test_workers_end_with_the_process_that_asked_them() -> None:
     assert len(workers) == 2
     asking.kill()
     asking.wait(10)
-    end = time.monotonic() + 10
-    while any(is_at_work(pid) for pid in workers):
-        assert time.monotonic() < end, "a worker has outlived who asked it"
-        time.sleep(0.05)
-
-
-def is_at_work(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    assert all(ended(pid, 10) for pid in workers), "a worker has outlived who asked it"
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "no scheduler", "tls://127.0.0.1:9"])

@@ -17,6 +17,7 @@ import pytest
 
 from launch.link import over_ssh
 from tests.distributed.launcher import ROOT
+from tests.helpers.processes import ended
 
 RANK = """
 import os, signal, sys, time
@@ -73,15 +74,6 @@ def agent() -> Iterator[Agent]:
     yield one
     one.process.kill()
     one.process.wait()
-
-
-def ended(pid: int, seconds: float = 15) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_ranks_are_started_heard_and_their_ends_told(agent: Agent, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from data_prep.studies import reading_process
 from data_prep.studies.reading_process import run_reader_process
+from tests.helpers.processes import ended
 
 ODD = "tests.helpers.odd_reader"
 pytestmark = pytest.mark.timeout(120)
@@ -87,10 +88,7 @@ def test_the_process_that_stays_ends_with_the_one_that_asked() -> None:
         f"run_reader_process('{ODD}', ['say'], 60); print(_STAYING[0].pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False).stdout)
-    end = time.monotonic() + 30
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < end, "it stayed"
-        time.sleep(0.05)
+    assert ended(pid, 30), "it stayed"
 
 
 def staying() -> list[psutil.Process]:
